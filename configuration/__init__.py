@@ -1,0 +1,1 @@
+"""Presets (model, data and training settings as YAML) and accelerate launch files."""

@@ -1,0 +1,1 @@
+"""Likelihoods and diversity metrics."""

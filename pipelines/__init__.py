@@ -1,0 +1,1 @@
+"""Pipelines beyond the stock ones of transformers."""

