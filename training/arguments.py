@@ -1,0 +1,68 @@
+"""The command line of training: a preset, and what to change in it."""
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from arche_mdlm.configuration.presets import Preset, available_presets, load_preset
+
+_SHORTCUTS = {  # option: preset key, type
+    "max_steps": ("training.max_steps", int),
+    "batch_size": ("training.batch_size", int),
+    "accumulation": ("training.accumulation", int),
+    "learning_rate": ("training.learning_rate", float),
+    "objective": ("training.objective", str),
+    "seed": ("training.seed", int),
+    "eval_every": ("training.eval_every", int),
+    "save_every": ("training.save_every", int),
+    "mixed_precision": ("training.mixed_precision", str),
+    "tokenizer": ("data.tokenizer", str),
+    "text_column": ("data.text_column", str),
+    "layout": ("data.layout", str),
+    "max_tokens": ("data.max_tokens", int),
+    "num_workers": ("data.num_workers", int),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train or fine-tune an MDLM or an AR arm. Without arguments: the quickstart preset on the sample "
+        "corpus that ships with the project.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--preset", default="quickstart-mdlm", help=f"one of {', '.join(available_presets())}, or a YAML file")
+    add("--data", help="Hub id, folder, or txt, jsonl, csv or parquet file (default: the preset's)")
+    add("--validation_data", help="file with the held-out text (default: the source's own split)")
+    add("--validation_fraction", type=float, help="share of stories held out where the source has no split of its own")
+    add("--output_dir", type=Path, help="where checkpoints and logs go (default: runs/PRESET)")
+    add("--init_from", help="checkpoint folder or repository to fine-tune instead of starting afresh")
+    add("--resume", action="store_true", help="go on from the newest checkpoint in --output_dir, if there is one")
+    add("--overwrite", action="store_true", help="start afresh in an --output_dir that holds a run")
+    add("--streaming", action="store_true", help="read the source as a stream")
+    add("--compile", action="store_true", help="torch.compile the model")
+    add("--save_dtype", default="float32", choices=("float32", "bfloat16"), help="of the final model")
+    add("--push_to_hub", metavar="REPO", help="push the final model there")
+    add("--stop_after", type=int, help="stop (and save) after this many steps of this session")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any preset key, e.g. model.config.hidden_size=64")
+    for option, (key, kind) in _SHORTCUTS.items():
+        add(f"--{option}", type=kind, help=f"sets {key}")
+    return parser
+
+
+def preset_from(args: argparse.Namespace) -> Preset:
+    """The preset with the command line's changes; ValueError for what does not fit."""
+    overrides = {key: getattr(args, option) for option, (key, _) in _SHORTCUTS.items()}
+    overrides["data.source"] = args.data
+    overrides["data.validation_fraction"] = args.validation_fraction
+    if args.streaming:
+        overrides["data.streaming"] = True
+    if args.compile:
+        overrides["training.compile"] = True
+    for item in args.set:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise ValueError(f"--set {item!r} must be KEY=VALUE")
+        overrides[key] = yaml.safe_load(value)
+    return load_preset(args.preset, overrides)

@@ -1,0 +1,62 @@
+"""From a preset to a model: both arms, and a second AR baseline, out of stock configurations."""
+
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+from arche_mdlm.configuration.presets import ModelSettings
+
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def build_model(settings: ModelSettings, tokenizer=None) -> PreTrainedModel:
+    """A freshly initialised model; special ids and the mask come from `tokenizer` (default: none set).
+
+    Raises:
+        ValueError: when the tokenizer has more entries than the model has rows.
+    """
+    values = dict(settings.config)
+    if tokenizer is not None:
+        values |= {name: getattr(tokenizer, name) for name in _SPECIAL}
+        if len(tokenizer) > values.get("vocab_size", len(tokenizer)):
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer)} entries, more than model.config.vocab_size={values['vocab_size']}"
+            )
+    if settings.architecture == "mdlm":
+        mask = tokenizer.mask_token_id if tokenizer is not None else values["vocab_size"] - 1
+        model = MDLMForMaskedDiffusion(MDLMConfig(mask_token_id=mask, **values))
+    elif settings.architecture == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**values))
+    else:
+        model = GPT2LMHeadModel(GPT2Config(**_gpt2_names(values)))
+    if settings.initialisation == "pytorch":
+        initialise_as_pytorch(model)
+    return model
+
+
+def _gpt2_names(values: dict) -> dict:
+    """GPT-2's own names for the fields that both families have; RMSNorm's epsilon has no counterpart."""
+    renamed = {
+        "hidden_size": "n_embd",
+        "intermediate_size": "n_inner",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+    }
+    return {renamed.get(key, key): value for key, value in values.items() if key != "rms_norm_eps"}
+
+
+@torch.no_grad()
+def initialise_as_pytorch(model: PreTrainedModel) -> None:
+    """The arche paper's initialisation, in place: PyTorch's defaults.
+
+    Embeddings N(0, 1), which a tied head shares; linear layers Kaiming-uniform. Source: the paper's released code, as
+    FORMULAS.md has it.
+    """
+    head = model.get_output_embeddings()
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and not (tied and module is head)):
+            module.reset_parameters()
+    model.tie_weights()

@@ -1,0 +1,98 @@
+"""Checkpoints that are there whole or not at all: written aside, renamed into place, rotated, the best one kept."""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+_NAME = re.compile(r"checkpoint-(\d+)$")
+STATE_FILE = "trainer_state.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read."""
+
+
+def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write(aside)` fill a new folder beside `folder`, then put it in its place with renames.
+
+    A crash at any moment leaves the old folder or the new one, never a mixture. Raises CheckpointError (disk full, no
+    permission, ...) after what was half written has been removed.
+    """
+    folder = Path(folder)
+    aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        aside.mkdir(parents=True)
+        write(aside)
+        _sync(aside)
+        if folder.exists():
+            old = aside.with_suffix(".old")
+            os.replace(folder, old)
+            os.replace(aside, folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(aside, folder)
+    except Exception as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if _is_write_failure(error):
+            raise CheckpointError(f"could not write {folder}: {error}; what was there before is untouched") from error
+        raise
+
+
+def write_json_atomically(path: Path, value) -> None:
+    """`value` as JSON at `path`, never half of it."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Whole checkpoints of a run, oldest first."""
+    if not Path(output_dir).is_dir():
+        return []
+    found = [p for p in Path(output_dir).iterdir() if _NAME.match(p.name) and (p / STATE_FILE).is_file()]
+    return sorted(found, key=lambda p: int(_NAME.match(p.name)[1]))
+
+
+def read_state(checkpoint: Path) -> dict:
+    """The run's state beside the weights; CheckpointError if it is none or damaged."""
+    path = Path(checkpoint) / STATE_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{checkpoint} is no checkpoint of a run: it has no {STATE_FILE}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def rotate(output_dir: Path, keep: int, best_step: int | None) -> None:
+    """Delete all but the newest `keep` checkpoints and the best one; also what killed runs left half written."""
+    checkpoints = list_checkpoints(output_dir)
+    for checkpoint in checkpoints[:-keep]:
+        if int(_NAME.match(checkpoint.name)[1]) != best_step:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    for left in list(Path(output_dir).glob(".checkpoint-*.part")) + list(Path(output_dir).glob(".checkpoint-*.old")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Flush files to the disk, so that a rename never points at data that a power cut loses."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+
+
+def _is_write_failure(error: BaseException) -> bool:
+    # safetensors and torch.save wrap the operating system's error in their own types.
+    text = f"{type(error).__name__}: {error}"
+    return isinstance(error, OSError) or any(
+        mark in text for mark in ("No space left", "SafetensorError", "PytorchStreamWriter", "I/O error")
+    )

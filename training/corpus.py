@@ -1,0 +1,120 @@
+"""The two splits a run needs, and its tokenizer, from the preset's data settings."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from arche_mdlm.configuration.presets import DataSettings
+from arche_mdlm.training.data import PreparedData, prepare_data, split_windows
+from arche_mdlm.training.sources import open_source
+from arche_mdlm.training.tokenizers_io import check_tokenizer, gpt2_tokenizer, train_bpe
+
+SAMPLE_CORPUS = Path(__file__).parent / "sample" / "stories.jsonl"
+_BPE_STORIES = 50_000  # enough for a vocabulary of thousands; the whole Hub corpus would add minutes, not merges
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Prepared splits and the tokenizer they were made with."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train: PreparedData
+    validation: PreparedData
+    leading_bos: bool
+
+    @property
+    def train_lengths(self) -> np.ndarray:
+        """Tokens of each training row, (rows,)."""
+        column = self.train.dataset.data.column("input_ids")
+        return np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks])
+
+    def describe(self) -> str:
+        def line(name: str, part: PreparedData) -> str:
+            s = part.summary
+            return (
+                f"{name}: {s.stories:,} stories, {s.tokens:,} tokens in {len(part.dataset):,} rows "
+                f"({s.left_out:,} too long and left out), sha256 {s.sha256[:12]}"
+            )
+
+        return "\n".join([line("training data", self.train), line("validation data", self.validation)])
+
+
+def load_corpus(
+    data: DataSettings,
+    validation_source: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: bool = False,
+) -> Corpus:
+    """Prepare both splits.
+
+    Args:
+        validation_source: a file with the held-out text; default: `data.source`'s own validation split, or the share
+            `data.validation_fraction` of its stories.
+        tokenizer: overrides `data.tokenizer` (fine-tuning uses the model's own).
+
+    Raises:
+        ValueError, FileNotFoundError: as `prepare_data`; also where the validation text would be training text.
+    """
+    source = str(SAMPLE_CORPUS) if data.source == "sample" else data.source
+    if source == str(SAMPLE_CORPUS) and not SAMPLE_CORPUS.is_file():
+        raise FileNotFoundError(f"data.source='sample': the sample corpus {SAMPLE_CORPUS.name} is not installed")
+    fraction = data.validation_fraction
+    if data.layout != "windows" and validation_source is None and fraction is None and Path(source).is_file():
+        raise ValueError(
+            f"data.source={source!r} is one file: give --validation_data FILE, or --validation_fraction (such as 0.05)"
+        )
+    if tokenizer is None:
+        tokenizer = make_tokenizer(data, source, hold_out=validation_source is None)
+    check_tokenizer(tokenizer)
+    common = {
+        "layout": data.layout,
+        "context_length": data.context_length,
+        "text_column": data.text_column,
+        "min_characters": data.min_characters,
+        "streaming": data.streaming,
+        "num_workers": data.num_workers,
+        "progress": progress,
+    }
+    if data.layout == "windows":
+        # The paper splits windows, not stories: kept to reproduce it.
+        whole = prepare_data(source, tokenizer, split="train", max_tokens=data.max_tokens, **common)
+        train, validation = split_windows(whole.dataset, data.validation_fraction or 0.05)
+        return Corpus(tokenizer, PreparedData(train, whole.summary), PreparedData(validation, whole.summary), False)
+    train_fraction = fraction if validation_source is None else None
+    train = prepare_data(
+        source, tokenizer, split="train", max_tokens=data.max_tokens, validation_fraction=train_fraction, **common
+    )
+    if validation_source is None:
+        validation = prepare_data(source, tokenizer, split="validation", validation_fraction=fraction, **common)
+    else:  # a file of its own is one split, whatever its name
+        split = "validation" if Path(validation_source).is_dir() else "train"
+        validation = prepare_data(validation_source, tokenizer, split=split, **common)
+    if train.summary.sha256 == validation.summary.sha256:
+        raise ValueError(f"the validation data is the training data: {validation_source or source!r}")
+    return Corpus(tokenizer, train, validation, True)
+
+
+def make_tokenizer(data: DataSettings, source: str, hold_out: bool = False) -> PreTrainedTokenizerBase:
+    """`bpe`: trained on the training split, the same at every call; else loaded from a folder or repository."""
+    if data.tokenizer == "bpe":
+        fraction = data.validation_fraction if hold_out else None
+        texts: Iterator[str] = iter(
+            open_source(source, split="train", text_column=data.text_column, validation_fraction=fraction)
+        )
+        return train_bpe(islice(texts, _BPE_STORIES), vocab_size=data.vocab_size)
+    folder = Path(data.tokenizer)
+    if (folder / "merges.txt").is_file() and not (folder / "tokenizer.json").is_file():
+        return gpt2_tokenizer(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(data.tokenizer)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"data.tokenizer={data.tokenizer!r} is neither 'bpe', nor a folder or repository with a tokenizer: {error}"
+        ) from error
+    if tokenizer.mask_token is None and data.tokenizer == "gpt2":
+        return gpt2_tokenizer(tokenizer)
+    return tokenizer

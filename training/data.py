@@ -1,0 +1,367 @@
+"""Text to training rows: read, strip, tokenise, lay out, and keep the result in a cache as a memory-mapped dataset.
+
+    layout     a row of `input_ids`                           other columns
+    rows       one whole story: BOS tokens EOS                num_bytes: UTF-8 bytes of the story
+    packed     context_length ids of BOS .. EOS stories       document_ids: which story of the row, 0-based
+    windows    context_length ids, no BOS, EOS or separator   -
+
+Padding is not done here: the tail of a story's canvas is made by the collator, which knows the canvas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import pyarrow as pa
+import torch
+from tokenizers import Tokenizer
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from arche_mdlm.training.sources import DEFAULT_SOURCE, Source, open_source, split_of
+
+__all__ = ["DEFAULT_SOURCE", "LAYOUTS", "DataSummary", "PreparedData", "prepare_data", "split_of", "split_windows"]
+
+LAYOUTS = ("rows", "packed", "windows")
+FORMAT_VERSION = 1  # raise it whenever the same settings give other rows: it is part of the cache key
+BATCH_STORIES = 512  # tokenised and written together: this bounds the memory, whatever the size of the source
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What was prepared. Counts are of stories taken, unless they say otherwise.
+
+    `tokens` are the ids of the stories taken, BOS and EOS counted; `bytes` the UTF-8 bytes of their texts; `sha256` is
+    over their texts in order, a zero byte behind each (a story cut by the budget counts whole in both). `left_out` stories were too long for the layout `rows`,
+    `short_out` shorter than `min_characters` or empty; `tail_tokens` are those of the last, incomplete row.
+    """
+
+    source: str
+    revision: str | None
+    split: str
+    layout: str
+    context_length: int
+    rows: int
+    stories: int
+    left_out: int
+    short_out: int
+    tokens: int
+    tail_tokens: int
+    bytes: int
+    sha256: str
+    tokenizer_sha256: str
+    cache_key: str
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+class PreparedData(NamedTuple):
+    dataset: datasets.Dataset
+    summary: DataSummary
+
+
+def prepare_data(
+    source: str | os.PathLike,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    layout: str = "rows",
+    context_length: int,
+    split: str = "train",
+    text_column: str = "text",
+    validation_fraction: float | None = None,
+    max_tokens: int | None = None,
+    min_characters: int = 0,
+    revision: str | None = None,
+    streaming: bool = False,
+    num_workers: int = 1,
+    cache_dir: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> PreparedData:
+    """Tokenise one split of `source` into rows of at most `context_length` tokens, or load them from the cache.
+
+    Args:
+        source, split, text_column, validation_fraction, revision, streaming: see `sources.open_source`.
+        tokenizer: a fast tokenizer; `rows` and `packed` need its BOS and EOS. A special token spelt out in a story
+            is plain text, not that token.
+        layout: "rows", "packed" or "windows" (see the module's head).
+        max_tokens: a budget. Stories are taken in order and the first that would exceed it ends the reading; in
+            `windows`, which know no stories, that one is cut at the budget.
+        min_characters: stories with fewer characters, once stripped, are dropped; empty ones always are. The paper's
+            "over 50 characters" is 51.
+        num_workers: threads that tokenise. The rows do not depend on it.
+        cache_dir: default $ARCHE_MDLM_CACHE, else ~/.cache/arche_mdlm.
+        progress: show a bar of stories.
+
+    Returns:
+        The memory-mapped `datasets.Dataset`, with `input_ids` as int32 lists, and its `DataSummary`.
+
+    Raises:
+        FileNotFoundError: the source is missing, or the Hub cannot be reached.
+        ValueError: an argument out of range, unreadable data (naming file and line), or no story left.
+    """
+    _check_arguments(layout, context_length, max_tokens, min_characters, num_workers)
+    encoder = _Encoder(tokenizer, layout)
+    cache = Path(cache_dir or os.environ.get("ARCHE_MDLM_CACHE") or Path.home() / ".cache" / "arche_mdlm")
+    stories = open_source(
+        source,
+        split=split,
+        text_column=text_column,
+        validation_fraction=validation_fraction,
+        revision=revision,
+        streaming=streaming,
+        cache_dir=cache,
+    )
+    settings = [FORMAT_VERSION, layout, context_length, max_tokens, min_characters]
+    key = hashlib.sha256(json.dumps([stories.fingerprint(), encoder.sha256, settings]).encode()).hexdigest()[:32]
+    folder = cache / "data" / key
+    found = _load(folder)
+    if found is None:
+        build = _Build(stories, encoder, layout, context_length, max_tokens, min_characters)
+        _write_atomically(folder, build, key, num_workers, progress)
+        found = _load(folder)
+    # The key is about content: the rows may have been made from a copy of the file under another name.
+    return PreparedData(found.dataset, replace(found.summary, source=stories.name))
+
+
+def split_windows(
+    dataset: datasets.Dataset, fraction: float = 0.05, seed: int = 42
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """(train, validation) of the paper: the first `int(fraction * n)` of `torch.randperm(n)` are for validation.
+
+    The permutation comes from a generator of its own with `manual_seed(seed)`. Windows cut stories, so the halves of
+    one story can end up on both sides: that is the paper's protocol, not ours (`validation_fraction` is).
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction={fraction} must lie between 0 and 1")
+    count = int(fraction * len(dataset))
+    if count == 0:
+        raise ValueError(f"fraction={fraction} of {len(dataset)} windows leaves none for validation")
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+    return dataset.select(order[count:]), dataset.select(order[:count])
+
+
+def _check_arguments(layout, context_length, max_tokens, min_characters, num_workers) -> None:
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r} unknown; allowed: {', '.join(LAYOUTS)}")
+    least = {"context_length": 4, "max_tokens": 1, "min_characters": 0, "num_workers": 1}
+    given = {
+        "context_length": context_length,
+        "max_tokens": max_tokens,
+        "min_characters": min_characters,
+        "num_workers": num_workers,
+    }
+    for name, value in given.items():
+        if name == "max_tokens" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least[name]:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least {least[name]}")
+
+
+class _Encoder:
+    """Texts to ids with a private copy of the tokenizer's backend, so the caller's settings stay as they are."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, layout: str):
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(f"tokenizer={tokenizer!r:.80} must be a fast tokenizer (one with a `tokenizers` backend)")
+        self.whole = layout != "windows"
+        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        for name, token in (("bos_token", self.bos), ("eos_token", self.eos)):
+            if self.whole and token is None:
+                raise ValueError(f"the tokenizer has no {name}, which layout={layout!r} needs")
+        self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        # Earlier calls with padding= or truncation= leave their traces in the backend.
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        identity = json.dumps([self.backend.to_str(), self.bos, self.eos])
+        self.sha256 = hashlib.sha256(identity.encode()).hexdigest()
+        self.backend.encode_special_tokens = True  # a "[MASK]" in a story must not become a mask
+
+    def __call__(self, texts: list[str]) -> list[list[int]]:
+        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        if not self.whole:
+            return [encoding.ids for encoding in encodings]
+        return [[self.bos, *encoding.ids, self.eos] for encoding in encodings]
+
+
+class _Build:
+    """One pass over the stories: what is taken, how it is laid out, and the counts."""
+
+    def __init__(self, stories: Source, encoder: _Encoder, layout, context_length, max_tokens, min_characters):
+        self.stories, self.encode = stories, encoder
+        self.layout, self.context_length = layout, context_length
+        self.max_tokens, self.min_characters = max_tokens, min_characters
+        self.counts = dict.fromkeys(("rows", "stories", "left_out", "short_out", "tokens", "tail_tokens", "bytes"), 0)
+        self.sha256 = hashlib.sha256()
+
+    @property
+    def features(self) -> datasets.Features:
+        ids = datasets.List(datasets.Value("int32"))
+        other = {"rows": {"num_bytes": datasets.Value("int32")}, "packed": {"document_ids": ids}, "windows": {}}
+        return datasets.Features({"input_ids": ids, **other[self.layout]})
+
+    def rows(self, num_workers: int, progress: bool) -> Iterator[dict]:
+        documents = self._documents(num_workers, progress)
+        laid_out = self._whole_rows(documents) if self.layout == "rows" else self._full_rows(documents)
+        for row in laid_out:
+            self.counts["rows"] += 1
+            yield row
+        if not self.counts["rows"]:
+            raise ValueError(self._nothing_left())
+
+    def _long_enough(self) -> Iterator[str]:
+        for text in self.stories:
+            if len(text) < max(1, self.min_characters):
+                self.counts["short_out"] += 1
+            else:
+                yield text
+
+    def _documents(self, num_workers: int, progress: bool) -> Iterator[tuple[list[int], int]]:
+        """(ids, bytes) of each story taken, up to the budget."""
+        encoded = _in_order(self.encode, self._long_enough(), num_workers)
+        for text, ids in tqdm(encoded, desc="tokenising", unit=" stories", disable=not progress):
+            if self.layout == "rows" and len(ids) > self.context_length:
+                self.counts["left_out"] += 1
+                continue
+            left = len(ids) if self.max_tokens is None else self.max_tokens - self.counts["tokens"]
+            if len(ids) > left:
+                if self.layout != "windows" or left == 0:
+                    return
+                ids = ids[:left]
+            raw = text.encode("utf-8")
+            self.sha256.update(raw + b"\0")
+            self.counts["stories"] += 1
+            self.counts["tokens"] += len(ids)
+            self.counts["bytes"] += len(raw)
+            yield ids, len(raw)
+
+    def _whole_rows(self, documents: Iterable[tuple[list[int], int]]) -> Iterator[dict]:
+        for ids, num_bytes in documents:
+            yield {"input_ids": ids, "num_bytes": num_bytes}
+
+    def _full_rows(self, documents: Iterable[tuple[list[int], int]]) -> Iterator[dict]:
+        """Rows of exactly `context_length`, cut wherever they are full; a row's first story may be a story's rest."""
+        ids: list[int] = []
+        owners: list[int] = []
+        size = self.context_length
+        for number, (tokens, _) in enumerate(documents):
+            ids += tokens
+            owners += [number] * len(tokens)
+            start = 0
+            for start in range(size, len(ids) + 1, size):
+                row = {"input_ids": ids[start - size : start]}
+                if self.layout == "packed":
+                    row["document_ids"] = [owner - owners[start - size] for owner in owners[start - size : start]]
+                yield row
+            del ids[:start], owners[:start]
+        self.counts["tail_tokens"] = len(ids)
+
+    def _nothing_left(self) -> str:
+        counts = self.counts
+        if not (counts["stories"] or counts["left_out"] or counts["short_out"]) and self.max_tokens is None:
+            return f"source={self.stories.name!r}, split={self.stories.split!r}: empty, there is no story in it"
+        return (
+            f"source={self.stories.name!r}, split={self.stories.split!r}: no row left. {counts['short_out']} stories "
+            f"were shorter than min_characters={self.min_characters} or empty, {counts['left_out']} did not fit "
+            f"context_length={self.context_length}, {counts['stories']} ({counts['tokens']} tokens) filled no "
+            f"{self.layout} row, or the next one exceeds max_tokens={self.max_tokens}"
+        )
+
+
+def _in_order(encode: _Encoder, texts: Iterator[str], num_workers: int) -> Iterator[tuple[str, list[int]]]:
+    """(text, ids) in order. Threads do: the tokenizer releases the GIL, and nothing is forked or pickled."""
+    batches = iter(lambda: list(itertools.islice(texts, BATCH_STORIES)), [])
+    with ThreadPoolExecutor(num_workers) as pool:
+        waiting: deque = deque()
+        for batch in batches:
+            waiting.append((batch, pool.submit(encode, batch)))
+            if len(waiting) > num_workers:  # read no further ahead than the threads need
+                done, ids = waiting.popleft()
+                yield from zip(done, ids.result(), strict=True)
+        for done, ids in waiting:
+            yield from zip(done, ids.result(), strict=True)
+
+
+@contextlib.contextmanager
+def _one_thread_a_call() -> Iterator[None]:
+    """`num_workers` alone decides: without this every call would start a thread a core."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("TOKENIZERS_PARALLELISM", None)
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+# --- the cache: <cache>/data/<key>/{rows.arrow, summary.json} ---------------------------------------------------------
+
+
+def _load(folder: Path) -> PreparedData | None:
+    """What is cached in `folder`; None where there is nothing, or nothing that can be read."""
+    if not folder.is_dir():
+        return None
+    try:
+        summary = DataSummary(**json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+        dataset = datasets.Dataset.from_file(str(folder / "rows.arrow"))
+        if len(dataset) != summary.rows:
+            raise ValueError(f"{len(dataset)} rows instead of {summary.rows}")
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+        log.warning("the cache %s is damaged (%s) and is made again", folder, error)
+        return None
+    return PreparedData(dataset, summary)
+
+
+def _write_atomically(folder: Path, build: _Build, key: str, num_workers: int, progress: bool) -> None:
+    """Build beside `folder` and rename: an interrupted preparation leaves nothing that looks like a cache."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder.parent))
+    try:
+        with _one_thread_a_call():
+            _write_rows(work / "rows.arrow", build, num_workers, progress)
+        summary = DataSummary(
+            source=build.stories.name,
+            revision=build.stories.revision,
+            split=build.stories.split,
+            layout=build.layout,
+            context_length=build.context_length,
+            **build.counts,
+            sha256=build.sha256.hexdigest(),
+            tokenizer_sha256=build.encode.sha256,
+            cache_key=key,
+        )
+        (work / "summary.json").write_text(json.dumps(summary.to_dict(), indent=2) + "\n", encoding="utf-8")
+        if folder.exists() and _load(folder) is None:
+            shutil.rmtree(folder)
+        try:
+            os.replace(work, folder)
+        except OSError:  # onto a filled folder: another process was faster, and its rows are the same
+            if _load(folder) is None:
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_rows(path: Path, build: _Build, num_workers: int, progress: bool) -> None:
+    schema = build.features.arrow_schema
+    rows = build.rows(num_workers, progress)
+    with path.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        while batch := list(itertools.islice(rows, BATCH_STORIES)):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))

@@ -1,0 +1,79 @@
+"""Loading either arm, its tokenizer and its defaults; saving them as a folder that loads anywhere."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+
+import arche_mdlm  # noqa: F401  (registers the auto classes)
+
+
+def is_diffusion(model_or_config) -> bool:
+    """Whether this is a masked diffusion model (also one loaded as remote code, whose class is another object)."""
+    return getattr(model_or_config, "config", model_or_config).model_type == "mdlm"
+
+
+def load_arm(folder_or_repo: str | Path, dtype: torch.dtype = torch.float32):
+    """(model, tokenizer) of a checkpoint of either arm.
+
+    Raises:
+        ValueError: when the folder is no checkpoint, or weights are missing from it.
+    """
+    source = str(folder_or_repo)
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ValueError(f"{source!r} is a folder but no checkpoint: it has no config.json")
+    if not path.exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
+        raise ValueError(f"{source!r} does not exist (give a checkpoint folder, or a Hub repository like 'user/name')")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except OSError as error:
+        raise ValueError(f"could not load a checkpoint from {source!r}: {error}") from error
+    if info["missing_keys"]:
+        raise ValueError(
+            f"the checkpoint {source!r} is not whole: it has no weights for {', '.join(sorted(info['missing_keys']))}"
+        )
+    return model, tokenizer
+
+
+def set_generation_defaults(model: PreTrainedModel, tokenizer, context_length: int) -> None:
+    """Write explicit sampling defaults (temperature 1, no truncation) into `model.generation_config`.
+
+    Without them transformers samples from the top 50 tokens, and its pipeline at temperature 0.7.
+    """
+    defaults = {
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "max_length": context_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if is_diffusion(model):
+        kind = type(model.generation_config)
+        steps = model.config.num_diffusion_steps
+        model.generation_config = kind(**defaults, num_diffusion_steps=steps, sampler="ancestral")
+    else:
+        # The AR arm shares the vocabulary, so it has a row for the mask: never to be written.
+        model.generation_config = GenerationConfig(**defaults, suppress_tokens=[tokenizer.mask_token_id])
+
+
+def save_arm(model: PreTrainedModel, tokenizer, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Save weights, configuration, remote code, generation defaults and tokenizer into `folder`.
+
+    `dtype` rounds the saved weights only; the model stays as it is.
+    """
+    state = model.state_dict()
+    if dtype is not None:
+        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+    kept = model.config.dtype
+    try:
+        if dtype is not None:
+            model.config.dtype = dtype
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        model.config.dtype = kept
+    tokenizer.save_pretrained(folder)

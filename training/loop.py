@@ -1,0 +1,298 @@
+"""The training loop: one optimiser step after another, logged, evaluated, checkpointed, and resumable at any of them."""
+
+import json
+import math
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from arche_mdlm.configuration.presets import Preset, TrainingSettings
+from arche_mdlm.training.checkpointing import STATE_FILE, rotate, write_folder_atomically, write_json_atomically
+from arche_mdlm.training.evaluation import Evaluator
+from arche_mdlm.training.loading import is_diffusion, save_arm
+from arche_mdlm.training.step_batches import StepBatches
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass
+class RunState:
+    """What a checkpoint needs beside weights and optimiser; all other randomness is a function of (seed, step)."""
+
+    step: int = 0
+    best_step: int | None = None
+    best_nats: float = math.inf
+    seconds: float = 0.0
+    tokens: int = 0
+    supervised: int = 0
+    history: list[dict] = field(default_factory=list)
+
+
+def learning_rate(step: int, settings: TrainingSettings) -> float:
+    """Linear warm-up, then cosine to `min_lr_ratio` of the peak at `max_steps`."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.max_steps - settings.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return settings.learning_rate * (settings.min_lr_ratio + (1 - settings.min_lr_ratio) * cosine)
+
+
+def build_optimizer(model: torch.nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay on matrices only, or on all (`decay_all`, as the arche paper has it)."""
+    decayed = [p for p in model.parameters() if settings.decay_all or p.dim() > 1]
+    rest = [p for p in model.parameters() if not (settings.decay_all or p.dim() > 1)]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+
+
+class Trainer:
+    """Trains one arm. `fit` returns whether the run is complete (False: stopped, and saved)."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        model,
+        tokenizer,
+        batches: StepBatches,
+        evaluator: Evaluator,
+        output_dir: Path,
+        accelerator: Accelerator,
+        resume_from: Path | None = None,
+    ):
+        self.preset, self.settings, self.tokenizer = preset, preset.training, tokenizer
+        self.output_dir, self.accelerator = Path(output_dir), accelerator
+        self.batches, self.evaluator = batches, evaluator
+        optimizer = build_optimizer(model, self.settings)
+        self.raw_model = model
+        self.ema = None
+        if self.settings.ema_decay:
+            self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
+        if self.settings.compile:
+            model.compile(dynamic=True)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        if self.ema is not None:
+            self.ema.to(accelerator.device)
+        self.state = RunState()
+        if resume_from is not None:
+            self._restore(resume_from)
+        self._stop = False
+
+    # ------------------------------------------------------------------ the loop
+
+    def fit(self, stop_after: int | None = None) -> bool:
+        last = self.settings.max_steps
+        end = last if stop_after is None else min(last, self.state.step + stop_after)
+        loader = DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=range(self.state.step, end),
+            num_workers=self.preset.data.num_workers if self.accelerator.device.type == "cuda" else 0,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+        previous = self._catch_signals()
+        show = self.accelerator.is_main_process
+        bar = tqdm(total=last, initial=self.state.step, desc=self.preset.name, unit="step", disable=not show)
+        window = _Window()
+        try:
+            for batch in loader:
+                window.add(batch, self._step(batch))
+                self._after_step(bar, window)
+                if self._agreed_to_stop():
+                    break
+        finally:
+            bar.close()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        if self.state.step > 0 and not (self.output_dir / self._folder_name() / STATE_FILE).exists():
+            self.save()
+        return self.state.step >= last
+
+    def _step(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimiser step; (loss, gradient norm), not yet read back to the host."""
+        rate = learning_rate(self.state.step, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Dropout and anything else random: a function of (seed, step, rank), so that a resumed run draws the same.
+        torch.manual_seed(hash((self.settings.seed, self.state.step, self.accelerator.process_index)) & 0x7FFFFFFF)
+        self.model.train()
+        total = torch.zeros((), device=self.accelerator.device)
+        for index, inputs in enumerate(batch["inputs"]):
+            inputs = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in inputs.items()}
+            final = index == len(batch["inputs"]) - 1
+            with self.accelerator.autocast():
+                # Gradients are averaged over the processes; the sum over the global batch is wanted.
+                scale = self.accelerator.num_processes / batch["denominator"]
+                if final:
+                    loss = self._loss(inputs) * scale
+                    self.accelerator.backward(loss)
+                else:
+                    with self.accelerator.no_sync(self.model):
+                        loss = self._loss(inputs) * scale
+                        self.accelerator.backward(loss)
+            total += loss.detach()
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update_parameters(self.raw_model)
+        return total, norm
+
+    def _loss(self, inputs: dict) -> torch.Tensor:
+        """Sum over the micro-batch; `num_items_in_batch=1` leaves the division to the caller."""
+        # A tensor on the right device: transformers' losses want one.
+        one = torch.ones((), device=self.accelerator.device)
+        extra = {} if is_diffusion(self.raw_model) else {"use_cache": False}
+        return self.model(**inputs, **extra, num_items_in_batch=one).loss
+
+    def _after_step(self, bar, window: "_Window") -> None:
+        self.state.step += 1
+        step, settings = self.state.step, self.settings
+        bar.update()
+        if step % settings.log_every == 0 or step == settings.max_steps:
+            self._log(window, bar)
+        improved = False
+        if step % settings.eval_every == 0 or step == settings.max_steps:
+            self.evaluate()
+            improved = self.state.best_step == step
+            window.restart_clock()
+        if improved or step % settings.save_every == 0 or step == settings.max_steps:
+            self.save()
+            window.restart_clock()
+
+    def _log(self, window: "_Window", bar) -> None:
+        entry = window.read(self.accelerator)
+        if not math.isfinite(entry["loss"]):
+            raise TrainingDiverged(
+                f"loss is {entry['loss']} at step {self.state.step}; lower training.learning_rate "
+                f"({self.settings.learning_rate}) or go on from an earlier checkpoint in {self.output_dir}"
+            )
+        state = self.state
+        state.seconds += entry["seconds"]
+        state.tokens += entry["tokens"]
+        state.supervised += entry["supervised"]
+        entry |= {"step": state.step, "learning_rate": learning_rate(state.step - 1, self.settings)}
+        self._record(entry)
+        bar.set_postfix_str(f"loss {entry['loss']:.3f}, {entry['tokens_per_second']:,.0f} tok/s")
+
+    def evaluate(self) -> dict:
+        """Likelihood of the validation split, with the averaged weights where there are any."""
+        model = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.model)
+        result = self.evaluator(model, self.accelerator)
+        if result["validation_nats"] < self.state.best_nats:
+            self.state.best_nats, self.state.best_step = result["validation_nats"], self.state.step
+        self._record({"step": self.state.step, **result})
+        if self.accelerator.is_main_process:
+            tqdm.write(
+                f"step {self.state.step}: validation {result['validation_nats']:.4f} nats a token "
+                f"(+- {result['validation_standard_error']:.4f}), {result['validation_bits_per_byte']:.4f} bits a byte"
+            )
+        return result
+
+    def _record(self, entry: dict) -> None:
+        self.state.history.append(entry)
+        numbers = {key: value for key, value in entry.items() if isinstance(value, (int, float)) and key != "step"}
+        self.accelerator.log(numbers, step=entry["step"])
+
+    # ------------------------------------------------------------------ stopping, saving, resuming
+
+    def _catch_signals(self) -> dict:
+        def handler(number, frame):
+            if self._stop:  # the second Ctrl-C means it
+                raise KeyboardInterrupt
+            self._stop = True
+            if self.accelerator.is_main_process:
+                tqdm.write("stopping after this step; the run will be saved (Ctrl-C again to stop at once)")
+
+        return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _agreed_to_stop(self) -> bool:
+        if self.accelerator.num_processes == 1:
+            return self._stop
+        if self.state.step % self.settings.log_every:  # agreeing costs a synchronisation: not at every step
+            return False
+        flag = torch.tensor(float(self._stop), device=self.accelerator.device)
+        return self.accelerator.reduce(flag, reduction="sum").item() > 0
+
+    def save(self) -> Path:
+        """Write checkpoint-NNNNNN atomically, rotate, and rewrite the log."""
+        folder = self.output_dir / self._folder_name()
+        if self.accelerator.is_main_process:
+            write_folder_atomically(folder, self._write)
+            rotate(self.output_dir, self.settings.keep_checkpoints, self.state.best_step)
+            write_json_atomically(self.output_dir / "training_log.json", self.state.history)
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def _folder_name(self) -> str:
+        return f"checkpoint-{self.state.step:06d}"
+
+    def _write(self, aside: Path) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        state = {"optimizer": self.optimizer.state_dict()}
+        if self.ema is not None:  # people load the averaged weights; training goes on from the others
+            state |= {"ema": self.ema.state_dict(), "model": model.state_dict()}
+            model = self.ema.module
+        save_arm(model, self.tokenizer, aside)
+        torch.save(state, aside / "optimizer.pt")
+        run = {**vars(self.state), "preset": self.preset.to_dict(), "best_nats": _finite(self.state.best_nats)}
+        (aside / STATE_FILE).write_text(json.dumps(run, indent=1), encoding="utf-8")
+
+    def _restore(self, checkpoint: Path) -> None:
+        """Optimiser, averages and counters; the weights were loaded with the model."""
+        saved = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(saved["ema"])
+            self.raw_model.load_state_dict(saved["model"])
+        run = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        names = set(vars(self.state))
+        self.state = RunState(**{key: value for key, value in run.items() if key in names})
+        if self.state.best_nats is None:
+            self.state.best_nats = math.inf
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class _Window:
+    """Sums since the last log entry; losses stay on the device until they are read."""
+
+    def __init__(self):
+        self.losses, self.norms, self.tokens, self.supervised, self.steps = [], [], 0, 0, 0
+        self.seconds, self.start = 0.0, time.perf_counter()
+
+    def add(self, batch: dict, step: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self.losses.append(step[0])
+        self.norms.append(step[1])
+        self.tokens += batch["num_tokens"]
+        self.supervised += batch["num_supervised"]
+        self.steps += 1
+
+    def restart_clock(self) -> None:
+        """Leave out the time since the last reading: it went to an evaluation or a checkpoint."""
+        self.start = time.perf_counter()
+
+    def read(self, accelerator: Accelerator) -> dict:
+        loss = accelerator.reduce(torch.stack(self.losses), reduction="mean").mean().item()
+        seconds = time.perf_counter() - self.start
+        entry = {
+            "loss": loss,
+            "grad_norm": torch.stack([torch.as_tensor(norm) for norm in self.norms]).mean().item(),
+            "tokens": self.tokens,
+            "supervised": self.supervised,
+            "seconds": seconds,
+            "tokens_per_second": self.tokens / max(seconds, 1e-9),
+        }
+        self.__init__()
+        return entry

@@ -1,0 +1,99 @@
+"""The model's inputs at step s, for one process: rows, canvas, corruption, micro-batches."""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.schedule_mdlm import get_schedule
+from arche_mdlm.training.batching import BatchPlanner, document_attention, lay_out
+from arche_mdlm.training.objectives import Corrupted, corrupt_batch, loss_denominator
+
+
+class StepBatches(Dataset):
+    """Map from a step to its batch, so that a run can start anywhere and workers can prepare ahead.
+
+    The noise is drawn for the whole global batch from (seed, step) and then cut into the share of this process:
+    any number of processes trains on the same corrupted rows.
+
+    Args:
+        rows: a `datasets.Dataset` with `input_ids` (and `document_ids` where packed).
+        model_config: of the model to be trained; an `mdlm` is given corrupted canvases, others clean rows.
+
+    Raises:
+        ValueError: when batch_size does not divide into processes times accumulation.
+    """
+
+    def __init__(
+        self,
+        rows,
+        planner: BatchPlanner,
+        settings: TrainingSettings,
+        model_config,
+        pad_token_id: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if settings.batch_size % (world_size * settings.accumulation):
+            raise ValueError(
+                f"training.batch_size={settings.batch_size} must be a multiple of the {world_size} processes times "
+                f"training.accumulation={settings.accumulation}"
+            )
+        self.rows, self.planner, self.settings = rows, planner, settings
+        self.config, self.pad_token_id = model_config, pad_token_id
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return self.settings.max_steps
+
+    def __getitem__(self, step: int) -> dict:
+        """`inputs` (keyword arguments of forward, one dict a micro-batch), `denominator` (of the global loss),
+        `num_tokens` (real tokens of the global batch) and `num_supervised` (those with a loss, the tail counted)."""
+        plan = self.planner.plan(step)
+        chosen = self.rows[plan.rows]
+        rows = [dict(zip(chosen, values, strict=True)) for values in zip(*chosen.values(), strict=True)]
+        diffusion = self.config.model_type == "mdlm"
+        longest = max(len(row["input_ids"]) for row in rows)
+        canvas = lay_out(rows, plan.canvas_length if diffusion else longest, self.pad_token_id, self.planner.leading_bos)
+        if diffusion:
+            inputs = self._diffusion_inputs(canvas, step)
+        else:
+            targets = canvas.real & canvas.maskable
+            inputs = {"input_ids": canvas.input_ids, "labels": canvas.input_ids.masked_fill(~targets, -100)}
+        labels = inputs["labels"] if diffusion else inputs["labels"][:, 1:]
+        if diffusion:
+            denominator = loss_denominator(self.settings.objective, plan.num_real_tokens, labels)
+        else:
+            denominator = max(int((labels != -100).sum()), 1)
+        if canvas.document_ids is not None:
+            mask, positions = document_attention(canvas.document_ids, causal=not diffusion)
+            inputs |= {"attention_mask": mask, "position_ids": positions}
+        return {
+            "inputs": self._share(inputs),
+            "denominator": denominator,
+            "num_tokens": plan.num_real_tokens,
+            "num_supervised": int((labels != -100).sum()),
+        }
+
+    def _diffusion_inputs(self, canvas, step: int) -> dict[str, torch.Tensor]:
+        seed = np.random.SeedSequence([self.settings.seed, 2, step]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(seed) >> 1)
+        corrupted: Corrupted = corrupt_batch(
+            canvas.input_ids,
+            canvas.maskable,
+            self.settings.objective,
+            get_schedule(self.config.noise_schedule),
+            self.config.mask_token_id,
+            generator,
+            self.settings.time_sampling == "stratified",
+        )
+        return corrupted._asdict()
+
+    def _share(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """This process's rows, cut into micro-batches."""
+        size = self.settings.batch_size // (self.world_size * self.settings.accumulation)
+        first = self.rank * size * self.settings.accumulation
+        starts = range(first, first + size * self.settings.accumulation, size)
+        return [
+            {name: value[start : start + size] for name, value in inputs.items()} for start in starts
+        ]
