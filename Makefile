@@ -1,0 +1,56 @@
+# Everything runs in .venv, which each target makes when it is missing or older than what it is made from.
+# Another interpreter: make venv PYTHON=python3.12
+
+PYTHON ?=
+PY := .venv/bin/python
+OUTPUT ?= runs/quickstart
+TESTS ?= tests
+
+# One thread: on machines with few or shared cores, several threads are many times slower on small models.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format venv benchmark clean
+
+help:  ## show this list
+	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: .venv/.installed  ## write stories with the shipped pair and compare the two arms (OUTPUT=runs/quickstart)
+	.venv/bin/arche-mdlm compare --output $(OUTPUT)
+
+test: lint  ## lint, check the format and run the tests (TESTS=tests/test_hub.py for some of them)
+	$(TEST_ENV) $(PY) -m pytest $(TESTS)
+
+lint: .venv/.installed  ## ruff's checks and its format, without changing a file
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: .venv/.installed  ## let ruff mend and format the code
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+venv: .venv/.installed  ## make .venv with the versions of constraints.txt
+
+benchmark: .venv/.installed  ## measure the speed of training and sampling
+	$(PY) -m benchmarks
+
+clean:  ## remove the environment, caches and build folders; runs/ is kept
+	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A name on PATH may be a shim for a Python that is not there, or lack `ensurepip` (Debian's python3-venv): each is tried.
+.venv/.installed: setup.py pyproject.toml constraints.txt
+	@check='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'; \
+	for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3.10 python3); do \
+		if "$$python" -c "$$check" >/dev/null 2>&1; then found="$$python"; break; fi; \
+	done; \
+	if [ -z "$${found:-}" ]; then \
+		echo "error: no Python 3.10 or newer with the venv module was found" \
+			"(tried: $(or $(PYTHON),python3.13 python3.12 python3.11 python3.10 python3))." >&2; \
+		echo "Install one (Debian, Ubuntu: apt install python3-venv) or name it: make PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi; \
+	echo "Making .venv with $$("$$found" --version); the first time, the packages take a few minutes."; \
+	"$$found" -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev,plot]" --constraint constraints.txt
+	@touch $@

@@ -1,0 +1,245 @@
+"""Likelihoods that can stand side by side: exact NLL of an AR model, NELBO of a masked diffusion model, in nats."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from arche_mdlm.schedule_mdlm import get_schedule
+
+
+class Likelihood(NamedTuple):
+    """Of B rows, BOS not scored."""
+
+    nats: torch.Tensor  # (B,) float64
+    standard_error: torch.Tensor  # (B,) float64, of the Monte Carlo estimate
+
+
+class CorpusLikelihood(NamedTuple):
+    """Of a corpus. Tokens are those after BOS, EOS counted, the padded tail not (its nats are counted)."""
+
+    nats_per_token: float
+    standard_error: float  # of nats_per_token; Monte Carlo error only, 0 for an exact likelihood
+    nats_per_story: float
+    bits_per_byte: float | None  # None without byte counts
+    num_tokens: int
+    num_stories: int
+    nats: list[float]  # a story
+
+
+@contextmanager
+def _evaluating(model) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def nelbo(
+    model,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *,
+    num_samples: int = 16,
+    generator: torch.Generator | None = None,
+    batch_size: int = 64,
+) -> Likelihood:
+    """Monte Carlo estimate of each row's negative evidence lower bound, an upper bound on its NLL.
+
+    k of the row's L positions (BOS aside) are masked, k stratified over 1..L across the draws, and their
+    cross-entropies are weighted by L / k (Nie et al. 2025, arXiv 2502.09992, eq. 6). Draws come in antithetic pairs,
+    k and L + 1 - k, with fresh masks; each pair is averaged first.
+
+    Args:
+        model: an `MDLMForMaskedDiffusion`.
+        input_ids, attention_mask: (B, L), padding of either side excluded by the mask.
+        num_samples: forwards a row, at least 2.
+        generator: one seed is drawn from it for each row, so a row's estimate does not depend on its neighbours.
+        batch_size: canvases a forward; changes nothing but memory and speed.
+
+    Returns:
+        Likelihood: nats and standard errors, (B,). Draws are stratified, so the error is, if anything, too large.
+
+    Raises:
+        ValueError: for num_samples below 2, or a row without a token to score.
+    """
+    if num_samples < 2:
+        raise ValueError(f"num_samples={num_samples} must be at least 2: one draw has no standard error")
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    scored = _scored(input_ids, attention_mask, model.config.bos_token_id)
+    seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
+    draws = [_draw_masks(scored[row].cpu(), num_samples, seed) for row, seed in enumerate(seeds)]
+    masks = torch.cat([mask for mask, _ in draws]).to(input_ids.device)  # (B * num_samples, L)
+    weights = torch.cat([weight for _, weight in draws]).to(input_ids.device)
+    rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(num_samples)
+    estimates = torch.empty(len(rows), dtype=torch.float64)
+    with _evaluating(model):
+        for start in range(0, len(rows), batch_size):
+            part = slice(start, start + batch_size)
+            estimates[part] = _masked_nats(model, input_ids[rows[part]], attention_mask[rows[part]], masks[part]).cpu()
+    estimates = (estimates * weights.cpu()).view(len(input_ids), num_samples)
+    return Likelihood(estimates.mean(1), _standard_error(estimates))
+
+
+def _scored(input_ids, attention_mask, bos_token_id) -> torch.Tensor:
+    """(B, L) bool: attended positions but a leading BOS. ValueError for a row that has none."""
+    attended = attention_mask.bool()
+    first = attended & (attended.long().cumsum(-1) == 1)
+    scored = attended & ~(first & (input_ids == (-1 if bos_token_id is None else bos_token_id)))
+    if not bool(scored.any(-1).all()):
+        row = int((~scored.any(-1)).nonzero()[0])
+        raise ValueError(f"row {row} of input_ids has no token to score")
+    return scored
+
+
+def _draw_masks(scored: torch.Tensor, num_samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks (num_samples, L) and weights (num_samples,) of one row; pairs stand next to each other."""
+    generator = torch.Generator().manual_seed(seed)
+    positions = scored.nonzero()[:, 0]
+    length = len(positions)
+    pairs = (num_samples + 1) // 2
+    offset = torch.rand(1, generator=generator, dtype=torch.float64)
+    u = (torch.arange(pairs) + offset) / pairs
+    k = (u * length).long().clamp(max=length - 1) + 1
+    k = torch.stack([k, length + 1 - k], dim=1).flatten()[:num_samples]
+    # Ranks among the row's own positions only: where padding stands changes nothing.
+    ranks = torch.rand(num_samples, length, generator=generator).argsort(-1).argsort(-1)
+    masks = torch.zeros(num_samples, len(scored), dtype=torch.bool)
+    masks[:, positions] = ranks < k[:, None]
+    return masks, length / k.double()
+
+
+def _masked_nats(model, input_ids, attention_mask, masks) -> torch.Tensor:
+    """Sum (N,) of the cross-entropies at each canvas's masked positions, float64."""
+    config = model.config
+    extra = {}
+    if config.time_conditioning != "none":
+        rate = masks.sum(-1) / _scored(input_ids, attention_mask, config.bos_token_id).sum(-1)
+        extra["timesteps"] = get_schedule(config.noise_schedule).time_at(rate.float())
+    logits = model(
+        input_ids=input_ids.masked_fill(masks, config.mask_token_id),
+        attention_mask=None if bool(attention_mask.all()) else attention_mask,
+        positions=masks,
+        **extra,
+    ).logits
+    nats = F.cross_entropy(logits.float(), input_ids[masks], reduction="none").double()
+    rows = masks.nonzero()[:, 0]
+    return torch.zeros(len(masks), dtype=torch.float64, device=nats.device).index_add_(0, rows, nats)
+
+
+def _standard_error(estimates: torch.Tensor) -> torch.Tensor:
+    """Of the mean of (B, S) draws, antithetic pairs counted as one draw where there are at least two of them."""
+    num_samples = estimates.shape[1]
+    if num_samples >= 4 and num_samples % 2 == 0:
+        estimates = estimates.view(len(estimates), num_samples // 2, 2).mean(-1)
+    return estimates.std(1) / math.sqrt(estimates.shape[1])
+
+
+def nll(model, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, batch_size: int = 64):
+    """Exact negative log-likelihood (B,) in nats, float64, of rows (B, L) under an AR model.
+
+    BOS is context, EOS is scored, padding on either side is excluded. A mask token in the vocabulary (a matched twin
+    has one) gets probability zero, as in the diffusion arm: both are distributions over the same tokens.
+    Raises ValueError for a row without a token to score.
+    """
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    if bool((attention_mask.sum(-1) < 2).any()):
+        raise ValueError("input_ids has a row of fewer than two tokens: nothing to score behind the first")
+    forbidden = getattr(model.generation_config, "suppress_tokens", None) if model.can_generate() else None
+    position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    result = torch.empty(len(input_ids), dtype=torch.float64)
+    with _evaluating(model):
+        for start in range(0, len(input_ids), batch_size):
+            part = slice(start, start + batch_size)
+            logits = model(
+                input_ids=input_ids[part],
+                attention_mask=attention_mask[part],
+                position_ids=position_ids[part],
+                use_cache=False,
+            ).logits[:, :-1].float()
+            if forbidden:
+                logits[..., forbidden] = -torch.inf
+            nats = F.cross_entropy(logits.transpose(1, 2), input_ids[part, 1:], reduction="none").double()
+            both = attention_mask[part, 1:].bool() & attention_mask[part, :-1].bool()
+            result[part] = nats.masked_fill(~both, 0.0).sum(-1).cpu()
+    return result
+
+
+def corpus_nelbo(
+    model,
+    rows: Sequence[Sequence[int]],
+    *,
+    canvas_length: int,
+    pad_token_id: int,
+    num_bytes: Sequence[int] | None = None,
+    num_samples: int = 4,
+    generator: torch.Generator | None = None,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> CorpusLikelihood:
+    """NELBO of stories (BOS ... EOS token ids), each on a canvas whose padded tail is attended and scored.
+
+    The tail's nats are counted and only real tokens divide them: otherwise the canvas would tell the model how long
+    the story is, and the bound would be on log p(x | length). ValueError for a story longer than the canvas.
+    """
+    longest = max(len(row) for row in rows)
+    if longest > canvas_length:
+        raise ValueError(f"canvas_length={canvas_length} is shorter than the longest story, {longest} tokens")
+    canvases = torch.full((len(rows), canvas_length), pad_token_id)
+    for index, row in enumerate(rows):
+        canvases[index, : len(row)] = torch.as_tensor(row)
+    nats, errors = [], []
+    step = max(1, batch_size // num_samples)
+    for start in tqdm(range(0, len(rows), step), desc="NELBO", disable=not progress):
+        part = canvases[start : start + step].to(model.device)
+        result = nelbo(model, part, num_samples=num_samples, generator=generator, batch_size=batch_size)
+        nats.append(result.nats)
+        errors.append(result.standard_error)
+    return _summary(rows, torch.cat(nats), torch.cat(errors), num_bytes)
+
+
+def corpus_nll(
+    model,
+    rows: Sequence[Sequence[int]],
+    *,
+    pad_token_id: int,
+    num_bytes: Sequence[int] | None = None,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> CorpusLikelihood:
+    """Exact NLL of stories (BOS ... EOS token ids); nothing behind EOS is scored."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # equal lengths together: little padding
+    nats = torch.empty(len(rows), dtype=torch.float64)
+    for start in tqdm(range(0, len(rows), batch_size), desc="NLL", disable=not progress):
+        chosen = order[start : start + batch_size]
+        width = max(len(rows[index]) for index in chosen)
+        ids = torch.full((len(chosen), width), pad_token_id)
+        mask = torch.zeros_like(ids)
+        for line, index in enumerate(chosen):
+            ids[line, : len(rows[index])] = torch.as_tensor(rows[index])
+            mask[line, : len(rows[index])] = 1
+        nats[chosen] = nll(model, ids.to(model.device), mask.to(model.device), batch_size=batch_size)
+    return _summary(rows, nats, torch.zeros_like(nats), num_bytes)
+
+
+def _summary(rows, nats: torch.Tensor, errors: torch.Tensor, num_bytes) -> CorpusLikelihood:
+    num_tokens = sum(len(row) - 1 for row in rows)
+    total = nats.sum().item()
+    return CorpusLikelihood(
+        nats_per_token=total / num_tokens,
+        standard_error=errors.square().sum().sqrt().item() / num_tokens,
+        nats_per_story=total / len(rows),
+        bits_per_byte=None if num_bytes is None else total / math.log(2) / sum(num_bytes),
+        num_tokens=num_tokens,
+        num_stories=len(rows),
+        nats=nats.tolist(),
+    )
