@@ -38,7 +38,9 @@ class Canvas:
         device, mask_id = input_ids.device, config.mask_token_id
         attended = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         attended = attended.bool()
-        extra = _new_tokens_per_row(attended, new_tokens, config.max_position_embeddings, (input_ids == mask_id) & attended)
+        extra = _new_tokens_per_row(
+            attended, new_tokens, config.max_position_embeddings, (input_ids == mask_id) & attended
+        )
         count = int(extra.max())
         tail = torch.arange(count, device=device) < extra[:, None]
         tokens = torch.cat([input_ids, torch.full_like(tail, mask_id, dtype=torch.long)], dim=1)

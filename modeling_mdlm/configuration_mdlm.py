@@ -46,7 +46,9 @@ class MDLMConfig(LlamaConfig):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
         if not 0 <= self.mask_token_id < self.vocab_size:
-            raise ValueError(f"mask_token_id={self.mask_token_id} is not in the vocabulary (0 to {self.vocab_size - 1})")
+            raise ValueError(
+                f"mask_token_id={self.mask_token_id} is not in the vocabulary (0 to {self.vocab_size - 1})"
+            )
         if not 0 < self.output_vocab_size <= self.vocab_size:
             raise ValueError(f"output_vocab_size={self.output_vocab_size} is not in 1 to vocab_size={self.vocab_size}")
         if self.tie_word_embeddings and self.output_vocab_size != self.vocab_size:

@@ -81,7 +81,9 @@ class MDLMGenerationMixin(GenerationMixin):
     generation_config_class = MDLMGenerationConfig
 
     @torch.no_grad()
-    def generate(self, inputs=None, generation_config=None, stopping_criteria=None, streamer=None, generator=None, **kwargs):
+    def generate(
+        self, inputs=None, generation_config=None, stopping_criteria=None, streamer=None, generator=None, **kwargs
+    ):
         """Write text, or fill the masks inside it.
 
         Args:
@@ -187,7 +189,9 @@ class MDLMGenerationMixin(GenerationMixin):
         # 1. settings
         steps = generation_config.num_diffusion_steps or self.config.num_diffusion_steps
         if getattr(generation_config, "num_diffusion_steps", None) == 0 or int(steps) != steps or steps < 1:
-            raise ValueError(f"num_diffusion_steps={generation_config.num_diffusion_steps} must be an integer of at least 1")
+            raise ValueError(
+                f"num_diffusion_steps={generation_config.num_diffusion_steps} must be an integer of at least 1"
+            )
         sampler = get_sampler(generation_config.sampler or "ancestral").from_config(generation_config, self.config)
         if sampler.anneals_temperature:
             logits_processor = type(logits_processor)(
@@ -229,7 +233,9 @@ class MDLMGenerationMixin(GenerationMixin):
             stream.end(sequences)
         if not generation_config.return_dict_in_generate:
             return sequences
-        return MDLMGenerationOutput(sequences, canvas.num_forwards, canvas.num_filled / canvas.num_forwards.clamp(min=1))
+        return MDLMGenerationOutput(
+            sequences, canvas.num_forwards, canvas.num_filled / canvas.num_forwards.clamp(min=1)
+        )
 
     def _predict(self, canvas: Canvas, rows, logits_processor, t: float, where: torch.Tensor) -> torch.Tensor:
         """Processed logits (N, V), float64, at the True positions of `where` (len(rows), L); other rows are not run."""

@@ -94,13 +94,13 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             inputs_embeds = self.embed_tokens(input_ids)
         if self.config.time_conditioning == "additive":
             if timesteps is None:
-                raise ValueError("timesteps=None, but this model has time_conditioning='additive': give t of shape (B,)")
+                raise ValueError(
+                    "timesteps=None, but this model has time_conditioning='additive': give t of shape (B,)"
+                )
             inputs_embeds = inputs_embeds + self.time_embedding(timesteps)[:, None]
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
-        mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
-        )
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
         for layer in self.layers[: self.config.num_hidden_layers]:

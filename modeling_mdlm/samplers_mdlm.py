@@ -91,7 +91,9 @@ class Sampler(ABC):
 def top_k_per_row(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """(B, L) bool: the `counts` (B,) highest scores (B, L) of each row; ties go to the left."""
     order = scores.argsort(dim=-1, descending=True, stable=True)
-    ranks = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    ranks = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
     return ranks < counts[:, None]
 
 

@@ -45,7 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--save_dtype", default="float32", choices=("float32", "bfloat16"), help="of the final model")
     add("--push_to_hub", metavar="REPO", help="push the final model there")
     add("--stop_after", type=int, help="stop (and save) after this many steps of this session")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any preset key, e.g. model.config.hidden_size=64")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any preset key, e.g. model.config.hidden_size=64",
+    )
     for option, (key, kind) in _SHORTCUTS.items():
         add(f"--{option}", type=kind, help=f"sets {key}")
     return parser

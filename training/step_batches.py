@@ -54,7 +54,9 @@ class StepBatches(Dataset):
         rows = [dict(zip(chosen, values, strict=True)) for values in zip(*chosen.values(), strict=True)]
         diffusion = self.config.model_type == "mdlm"
         longest = max(len(row["input_ids"]) for row in rows)
-        canvas = lay_out(rows, plan.canvas_length if diffusion else longest, self.pad_token_id, self.planner.leading_bos)
+        canvas = lay_out(
+            rows, plan.canvas_length if diffusion else longest, self.pad_token_id, self.planner.leading_bos
+        )
         if diffusion:
             inputs = self._diffusion_inputs(canvas, step)
         else:
@@ -94,6 +96,4 @@ class StepBatches(Dataset):
         size = self.settings.batch_size // (self.world_size * self.settings.accumulation)
         first = self.rank * size * self.settings.accumulation
         starts = range(first, first + size * self.settings.accumulation, size)
-        return [
-            {name: value[start : start + size] for name, value in inputs.items()} for start in starts
-        ]
+        return [{name: value[start : start + size] for name, value in inputs.items()} for start in starts]

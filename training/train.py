@@ -142,7 +142,9 @@ def _model(args, preset: Preset, corpus: Corpus, resume_from: Path | None):
             )
         limit = getattr(model.config, "max_position_embeddings", None)
         if limit and preset.data.context_length > limit:
-            raise ValueError(f"data.context_length={preset.data.context_length} is more than the model's context, {limit}")
+            raise ValueError(
+                f"data.context_length={preset.data.context_length} is more than the model's context, {limit}"
+            )
     set_generation_defaults(model, corpus.tokenizer, preset.data.context_length)
     return model
 

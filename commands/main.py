@@ -1,0 +1,34 @@
+"""`arche-mdlm`: one sub-command a module. Heavy imports happen inside `run`, so that `--help` is quick."""
+
+import argparse
+import sys
+
+from arche_mdlm.commands import compare, convert, generate, train
+
+COMMANDS = (compare, generate, train, convert)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; exit status 0, 2 for bad input (one line on stderr), 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="arche-mdlm", description="Masked diffusion language models beside an autoregressive twin."
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    args, rest = parser.parse_known_args(argv)
+    if rest and not getattr(args, "passes_on", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.rest = rest
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
