@@ -30,6 +30,21 @@ class CorpusLikelihood(NamedTuple):
     num_stories: int
     nats: list[float]  # a story
 
+    @property
+    def nats_per_story_standard_error(self) -> float:
+        return self.standard_error * self.num_tokens / self.num_stories
+
+    @property
+    def bits_per_byte_standard_error(self) -> float | None:
+        if self.bits_per_byte is None:
+            return None
+        return self.standard_error * self.bits_per_byte / self.nats_per_token
+
+    @property
+    def perplexity(self) -> float:
+        """exp of nats_per_token; an upper bound on it for a NELBO."""
+        return math.exp(self.nats_per_token)
+
 
 @contextmanager
 def _evaluating(model) -> Iterator[None]:
@@ -68,12 +83,16 @@ def nelbo(
         Likelihood: nats and standard errors, (B,). Draws are stratified, so the error is, if anything, too large.
 
     Raises:
-        ValueError: for num_samples below 2, or a row without a token to score.
+        ValueError: for num_samples below 2, a batch_size below 1, shapes that do not fit, or a row that has no token to
+            score or holds the mask token.
     """
     if num_samples < 2:
         raise ValueError(f"num_samples={num_samples} must be at least 2: one draw has no standard error")
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
+    attention_mask = _checked_mask(input_ids, attention_mask, batch_size)
+    held = (input_ids == model.config.mask_token_id) & attention_mask.bool()
+    if bool(held.any()):
+        row = int(held.any(-1).nonzero()[0])
+        raise ValueError(f"row {row} of input_ids holds mask_token_id={model.config.mask_token_id}; give clean tokens")
     scored = _scored(input_ids, attention_mask, model.config.bos_token_id)
     seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
     draws = [_draw_masks(scored[row].cpu(), num_samples, seed) for row, seed in enumerate(seeds)]
@@ -87,6 +106,19 @@ def nelbo(
             estimates[part] = _masked_nats(model, input_ids[rows[part]], attention_mask[rows[part]], masks[part]).cpu()
     estimates = (estimates * weights.cpu()).view(len(input_ids), num_samples)
     return Likelihood(estimates.mean(1), _standard_error(estimates))
+
+
+def _checked_mask(input_ids, attention_mask, batch_size: int) -> torch.Tensor:
+    """The attention mask (B, L), ones where there is none; ValueError for what does not fit."""
+    if input_ids.dim() != 2:
+        raise ValueError(f"input_ids of shape {tuple(input_ids.shape)} must be (rows, length)")
+    if attention_mask is None:
+        attention_mask = torch.ones_like(input_ids)
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)} must be {tuple(input_ids.shape)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    return attention_mask
 
 
 def _scored(input_ids, attention_mask, bos_token_id) -> torch.Tensor:
@@ -121,7 +153,7 @@ def _masked_nats(model, input_ids, attention_mask, masks) -> torch.Tensor:
     """Sum (N,) of the cross-entropies at each canvas's masked positions, float64."""
     config = model.config
     extra = {}
-    if config.time_conditioning != "none":
+    if getattr(config, "time_conditioning", "none") != "none":
         rate = masks.sum(-1) / _scored(input_ids, attention_mask, config.bos_token_id).sum(-1)
         extra["timesteps"] = get_schedule(config.noise_schedule).time_at(rate.float())
     logits = model(
@@ -147,31 +179,44 @@ def nll(model, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = No
     """Exact negative log-likelihood (B,) in nats, float64, of rows (B, L) under an AR model.
 
     BOS is context, EOS is scored, padding on either side is excluded. A mask token in the vocabulary (a matched twin
-    has one) gets probability zero, as in the diffusion arm: both are distributions over the same tokens.
-    Raises ValueError for a row without a token to score.
+    has one, in its config or among the suppressed tokens of its generation config) gets probability zero, as in the
+    diffusion arm: both are distributions over the same tokens. For a trained model that changes nothing measurable.
+    A forward holds batch_size * L * vocab_size logits. Raises ValueError for a row without a token to score, shapes
+    that do not fit, or a batch_size below 1.
     """
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
+    attention_mask = _checked_mask(input_ids, attention_mask, batch_size)
     if bool((attention_mask.sum(-1) < 2).any()):
         raise ValueError("input_ids has a row of fewer than two tokens: nothing to score behind the first")
-    forbidden = getattr(model.generation_config, "suppress_tokens", None) if model.can_generate() else None
+    forbidden = _forbidden_tokens(model)
     position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
     result = torch.empty(len(input_ids), dtype=torch.float64)
     with _evaluating(model):
         for start in range(0, len(input_ids), batch_size):
             part = slice(start, start + batch_size)
-            logits = model(
-                input_ids=input_ids[part],
-                attention_mask=attention_mask[part],
-                position_ids=position_ids[part],
-                use_cache=False,
-            ).logits[:, :-1].float()
+            logits = (
+                model(
+                    input_ids=input_ids[part],
+                    attention_mask=attention_mask[part],
+                    position_ids=position_ids[part],
+                    use_cache=False,
+                )
+                .logits[:, :-1]
+                .float()
+            )
             if forbidden:
                 logits[..., forbidden] = -torch.inf
             nats = F.cross_entropy(logits.transpose(1, 2), input_ids[part, 1:], reduction="none").double()
             both = attention_mask[part, 1:].bool() & attention_mask[part, :-1].bool()
             result[part] = nats.masked_fill(~both, 0.0).sum(-1).cpu()
     return result
+
+
+def _forbidden_tokens(model) -> list[int]:
+    """Ids that an AR model may not write: its mask token, and what its generation config suppresses."""
+    suppressed = getattr(getattr(model, "generation_config", None), "suppress_tokens", None) or []
+    mask = getattr(model.config, "mask_token_id", None)
+    known = [] if mask is None or not 0 <= mask < model.config.vocab_size else [mask]
+    return sorted({*suppressed, *known})
 
 
 def corpus_nelbo(
@@ -189,8 +234,10 @@ def corpus_nelbo(
     """NELBO of stories (BOS ... EOS token ids), each on a canvas whose padded tail is attended and scored.
 
     The tail's nats are counted and only real tokens divide them: otherwise the canvas would tell the model how long
-    the story is, and the bound would be on log p(x | length). ValueError for a story longer than the canvas.
+    the story is, and the bound would be on log p(x | length). ValueError for no rows, a number of byte counts that
+    does not fit, or a story longer than the canvas.
     """
+    _check_rows(rows, num_bytes)
     longest = max(len(row) for row in rows)
     if longest > canvas_length:
         raise ValueError(f"canvas_length={canvas_length} is shorter than the longest story, {longest} tokens")
@@ -216,7 +263,8 @@ def corpus_nll(
     batch_size: int = 64,
     progress: bool = False,
 ) -> CorpusLikelihood:
-    """Exact NLL of stories (BOS ... EOS token ids); nothing behind EOS is scored."""
+    """Exact NLL of stories (BOS ... EOS token ids); nothing behind EOS is scored. ValueError as `corpus_nelbo`."""
+    _check_rows(rows, num_bytes)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # equal lengths together: little padding
     nats = torch.empty(len(rows), dtype=torch.float64)
     for start in tqdm(range(0, len(rows), batch_size), desc="NLL", disable=not progress):
@@ -229,6 +277,13 @@ def corpus_nll(
             mask[line, : len(rows[index])] = 1
         nats[chosen] = nll(model, ids.to(model.device), mask.to(model.device), batch_size=batch_size)
     return _summary(rows, nats, torch.zeros_like(nats), num_bytes)
+
+
+def _check_rows(rows, num_bytes) -> None:
+    if len(rows) == 0:
+        raise ValueError("rows is empty; at least one story is needed")
+    if num_bytes is not None and len(num_bytes) != len(rows):
+        raise ValueError(f"num_bytes has {len(num_bytes)} entries for {len(rows)} rows; each story needs one")
 
 
 def _summary(rows, nats: torch.Tensor, errors: torch.Tensor, num_bytes) -> CorpusLikelihood:

@@ -1,25 +1,22 @@
 """The comparison of a trained pair: stories, diversity, likelihood, on equal terms for both arms."""
 
-import hashlib
 import json
 import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
 
 from arche_mdlm.metrics.diversity import diversity
+from arche_mdlm.studies.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
 from arche_mdlm.studies.stories import Stories, write_stories
 from arche_mdlm.training.corpus import SAMPLE_CORPUS
 from arche_mdlm.training.data import prepare_data
 from arche_mdlm.training.evaluation import Evaluator
 from arche_mdlm.training.loading import is_diffusion, load_arm
-from arche_mdlm.training.sources import open_source
 
-REFERENCE_FIGURES = Path(__file__).parents[1] / "metrics" / "data" / "tinystories_references.json"
 PROMPTS = (
     "Once upon a time, there was a little",
     "One day, a boy named Tim",
@@ -81,9 +78,9 @@ def compare(settings: ComparisonSettings) -> dict:
     does not load, or two arms whose tokenizers differ.
     """
     started = time.perf_counter()
-    reference_texts = _read_references(settings)
     arms = [_load("MDLM", settings.mdlm), _load("AR", settings.ar)]
     _check_pair(arms)
+    reference = _reference(settings, arms[0].tokenizer, context_length(arms[0].model))
     for arm in arms:
         _write(arm, settings)
         arm.diversity = diversity(arm.unprompted.texts, seed=settings.seed)
@@ -94,7 +91,7 @@ def compare(settings: ComparisonSettings) -> dict:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
         "arms": {arm.name: _arm_report(arm) for arm in arms},
-        "reference": _reference(reference_texts, settings),
+        "reference": reference,
     }
     report["seconds"] = time.perf_counter() - started
     report["_arms"] = arms
@@ -164,36 +161,17 @@ def _likelihoods(arm: Arm, settings: ComparisonSettings) -> dict:
     return result
 
 
-def _read_references(settings: ComparisonSettings) -> list[str] | None:
-    if settings.references is None:
-        return None
-    texts = list(open_source(settings.references, split="train"))
-    if len(texts) < settings.num_samples:
-        raise ValueError(
-            f"--references {Path(settings.references).name} has {len(texts)} stories, fewer than "
-            f"--num_samples {settings.num_samples}: these figures are compared at equal numbers only"
-        )
-    return texts
-
-
-def _reference(texts: list[str] | None, settings: ComparisonSettings) -> dict | None:
+def _reference(settings: ComparisonSettings, tokenizer, context: int) -> dict | None:
     """Figures of real held-out stories at the same number: recomputed from `references`, or the committed ones."""
-    if texts is not None:
-        chosen = np.random.default_rng([settings.seed, 3]).choice(len(texts), settings.num_samples, replace=False)
-        drawn = [texts[i] for i in sorted(chosen)]
-        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-        return {
-            "source": Path(settings.references).name,
-            "sha256": digest,
-            "figures": diversity(drawn, seed=settings.seed),
-        }
+    if settings.references is not None:
+        texts = fitting_stories(settings.references, tokenizer, context)
+        figures = diversity(draw(texts, settings.num_samples, settings.seed), seed=settings.seed)
+        return {"source": Path(settings.references).name, "sha256": fingerprint(texts), "figures": figures}
     if not REFERENCE_FIGURES.is_file():
         return None
     committed = json.loads(REFERENCE_FIGURES.read_text(encoding="utf-8"))
     figures = committed["figures"].get(str(settings.num_samples))
-    if figures is None:
-        return None
-    return {"source": committed["source"], "sha256": committed["sha256"], "figures": figures}
+    return figures and {"source": committed["source"], "sha256": committed["sha256"], "figures": figures}
 
 
 def _arm_report(arm: Arm) -> dict:

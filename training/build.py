@@ -36,7 +36,7 @@ def build_model(settings: ModelSettings, tokenizer=None) -> PreTrainedModel:
 
 
 def _gpt2_names(values: dict) -> dict:
-    """GPT-2's own names for the fields that both families have; RMSNorm's epsilon has no counterpart."""
+    """GPT-2's own names for the fields that both families have; the rest has no counterpart there."""
     renamed = {
         "hidden_size": "n_embd",
         "intermediate_size": "n_inner",
@@ -44,7 +44,7 @@ def _gpt2_names(values: dict) -> dict:
         "num_attention_heads": "n_head",
         "max_position_embeddings": "n_positions",
     }
-    return {renamed.get(key, key): value for key, value in values.items() if key != "rms_norm_eps"}
+    return {renamed.get(key, key): value for key, value in values.items() if key not in ("rms_norm_eps", "attention_bias")}
 
 
 @torch.no_grad()

@@ -1,0 +1,387 @@
+"""How diverse a set of texts is, beside a set of real ones: an `evaluate` measurement and plain functions.
+
+One file on purpose: `evaluate.load` copies this script alone out of its folder. Only numpy is needed for the figures.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import datasets
+import evaluate
+import numpy as np
+
+_DESCRIPTION = """\
+Diversity of a set of texts, each figure with a 95 % interval and beside the figure of as many real texts: Distinct-1..4, \
+exact Self-BLEU (each text against all others), vocabulary, distinct first words and five-word openings, repetition, \
+mean length. A set is good when it is close to the references, not when it is far above them.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    data (list of str): the texts, at least two. Empty texts are stories without words.
+    references (list of str, optional): real texts, at least as many; len(data) of them are drawn without replacement.
+    protocol (str): "exact" (default), or "arche", the definitions of arXiv 2603.22075 (see `diversity`).
+    seed (int): of everything drawn at random.
+Returns:
+    dict: NAME, NAME_ci (low, high) and, with references, NAME_reference for NAME in distinct_1, distinct_2,
+    distinct_3, distinct_4, self_bleu, vocabulary_size, distinct_first_words, distinct_openings, repetition_4 and
+    mean_words.
+Examples:
+    >>> diversity = evaluate.load("metrics/diversity")
+    >>> texts = ["Tim saw a big red dog in the park.", "Tim saw a big red dog in the garden."]
+    >>> diversity.compute(data=texts)["distinct_first_words"]
+    0.5
+"""
+
+_CITATION = """\
+@inproceedings{zhu2018texygen, title={Texygen: A Benchmarking Platform for Text Generation Models}, \
+author={Zhu, Yaoming and others}, booktitle={SIGIR}, year={2018}}
+@inproceedings{li2016diversity, title={A Diversity-Promoting Objective Function for Neural Conversation Models}, \
+author={Li, Jiwei and others}, booktitle={NAACL}, year={2016}}
+"""
+
+NAMES = (
+    "distinct_1",
+    "distinct_2",
+    "distinct_3",
+    "distinct_4",
+    "self_bleu",
+    "vocabulary_size",
+    "distinct_first_words",
+    "distinct_openings",
+    "repetition_4",
+    "mean_words",
+)
+PROTOCOLS = ("exact", "arche")
+
+_MAX_ORDER = 4
+_OPENING_WORDS = 5
+_NUM_HALVES = 200
+_NUM_RESAMPLES = 1000
+_ROUGH_BELOW = 100  # texts; with fewer, both kinds of interval are rough
+_ARCHE_CANDIDATES, _ARCHE_REFERENCES = 200, 50
+
+
+def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0) -> dict:
+    """Diversity of `data`, with 95 % intervals, and of as many of `references`.
+
+    Words are `text.lower().split()`. `distinct_N`: distinct over all N-grams of the corpus. `self_bleu`: mean over
+    texts of BLEU-4 against all others (Zhu et al. 2018), unsmoothed. `vocabulary_size`: distinct words.
+    `distinct_first_words`, `distinct_openings` (first five words): distinct ones over the number of texts.
+    `repetition_4`: one minus distinct over all four-grams within a text, averaged over texts (0 below four words).
+    All but `vocabulary_size` and `mean_words` are shares; all depend on the number and length of texts.
+
+    Intervals: for means over texts a bootstrap over texts; for the others half-samples (see `_half_sample_intervals`),
+    because resampling with replacement makes duplicates and so lowers every count of distinct things.
+
+    Args:
+        data: list of at least 2 texts, one of them with a word.
+        references: list of at least as many; `len(data)` are drawn without replacement.
+        protocol: `"exact"`, or `"arche"`, as the arche paper's code (arXiv 2603.22075): Self-BLEU of 200 random texts,
+            each against 50 random others, brevity against their mean length. The rest is the same in both.
+        seed: int, 0 or more. Equal arguments give equal results.
+
+    Returns:
+        dict: for each of `NAMES` the estimate, `NAME_ci` (low, high) and, with references, `NAME_reference`.
+
+    Raises:
+        ValueError: naming the argument, for no texts, only empty ones, a text that is no str, too few references, an
+            unknown protocol or a bad seed. Warns (UserWarning) below 100 texts.
+    """
+    _check_settings(protocol, seed)
+    data = _check_texts("data", data)
+    references = _check_references(references, len(data))
+    if len(data) < _ROUGH_BELOW:
+        warnings.warn(f"data has {len(data)} texts; below {_ROUGH_BELOW} the intervals are rough", stacklevel=2)
+    streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)]
+    corpus = _Corpus.read(data)
+    distinct = corpus.distinct(np.ones(len(data), dtype=bool))
+    stories = corpus.per_story(protocol, streams[0])
+    estimates = distinct | {name: float(values.mean()) for name, values in stories.items()}
+    intervals = _half_sample_intervals(corpus, distinct, streams[1]) | _bootstrap_intervals(stories, streams[1])
+    references_at_equal_n = {}
+    if references is not None:
+        drawn = streams[2].choice(len(references), size=len(data), replace=False)
+        other = _Corpus.read([references[index] for index in drawn])
+        references_at_equal_n = other.distinct(np.ones(len(data), dtype=bool))
+        references_at_equal_n |= {k: float(v.mean()) for k, v in other.per_story(protocol, streams[3]).items()}
+    result = {}
+    for name in NAMES:
+        result |= {name: estimates[name], f"{name}_ci": intervals[name]}
+        if references is not None:
+            result[f"{name}_reference"] = references_at_equal_n[name]
+    return result
+
+
+def per_story_self_bleu(texts) -> np.ndarray:
+    """BLEU-4 of each text against all others, (len(texts),) float64 in [0, 1]; exact, in time linear in the words.
+
+    Equal to NLTK's `sentence_bleu(others, text)` without smoothing; a text of which some order has no match is 0 (NLTK:
+    1e-77 or so). Raises ValueError as `diversity` does.
+    """
+    return _Corpus.read(_check_texts("texts", texts)).self_bleu()
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """Which things (n-grams, first words, ...) occur in which text: P distinct (kind, text) pairs, sorted by kind."""
+
+    kind: np.ndarray  # (P,) 0 to the number of kinds
+    text: np.ndarray  # (P,)
+    count: np.ndarray  # (P,) of this kind in this text
+    totals: np.ndarray  # (D,) things in each text
+
+    @classmethod
+    def collect(cls, kind: np.ndarray, text: np.ndarray, num_texts: int) -> "_Kinds":
+        """From one entry for each occurrence."""
+        pairs, count = np.unique(kind * num_texts + text, return_counts=True)
+        return cls(pairs // num_texts, pairs % num_texts, count, np.bincount(text, minlength=num_texts))
+
+    def num_distinct(self, chosen: np.ndarray) -> int:
+        """Distinct things in the texts of the mask `chosen` (D,)."""
+        seen = np.zeros(self.num_kinds, dtype=bool)
+        seen[self.kind[chosen[self.text]]] = True
+        return int(seen.sum())
+
+    @property
+    def num_kinds(self) -> int:
+        return int(self.kind[-1]) + 1 if len(self.kind) else 0
+
+    def matches_with_all_others(self) -> np.ndarray:
+        """(D,) BLEU's clipped matches: counts clipped to the highest count of the kind in any one other text.
+
+        The highest over the others is the kind's highest count, or its second highest for the text that holds the
+        highest (two holders make the second highest equal to it), so two numbers a kind are enough.
+        """
+        falling = np.lexsort((-self.count, self.kind))
+        count = self.count[falling]
+        start = np.flatnonzero(np.diff(self.kind, prepend=-1))
+        several = np.diff(start, append=len(count)) > 1
+        highest = count[start][self.kind]
+        second = np.zeros(self.num_kinds, dtype=count.dtype)
+        second[several] = count[start[several] + 1]
+        highest_other = np.where(self.count == highest, second[self.kind], highest)
+        return self._sum_by_text(np.minimum(self.count, highest_other))
+
+    def matches(self, candidate: int, others: np.ndarray) -> int:
+        """The same for one text against the texts of the mask `others` (D,)."""
+        pool = others[self.text]
+        highest = np.zeros(self.num_kinds, dtype=self.count.dtype)
+        np.maximum.at(highest, self.kind[pool], self.count[pool])
+        own = self.text == candidate
+        return int(np.minimum(self.count[own], highest[self.kind[own]]).sum())
+
+    def distinct_by_text(self) -> np.ndarray:
+        return np.bincount(self.text, minlength=len(self.totals))
+
+    def _sum_by_text(self, values: np.ndarray) -> np.ndarray:
+        return np.bincount(self.text, weights=values, minlength=len(self.totals))
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """Counts of D texts."""
+
+    lengths: np.ndarray  # (D,) words
+    orders: list[_Kinds]  # n-grams for n = 1 to 4
+    first_words: _Kinds
+    openings: _Kinds
+
+    @classmethod
+    def read(cls, texts: list[str]) -> "_Corpus":
+        words = [text.lower().split() for text in texts]
+        lengths = np.array([len(story) for story in words])
+        numbers: dict = {}
+        flat = [numbers.setdefault(word, len(numbers)) for story in words for word in story]
+        word = np.array(flat, dtype=np.int64)
+        text = np.repeat(np.arange(len(texts)), lengths)
+        to_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(word))
+        orders, start, ngram = [], np.arange(len(word)), word
+        for n in range(1, _MAX_ORDER + 1):
+            if n > 1:  # an n-gram is an (n-1)-gram and a word
+                longer = to_end[start] >= n
+                start = start[longer]
+                pair = ngram[longer] * len(numbers) + word[start + n - 1]
+                ngram = np.unique(pair, return_inverse=True)[1]
+            orders.append(_Kinds.collect(ngram, text[start], len(texts)))
+        openings = [cls._openings(words, size) for size in (1, _OPENING_WORDS)]
+        return cls(lengths, orders, *openings)
+
+    @staticmethod
+    def _openings(words: list[list[str]], size: int) -> _Kinds:
+        numbers: dict = {}
+        text = np.array([index for index, story in enumerate(words) if story], dtype=np.int64)
+        kind = [numbers.setdefault(tuple(words[index][:size]), len(numbers)) for index in text]
+        return _Kinds.collect(np.array(kind, dtype=np.int64), text, len(words))
+
+    def distinct(self, chosen: np.ndarray) -> dict:
+        """The figures that count distinct things, for the texts of the mask `chosen` (D,)."""
+        result = {}
+        for n, kinds in enumerate(self.orders, start=1):
+            result[f"distinct_{n}"] = kinds.num_distinct(chosen) / max(1, int(kinds.totals[chosen].sum()))
+        result["vocabulary_size"] = self.orders[0].num_distinct(chosen)
+        result["distinct_first_words"] = self.first_words.num_distinct(chosen) / int(chosen.sum())
+        result["distinct_openings"] = self.openings.num_distinct(chosen) / int(chosen.sum())
+        return result
+
+    def per_story(self, protocol: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The figures that are means over texts: the value of each text (of each candidate, for arche's Self-BLEU)."""
+        longest = self.orders[-1]
+        return {
+            "self_bleu": self.self_bleu() if protocol == "exact" else self.sampled_self_bleu(rng),
+            "repetition_4": np.where(
+                longest.totals > 0, 1 - longest.distinct_by_text() / np.maximum(1, longest.totals), 0.0
+            ),
+            "mean_words": self.lengths.astype(float),
+        }
+
+    def self_bleu(self) -> np.ndarray:
+        """(D,) each text against all others; brevity against the closest length, the shorter of two as close."""
+        matches = np.stack([kinds.matches_with_all_others() for kinds in self.orders])
+        lengths, which, holders = np.unique(self.lengths, return_inverse=True, return_counts=True)
+        padded = np.concatenate([[-np.inf], lengths, [np.inf]])
+        below, above = padded[:-2], padded[2:]
+        neighbour = np.where(lengths - below <= above - lengths, below, above)
+        closest = np.where(holders > 1, lengths, neighbour)[which]
+        return self._bleu(matches, np.arange(len(self.lengths)), closest)
+
+    def sampled_self_bleu(self, rng: np.random.Generator) -> np.ndarray:
+        """(C,) the arche paper's: up to 200 random texts, each against up to 50 random others, by their mean length."""
+        num_texts = len(self.lengths)
+        candidates = rng.choice(num_texts, size=min(_ARCHE_CANDIDATES, num_texts), replace=False)
+        matches = np.zeros((_MAX_ORDER, len(candidates)))
+        mean_lengths = np.zeros(len(candidates))
+        for column, candidate in enumerate(candidates):
+            drawn = rng.choice(num_texts - 1, size=min(_ARCHE_REFERENCES, num_texts - 1), replace=False)
+            others = np.zeros(num_texts, dtype=bool)
+            others[drawn + (drawn >= candidate)] = True
+            matches[:, column] = [kinds.matches(candidate, others) for kinds in self.orders]
+            mean_lengths[column] = self.lengths[others].mean()
+        return self._bleu(matches, candidates, mean_lengths)
+
+    def _bleu(self, matches: np.ndarray, texts: np.ndarray, reference_lengths: np.ndarray) -> np.ndarray:
+        """BLEU (Papineni et al. 2002) from clipped matches (4, C) of `texts` (C,); 0 where an order has no match."""
+        totals = np.stack([kinds.totals[texts] for kinds in self.orders])
+        positive = (matches > 0).all(axis=0)
+        precision = np.where(positive, matches, 1) / np.maximum(1, totals)
+        brevity = np.minimum(0, 1 - reference_lengths / np.maximum(1, self.lengths[texts]))
+        return np.where(positive, np.exp(np.log(precision).mean(axis=0) + brevity), 0.0)
+
+
+def _half_sample_intervals(corpus: _Corpus, estimates: dict, rng: np.random.Generator) -> dict:
+    """95 % intervals of counts of distinct things: the estimate -+ 1.96 of its standard deviation, cut to its range.
+
+    The standard deviation S_m of m texts drawn without replacement out of n tells how much one text matters at that
+    size: I_m = S_m sqrt(m / (1 - m / n)), and n fresh texts deviate by I_n / sqrt(n). For a mean I does not depend on
+    m, and half-samples deviate just as n fresh texts do. For distinct things it does: a text's new words get fewer
+    with n, the others that it repeats get more. So I_n is I at n / 2 carried on by the power law through I at n / 4, by
+    at least 1 / 2 and at most 2 times: n^-1 and n^1 are the extremes of these two. Measured on TinyStories, n = 400 and
+    1,000: 0.8 to 1.2 of the spread over fresh samples, where the half-samples alone give 0.7 to 1.4.
+    """
+    num_texts = len(corpus.lengths)
+    half, quarter = num_texts // 2, max(1, num_texts // 4)
+    at_half, at_quarter = _influence(corpus, half, rng), _influence(corpus, quarter, rng)
+    intervals = {}
+    for name, estimate in estimates.items():
+        growth = 1.0
+        if half > quarter and at_quarter[name] > 0:
+            growth = (at_half[name] / at_quarter[name]) ** (np.log(num_texts / half) / np.log(half / quarter))
+        deviation = at_half[name] * np.clip(growth, 0.5, 2) / np.sqrt(num_texts)
+        deviation *= num_texts if name == "vocabulary_size" else 1
+        highest = np.inf if name == "vocabulary_size" else 1.0
+        low, high = float(estimate - 1.96 * deviation), float(estimate + 1.96 * deviation)
+        intervals[name] = (max(0.0, low), min(highest, high))
+    return intervals
+
+
+def _influence(corpus: _Corpus, size: int, rng: np.random.Generator) -> dict[str, float]:
+    """I of `_half_sample_intervals` for samples of `size` texts; of the vocabulary per text, to make it a share too."""
+    num_texts = len(corpus.lengths)
+    samples = []
+    for _ in range(_NUM_HALVES):
+        chosen = np.zeros(num_texts, dtype=bool)
+        chosen[rng.choice(num_texts, size=size, replace=False)] = True
+        figures = corpus.distinct(chosen)
+        samples.append(figures | {"vocabulary_size": figures["vocabulary_size"] / size})
+    scale = np.sqrt(size / (1 - size / num_texts))
+    return {name: scale * float(np.std([sample[name] for sample in samples], ddof=1)) for name in samples[0]}
+
+
+def _bootstrap_intervals(stories: dict[str, np.ndarray], rng: np.random.Generator) -> dict:
+    """95 % percentile intervals of means over texts, resampled with replacement; widened to hold the mean itself.
+
+    Each text's Self-BLEU is taken as given: what other texts to compare with would change is not in the interval, which
+    is 0.75 as wide as the spread over fresh samples of 400 TinyStories.
+    """
+    intervals = {}
+    for name, values in stories.items():
+        means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(_NUM_RESAMPLES)]
+        low, high = np.percentile(means, [2.5, 97.5])
+        intervals[name] = (float(min(low, values.mean())), float(max(high, values.mean())))
+    return intervals
+
+
+def _check_references(references, num_texts: int) -> list[str] | None:
+    if references is None:
+        return None
+    references = _check_texts("references", references)
+    if len(references) < num_texts:
+        raise ValueError(
+            f"references has {len(references)} texts and data {num_texts}: figures compare at equal numbers only, so "
+            "references needs at least as many"
+        )
+    return references
+
+
+def _check_settings(protocol, seed) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r} is not one of {', '.join(PROTOCOLS)}")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed={seed!r} must be an integer, 0 or more")
+
+
+def _as_texts(name: str, texts) -> list[str]:
+    if texts is None or isinstance(texts, (str, bytes, dict)) or not hasattr(texts, "__iter__"):
+        raise ValueError(f"{name}={texts!r:.80} must be a list of str, one for each text")
+    texts = list(texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}[{index}]={text!r:.80} is of type {type(text).__name__}; every text must be a str")
+    return texts
+
+
+def _check_texts(name: str, texts) -> list[str]:
+    texts = _as_texts(name, texts)
+    if len(texts) < 2:
+        raise ValueError(f"{name}={texts!r:.80} has {len(texts)} texts; at least 2 are needed to compare them")
+    if not any(text.split() for text in texts):
+        raise ValueError(f"{name} has {len(texts)} texts and all are empty; at least one must have a word")
+    return texts
+
+
+class Diversity(evaluate.Measurement):
+    """The `evaluate` measurement around `diversity`."""
+
+    def _info(self) -> evaluate.MeasurementInfo:
+        return evaluate.MeasurementInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features({"data": datasets.Value("string")}),
+            reference_urls=["https://arxiv.org/abs/1802.01886", "https://arxiv.org/abs/1510.03055"],
+        )
+
+    def compute(self, *, data=None, references=None, protocol: str = "exact", seed: int = 0) -> dict | None:
+        """Diversity of `data` and of all that was added before."""
+        if data is None and len(self) == 0:
+            raise ValueError("data=None: give a list of texts, or add some first")
+        # Checked here too: Arrow would take numbers for texts, and an error inside `_compute` keeps a file lock.
+        _check_settings(protocol, seed)
+        if data is not None:
+            data = _as_texts("data", data) if len(self) else _check_texts("data", data)
+        references = _check_references(references, len(self) + len(data or []))
+        # `references` under another name: evaluate drops an argument of that name where it is no column.
+        return super().compute(data=data, reference_texts=references, protocol=protocol, seed=seed)
+
+    def _compute(self, data, reference_texts=None, protocol: str = "exact", seed: int = 0) -> dict:
+        return diversity(data, reference_texts, protocol=protocol, seed=seed)

@@ -1,0 +1,64 @@
+"""Figures of held-out stories, which are committed in place of the stories:
+`python -m arche_mdlm.studies.references held_out.jsonl --checkpoint checkpoints/ar-tinystories-mini`."""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from arche_mdlm.metrics.diversity import diversity
+from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.sources import open_source
+
+REFERENCE_FIGURES = Path(__file__).parents[1] / "metrics" / "data" / "tinystories_references.json"
+
+
+def fitting_stories(source: str, tokenizer, context_length: int) -> list[str]:
+    """Stories of at most `context_length` tokens with BOS and EOS: longer ones neither arm was trained on or can write."""
+    texts = list(open_source(source, split="train"))
+    lengths = [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]  # the tokenizer adds BOS, EOS is one more
+    return [text for text, length in zip(texts, lengths, strict=True) if length <= context_length]
+
+
+def draw(texts: list[str], number: int, seed: int) -> list[str]:
+    """`number` of the texts, without replacement, in their order; ValueError when there are fewer."""
+    if len(texts) < number:
+        raise ValueError(
+            f"there are {len(texts)} held-out stories that fit, fewer than {number}: compare equal numbers"
+        )
+    chosen = np.random.default_rng([seed, 3]).choice(len(texts), number, replace=False)
+    return [texts[i] for i in sorted(chosen)]
+
+
+def fingerprint(texts: list[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", help="file of held-out stories")
+    parser.add_argument("--checkpoint", required=True, help="whose tokenizer and context say which stories fit")
+    parser.add_argument("--context_length", type=int, default=256)
+    parser.add_argument("--numbers", type=int, nargs="+", default=[200, 1000])
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
+    texts = fitting_stories(args.source, tokenizer, args.context_length)
+    figures = {str(n): diversity(draw(texts, n, args.seed), seed=args.seed) for n in args.numbers}
+    name = Path(args.source).name
+    report = {
+        "source": f"{len(texts):,} held-out TinyStories of at most {args.context_length} tokens",
+        "sha256": fingerprint(texts),
+        "command": f"python -m arche_mdlm.studies.references {name} --checkpoint {args.checkpoint} --seed {args.seed}",
+        "figures": figures,
+    }
+    REFERENCE_FIGURES.parent.mkdir(exist_ok=True)
+    write_json_atomically(REFERENCE_FIGURES, report)
+    print(f"figures of {len(texts)} stories are in {REFERENCE_FIGURES}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
