@@ -44,7 +44,9 @@ def _gpt2_names(values: dict) -> dict:
         "num_attention_heads": "n_head",
         "max_position_embeddings": "n_positions",
     }
-    return {renamed.get(key, key): value for key, value in values.items() if key not in ("rms_norm_eps", "attention_bias")}
+    return {
+        renamed.get(key, key): value for key, value in values.items() if key not in ("rms_norm_eps", "attention_bias")
+    }
 
 
 @torch.no_grad()

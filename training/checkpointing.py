@@ -31,7 +31,11 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
         if folder.exists():
             old = aside.with_suffix(".old")
             os.replace(folder, old)
-            os.replace(aside, folder)
+            try:
+                os.replace(aside, folder)
+            except BaseException:
+                os.replace(old, folder)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(aside, folder)
@@ -43,12 +47,14 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
 
 
 def write_json_atomically(path: Path, value) -> None:
-    """`value` as JSON at `path`, never half of it."""
+    """`value` as JSON at `path`, never half of it; CheckpointError where it cannot be written."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(aside, path)
+    except OSError as error:
+        raise CheckpointError(f"could not write {path}: {error}; what was there before is untouched") from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -94,5 +100,13 @@ def _is_write_failure(error: BaseException) -> bool:
     # safetensors and torch.save wrap the operating system's error in their own types.
     text = f"{type(error).__name__}: {error}"
     return isinstance(error, OSError) or any(
-        mark in text for mark in ("No space left", "SafetensorError", "PytorchStreamWriter", "I/O error")
+        mark in text
+        for mark in (
+            "No space left",
+            "SafetensorError",
+            "PytorchStreamWriter",
+            "inline_container",
+            "iostream",
+            "I/O error",
+        )
     )

@@ -14,10 +14,15 @@ print(tokenizer.decode(out[0], skip_special_tokens=True))
 ```"""
 
 
-def write_model_card(folder: Path, preset: Preset, run: dict, history: list[dict], step: int) -> None:
-    """Write `README.md` into `folder` from the run's own records."""
+def write_model_card(
+    folder: Path, preset: Preset, run: dict, history: list[dict], step: int, name: str, exported: dict | None = None
+) -> None:
+    """Write `README.md` into `folder` from the run's own records.
+
+    `exported`: figures of the rounded weights that are in the folder, measured with more draws than during training.
+    """
     scores = [entry for entry in history if "validation_nats" in entry]
-    best = next(entry for entry in scores if entry["step"] == step)
+    best = exported or next(entry for entry in scores if entry["step"] == step)
     diffusion = preset.model.architecture == "mdlm"
     kind = "masked diffusion" if diffusion else "autoregressive"
     bound = "NELBO (an upper bound on the NLL), Monte Carlo" if diffusion else "exact NLL"
@@ -25,6 +30,7 @@ def write_model_card(folder: Path, preset: Preset, run: dict, history: list[dict
     logs = [entry for entry in history if "tokens_per_second" in entry]
     seconds = sum(entry["seconds"] for entry in logs)
     tokens, supervised = (sum(entry[key] for entry in logs) for key in ("tokens", "supervised"))
+    note = f", of the saved weights, {exported['num_samples']} draws a story" if exported and diffusion else ""
     rows = "\n".join(
         f"| {e['step']:,} | {e['validation_nats']:.4f} | {e['validation_standard_error']:.4f} "
         f"| {e['validation_bits_per_byte']:.4f} |"
@@ -37,7 +43,7 @@ license: apache-2.0
 language: en
 tags: [{"masked-diffusion, " if diffusion else ""}arche-mdlm]
 ---
-# {folder.name if folder.name[0] != "." else preset.name}: a {kind} language model
+# {name}: a {kind} language model
 
 Trained with arche-mdlm, preset `{preset.name}`: {preset.description.strip()}
 
@@ -47,7 +53,7 @@ Trained with arche-mdlm, preset `{preset.name}`: {preset.description.strip()}
 
 ## Figures
 
-Validation split ({validation["stories"]:,} stories, sha256 `{validation["sha256"][:16]}`), {bound}, at step {step:,}:
+Validation split ({validation["stories"]:,} stories, sha256 `{validation["sha256"][:16]}`), {bound}, at step {step:,}{note}:
 **{best["validation_nats"]:.4f} nats a token** (standard error {best["validation_standard_error"]:.4f}),
 {best["validation_nats_per_story"]:.1f} nats a story, **{best["validation_bits_per_byte"]:.4f} bits a byte**.
 

@@ -64,7 +64,9 @@ class StepBatches(Dataset):
             inputs = {"input_ids": canvas.input_ids, "labels": canvas.input_ids.masked_fill(~targets, -100)}
         labels = inputs["labels"] if diffusion else inputs["labels"][:, 1:]
         if diffusion:
-            denominator = loss_denominator(self.settings.objective, plan.num_real_tokens, labels)
+            # Not the plan's count: a packed row holds a BOS for each of its documents.
+            num_real_tokens = int((canvas.real & canvas.maskable).sum())
+            denominator = loss_denominator(self.settings.objective, num_real_tokens, labels)
         else:
             denominator = max(int((labels != -100).sum()), 1)
         if canvas.document_ids is not None:

@@ -176,7 +176,7 @@ def _finish(args, preset, corpus, trainer, output_dir: Path, accelerator) -> Non
     def write(folder: Path) -> None:
         save_arm(model, tokenizer, folder, dtype=getattr(torch, args.save_dtype))
         write_json_atomically(folder / "training_log.json", {"run": run, "history": history})
-        write_model_card(folder, preset, run, history, trainer.state.best_step)
+        write_model_card(folder, preset, run, history, trainer.state.best_step, preset.name)
 
     final = output_dir / "final"
     write_folder_atomically(final, write)
