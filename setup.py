@@ -31,6 +31,7 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "arche_mdlm.configuration": ["presets/*.yaml", "accelerate/*.yaml"],
+        "arche_mdlm.training": ["sample/*.jsonl"],
         "arche_mdlm.metrics": ["data/*.json"],
     },
     install_requires=[

@@ -13,7 +13,7 @@ def is_diffusion(model_or_config) -> bool:
     return getattr(model_or_config, "config", model_or_config).model_type == "mdlm"
 
 
-def load_arm(folder_or_repo: str | Path, dtype: torch.dtype = torch.float32):
+def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float32):
     """(model, tokenizer) of a checkpoint of either arm.
 
     Raises:

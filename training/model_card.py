@@ -8,7 +8,7 @@ _USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("FOLDER_OR_REPO"{trust})
-tokenizer = AutoTokenizer.from_pretrained("FOLDER_OR_REPO")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER_OR_REPO"{trust})
 out = model.generate(**tokenizer("Once upon a time", return_tensors="pt"))
 print(tokenizer.decode(out[0], skip_special_tokens=True))
 ```"""

@@ -1,0 +1,88 @@
+"""The arche paper's way of training and sampling (Vicentino 2026, arXiv 2603.22075), written plainly as the reference.
+
+Only the way of computing differs from the library: the weights and the backbone are the same objects.
+"""
+
+import torch
+from torch.nn import functional as F
+
+
+def masked_mean_loss(model, input_ids: torch.Tensor, targets: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    """Loss of a corrupted batch (B, L): logits and cross-entropy at every position, then the mean of the masked ones."""
+    hidden = model.model(input_ids=input_ids, timesteps=timesteps).last_hidden_state
+    logits = _full_logits(model, hidden)
+    masked = input_ids == model.config.mask_token_id
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    return (loss * masked).sum() / masked.sum()
+
+
+def next_token_loss(model, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the next token, logits at every position; labels are -100 where nothing is scored."""
+    logits = model(input_ids=input_ids, use_cache=False).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+
+def plain_adamw(model, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW with PyTorch's defaults (not fused), weight decay 0.01 on all parameters."""
+    return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
+
+
+@torch.no_grad()
+def sample(
+    model, prompt_ids: list[int], length: int, steps: int, temperature: float = 0.8, generator=None
+) -> list[int]:
+    """One text of `length` tokens, to the letter of FORMULAS.md; `generator=None` takes the most probable tokens.
+
+    t is fed as 1 - s/S; logits of every token already placed are divided by min(1.3^count, 5); the temperature is
+    T (0.4 + 0.6 (1 - s/S)); floor(masked / steps left) positions a step, at least 1, go to the drawn tokens with the
+    highest probability; what is left is filled by argmax at t = 0.
+    """
+    mask_id = model.config.mask_token_id
+    device = model.device
+    tokens = [*prompt_ids, *[mask_id] * (length - len(prompt_ids))]
+    for step in range(steps):
+        if mask_id not in tokens:
+            break
+        t = 1 - step / steps
+        logits = _logits_of_one(model, tokens, t, device)
+        counts: dict[int, int] = {}
+        for token in tokens:
+            if token != mask_id:
+                counts[token] = counts.get(token, 0) + 1
+        for token, count in counts.items():
+            logits[:, token] /= min(1.3**count, 5.0)
+        probabilities = (logits / (temperature * (0.4 + 0.6 * t))).softmax(-1)
+        candidates = []
+        for position, token in enumerate(tokens):
+            if token != mask_id:
+                continue
+            if generator is None:
+                drawn = int(probabilities[position].argmax())
+            else:
+                drawn = int(torch.multinomial(probabilities[position], 1, generator=generator))
+            candidates.append((float(probabilities[position, drawn]), position, drawn))
+        count = max(1, len(candidates) // (steps - step))
+        candidates.sort(key=lambda candidate: -candidate[0])
+        for _, position, drawn in candidates[:count]:
+            tokens[position] = drawn
+    if mask_id in tokens:
+        logits = _logits_of_one(model, tokens, 0.0, device)
+        for position, token in enumerate(tokens):
+            if token == mask_id:
+                tokens[position] = int(logits[position].argmax())
+    return tokens
+
+
+def _logits_of_one(model, tokens: list[int], t: float, device) -> torch.Tensor:
+    """Logits (L, V) of one canvas, at every position."""
+    timesteps = torch.tensor([t], device=device)
+    hidden = model.model(input_ids=torch.tensor([tokens], device=device), timesteps=timesteps).last_hidden_state
+    return _full_logits(model, hidden)[0]
+
+
+def _full_logits(model, hidden: torch.Tensor) -> torch.Tensor:
+    """The head on every position; the mask is never predicted (the paper's own head has no row for it)."""
+    logits = model.lm_head(hidden)
+    if model.config.mask_token_id < logits.shape[-1]:
+        logits[..., model.config.mask_token_id] = -torch.inf
+    return logits

@@ -1,0 +1,146 @@
+"""`arche-mdlm convert`: an autoregressive checkpoint of the Llama type becomes the start of a masked diffusion model."""
+
+import argparse
+from pathlib import Path
+
+# Fields of a source's config that say what it is, not what shape it has.
+_NOT_COPIED = ("architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "torch_dtype",
+               "transformers_version", "use_cache")  # fmt: skip
+_ROWS = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "convert",
+        help="make an MDLM to be trained out of a Llama-type AR checkpoint",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", help="checkpoint folder or repository of a Llama-type AR model")
+    add("destination", type=Path, help="new folder")
+    add("--noise_schedule", default="linear", help="linear or cosine")
+    add("--context_length", type=int, help="tokens; default: the source's")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert and say what was done; ValueError for a source that cannot be converted."""
+    from transformers.utils import logging
+
+    from arche_mdlm.training.checkpointing import write_folder_atomically
+    from arche_mdlm.training.loading import save_arm
+
+    logging.disable_progress_bar()
+    if args.destination.exists() and (not args.destination.is_dir() or any(args.destination.iterdir())):
+        raise ValueError(f"destination={str(args.destination)!r} is there already and not empty; name a new folder")
+    model, tokenizer, added = convert(args.source, args.noise_schedule, args.context_length)
+    write_folder_atomically(args.destination, lambda folder: save_arm(model, tokenizer, folder))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    new = f", new tokens {', '.join(added)}" if added else ""
+    print(
+        f"{args.destination}: a masked diffusion model with the weights of {args.source} ({count:,} parameters{new})."
+    )
+    print("It has not learned to fill masks yet; train it with: arche-mdlm train --init_from", args.destination)
+    return 0
+
+
+def convert(source: str | Path, noise_schedule: str = "linear", context_length: int | None = None):
+    """(model, tokenizer, tokens added) of an MDLM with the weights and the dtype of a Llama-type AR checkpoint.
+
+    A missing mask or pad token is added to the tokenizer, and its row (a new one where the embedding has none to spare)
+    holds the mean of the rows of the old tokens. All other weights are equal to the source's.
+
+    Raises:
+        ValueError: when `source` is no whole checkpoint, not of the Llama type, quantised, without BOS or EOS, or when
+            `noise_schedule` or `context_length` does not fit.
+    """
+    from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+    from arche_mdlm.schedule_mdlm import get_schedule
+    from arche_mdlm.training.loading import load_arm, set_generation_defaults
+
+    get_schedule(noise_schedule)
+    _check_type(source)
+    ar_model, tokenizer = load_arm(source, dtype="auto")
+    longest = ar_model.config.max_position_embeddings
+    context = longest if context_length is None else context_length
+    if not 0 < context <= longest:
+        raise ValueError(f"context_length={context} is not in 1 to {longest}, the context of {str(source)!r}")
+    num_old = min(len(tokenizer), ar_model.config.vocab_size)
+    added = _complete_tokenizer(tokenizer, source)
+    tokenizer.model_max_length = context
+
+    values = {name: value for name, value in ar_model.config.to_dict().items() if name not in _NOT_COPIED}
+    values |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = MDLMConfig(
+        **values
+        | {
+            "vocab_size": max(ar_model.config.vocab_size, len(tokenizer)),
+            "max_position_embeddings": context,
+            "mask_token_id": tokenizer.mask_token_id,
+            "noise_schedule": noise_schedule,
+        }
+    )
+    model = MDLMForMaskedDiffusion(config).to(ar_model.dtype)
+    # A token the vocabulary had under another role keeps its row.
+    new_ids = [index for index in tokenizer.convert_tokens_to_ids(added) if index >= num_old]
+    state = ar_model.state_dict()
+    for name in _ROWS:
+        state[name] = _with_rows(state[name], config.vocab_size, new_ids, num_old)
+    problems = model.load_state_dict(state, strict=False)
+    if problems.missing_keys or problems.unexpected_keys:
+        raise ValueError(
+            f"the weights of {str(source)!r} do not fit: missing {', '.join(problems.missing_keys) or 'none'}; "
+            f"unexpected {', '.join(problems.unexpected_keys) or 'none'}"
+        )
+    model.tie_weights()
+    set_generation_defaults(model, tokenizer, context)
+    return model.eval(), tokenizer, added
+
+
+def _check_type(source: str | Path) -> None:
+    """ValueError for a model of another family; `load_arm` has the words for a source that is no checkpoint."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(source))
+    except (OSError, ValueError):
+        return
+    if config.model_type == "mdlm":
+        raise ValueError(f"{str(source)!r} is a masked diffusion model already")
+    if config.model_type != "llama":
+        raise ValueError(
+            f"{str(source)!r} is of type {config.model_type!r}; only type 'llama' can be converted: the trunk of an MDLM "
+            "is a Llama's"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(f"{str(source)!r} is quantised; convert the checkpoint it was made from")
+
+
+def _complete_tokenizer(tokenizer, source: str | Path) -> list[str]:
+    """Add a mask and a pad token where there is none, in place; the tokens added."""
+    from tokenizers import AddedToken
+
+    from arche_mdlm.training.tokenizers_io import MASK, PAD, check_tokenizer
+
+    added = []
+    if tokenizer.mask_token_id is None:
+        # lstrip: the space before a mask belongs to the word that will stand there.
+        tokenizer.add_special_tokens({"mask_token": AddedToken(MASK, lstrip=True, special=True, normalized=False)})
+        added.append(MASK)
+    if tokenizer.pad_token_id is None:
+        tokenizer.add_special_tokens({"pad_token": AddedToken(PAD, special=True, normalized=False)})
+        added.append(PAD)
+    tokenizer.padding_side = "left"
+    check_tokenizer(tokenizer)
+    return added
+
+
+def _with_rows(weight, num_rows: int, new_ids: list[int], num_old: int):
+    """`weight` (V, d) with `num_rows` rows; those of `new_ids` hold the mean of the first `num_old`."""
+    import torch
+
+    extended = weight.new_zeros(num_rows, weight.shape[1])
+    extended[: len(weight)] = weight
+    mean = weight[:num_old].float().mean(0).to(weight.dtype)
+    extended[torch.tensor([*new_ids, *range(len(weight), num_rows)], dtype=torch.long)] = mean
+    return extended

@@ -1,0 +1,129 @@
+"""The benchmarks compare like with like: the same loss, the same text, and a report that has everything in it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+
+
+def tiny(**changes) -> MDLMForMaskedDiffusion:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "mask_token_id": 39}
+    config = MDLMConfig(vocab_size=40, max_position_embeddings=32, initializer_range=0.5, **shape | ids | changes)
+    return MDLMForMaskedDiffusion(config).eval()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tie_word_embeddings": True},
+        {"time_conditioning": "additive", "noise_schedule": "cosine", "output_vocab_size": 39},
+    ],
+)
+def test_the_paper_s_step_computes_our_loss_and_gradient(changes):
+    from benchmarks.naive import masked_mean_loss
+    from benchmarks.train_step import make_batch, our_loss
+
+    model = tiny(**changes)
+    batch = make_batch(model.config, 4, 24, "cpu")
+    ours = our_loss(model, batch.mdlm_inputs, batch.mdlm_denominator)
+    ours.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    naive = masked_mean_loss(model, batch.mdlm_inputs["input_ids"], batch.clean, batch.mdlm_inputs["timesteps"])
+    naive.backward()
+
+    assert naive.item() == pytest.approx(ours.item(), abs=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_the_paper_s_ar_step_computes_our_loss():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from benchmarks.naive import next_token_loss
+    from benchmarks.train_step import make_batch, our_loss
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=40, **shape))
+    batch = make_batch(tiny().config, 4, 24, "cpu")
+
+    ours = our_loss(model, batch.ar_inputs, batch.ar_denominator)
+    assert next_token_loss(model, **batch.ar_inputs).item() == pytest.approx(ours.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("steps", [5, 23, 40])
+def test_the_paper_s_loop_writes_what_our_sampler_arche_writes(steps):
+    from benchmarks.naive import sample
+
+    model = tiny(time_conditioning="additive", noise_schedule="cosine", output_vocab_size=39).double()
+    model.generation_config.eos_token_id = None
+    options = {"sampler": "arche", "do_sample": False, "temperature": 0.8, "num_diffusion_steps": steps}
+    ours = model.generate(torch.tensor([[0]]), max_new_tokens=23, **options)
+
+    assert sample(model, [0], 24, steps) == ours[0].tolist()
+    drawn = sample(model, [0], 24, steps, generator=torch.Generator().manual_seed(0))
+    assert len(drawn) == 24
+    assert model.config.mask_token_id not in drawn
+
+
+def test_a_quick_run_reports_every_comparison(tmp_path):
+    output = tmp_path / "results" / "latest.json"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--quick",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--output",
+        str(output),
+    ]
+    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+    report = json.loads(output.read_text(encoding="utf-8"))
+    results = {result["name"]: result for result in report["results"]}
+    assert {"train_step_vs_naive", "mdlm_vs_ar_tokens_per_s", "ancestral_vs_naive"} <= set(results)
+    for name, result in results.items():
+        assert 0 < result["low"] <= result["ratio"] <= result["high"], name
+        assert result["ours_per_second"] > 0
+        assert result["reference_per_second"] > 0
+        assert result["unit"] in ("tokens/s", "stories/s")
+        assert result["command"].startswith("python -m benchmarks --quick")
+        assert name in process.stdout
+    assert set(report["throughput"]) == {"mdlm", "mdlm_paper", "ar", "ar_paper"}
+    assert report["settings"]["quick"] is True
+    assert report["settings"]["rounds"] >= 5
+    assert {"machine", "versions", "commit"} <= set(report)
+    assert report["settings"]["dtype_of_ours"] in ("float32", "bfloat16")
+
+
+def test_fewer_than_five_rounds_are_refused(capsys):
+    from benchmarks.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(["--rounds", "4"])
+    assert "--rounds 4 is less than 5" in capsys.readouterr().err
+
+
+def test_the_ratio_is_taken_round_by_round():
+    from benchmarks.timing import compare
+
+    assert compare([2.0, 4.0, 9.0], [1.0, 1.0, 3.0]) == (3.0, 2.0, 4.0)

@@ -1,0 +1,183 @@
+"""`arche-mdlm convert`: the trunk of an AR checkpoint, seen both ways, with its weights and nothing lost."""
+
+import argparse
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from arche_mdlm.commands import convert
+from arche_mdlm.training.tokenizers_io import train_bpe
+
+TEXT = "Once upon a time there was a little girl."
+
+
+def plain_tokenizer(**specials):
+    """A byte-level BPE as AR models have it: neither mask nor pad."""
+    backend = train_bpe([TEXT] * 4, vocab_size=280).backend_tokenizer
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, **({"bos_token": "<|bos|>", "eos_token": "<|eos|>"} | specials)
+    )
+
+
+def save_llama(folder, tokenizer, dtype=torch.float32, **changes):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "initializer_range": 0.2}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}}
+    config = LlamaConfig(**shape | ids | rope | {"vocab_size": len(tokenizer)} | changes)
+    model = LlamaForCausalLM(config).to(dtype).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def run(source, destination, **options):
+    values = {"noise_schedule": "linear", "context_length": None} | options
+    return convert.run(argparse.Namespace(source=str(source), destination=destination, **values))
+
+
+@pytest.mark.parametrize(
+    ("tied", "dtype"), [(True, torch.float32), (False, torch.float32), (True, torch.bfloat16), (False, torch.bfloat16)]
+)
+def test_under_a_causal_mask_it_predicts_what_the_source_predicts(tmp_path, tied, dtype):
+    tokenizer = plain_tokenizer()
+    vocab_size = len(tokenizer)
+    source = save_llama(tmp_path / "ar", tokenizer, dtype, tie_word_embeddings=tied)
+
+    assert run(tmp_path / "ar", tmp_path / "mdlm", noise_schedule="cosine") == 0
+
+    model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "mdlm", output_loading_info=True)
+    assert not any(info.values())
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+    weights = model.state_dict()
+    for name, weight in source.state_dict().items():
+        assert torch.equal(weights[name][: len(weight)], weight), name
+
+    ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    length = ids.shape[1]
+    causal = torch.zeros(length, length, dtype=dtype).masked_fill(
+        ~torch.ones(length, length, dtype=torch.bool).tril(), torch.finfo(dtype).min
+    )
+    with torch.no_grad():
+        expected = source(ids).logits
+        as_source = model.eval()(ids, attention_mask=causal[None, None]).logits
+        both_ways = model(ids).logits
+    known = [i for i in range(vocab_size) if i != model.config.mask_token_id]
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2 * expected.abs().max().item()
+    torch.testing.assert_close(as_source[..., known], expected[..., known], atol=tolerance, rtol=1e-5)
+    assert (as_source[..., model.config.mask_token_id] == -torch.inf).all()
+    assert (both_ways[..., known] - expected[..., known]).abs().max() > 0.1, "it should look ahead"
+
+
+def test_tokens_the_vocabulary_has_already_keep_their_rows(tmp_path):
+    # `plain_tokenizer` knows [MASK] and <|pad|>, as some checkpoints do, but as nothing special.
+    tokenizer = plain_tokenizer()
+    source = save_llama(tmp_path / "ar", tokenizer)
+
+    model, converted, added = convert.convert(tmp_path / "ar")
+
+    assert added == ["[MASK]", "<|pad|>"]
+    assert (converted.mask_token, converted.pad_token) == ("[MASK]", "<|pad|>")
+    assert (model.config.mask_token_id, model.config.pad_token_id) == (3, 2)
+    assert model.config.vocab_size == len(converted) == len(tokenizer)
+    assert torch.equal(model.model.embed_tokens.weight, source.model.embed_tokens.weight)
+    assert converted("a [MASK] girl")["input_ids"].count(3) == 1
+    assert converted.padding_side == "left"
+
+
+@pytest.mark.parametrize("spare", [0, 1, 6])
+def test_rows_are_appended_where_none_are_spare(tmp_path, spare):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<s>", "</s>", "once", "upon", "a", "time"]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<s>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    source = save_llama(tmp_path / "ar", tokenizer, vocab_size=6 + spare, tie_word_embeddings=False)
+
+    model, converted, added = convert.convert(tmp_path / "ar")
+
+    assert len(added) == 2
+    assert (converted.mask_token_id, converted.pad_token_id) == (6, 7)
+    assert model.config.vocab_size == max(8, 6 + spare)
+    for old, new in (
+        (source.model.embed_tokens.weight, model.model.embed_tokens.weight),
+        (source.lm_head.weight, model.lm_head.weight),
+    ):
+        assert new.shape == (model.config.vocab_size, 32)
+        assert torch.equal(new[:6], old[:6])
+        assert torch.equal(new[8:], old[8:])
+        torch.testing.assert_close(new[6:8], old[:6].mean(0).expand(2, -1))
+
+
+def test_the_result_keeps_the_shape_and_loads_by_every_auto_class(tmp_path):
+    tokenizer = plain_tokenizer()
+    source = save_llama(tmp_path / "ar", tokenizer, attention_bias=True)
+    run(tmp_path / "ar", tmp_path / "mdlm", noise_schedule="cosine", context_length=32)
+
+    config = AutoConfig.from_pretrained(tmp_path / "mdlm")
+    assert (config.model_type, config.noise_schedule, config.max_position_embeddings) == ("mdlm", "cosine", 32)
+    for name in ("hidden_size", "intermediate_size", "num_key_value_heads", "rms_norm_eps", "rope_parameters",
+                 "attention_bias", "tie_word_embeddings", "head_dim"):  # fmt: skip
+        assert getattr(config, name) == getattr(source.config, name), name
+    names = [type(auto.from_pretrained(tmp_path / "mdlm")).__name__ for auto in (AutoModel, AutoModelForMaskedLM)]
+    assert names == ["MDLMModel", "MDLMForMaskedDiffusion"]
+    assert (tmp_path / "mdlm" / "modeling_mdlm.py").is_file()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "mdlm").eval()
+    defaults = model.generation_config
+    assert (defaults.do_sample, defaults.temperature, defaults.top_k, defaults.max_length) == (True, 1.0, 0, 32)
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "mdlm")("Once upon a [MASK]", return_tensors="pt")
+    filled = model.generate(**inputs, max_new_tokens=0, num_diffusion_steps=2)
+    assert not (filled == config.mask_token_id).any()
+
+
+def test_what_cannot_be_converted_is_refused(tmp_path):
+    tokenizer = plain_tokenizer()
+    save_llama(tmp_path / "ar", tokenizer)
+    GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path / "gpt2")
+    (tmp_path / "empty").mkdir()
+    convert.run(argparse.Namespace(source=tmp_path / "ar", destination=tmp_path / "mdlm", noise_schedule="linear",
+                                   context_length=None))  # fmt: skip
+    save_llama(tmp_path / "no-bos", plain_tokenizer(bos_token=None, eos_token="<|eos|>"), bos_token_id=None)
+
+    for source, options, message in (
+        ("gpt2", {}, "is of type 'gpt2'; only type 'llama'"),
+        ("mdlm", {}, "is a masked diffusion model already"),
+        ("empty", {}, "no checkpoint: it has no config.json"),
+        ("nowhere/at/all", {}, "does not exist"),
+        ("no-bos", {}, "has no bos_token"),
+        ("ar", {"noise_schedule": "sine"}, "noise_schedule='sine' is not one of linear, cosine"),
+        ("ar", {"context_length": 65}, "context_length=65 is not in 1 to 64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path / source, tmp_path / "new", **options)
+        assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="there already and not empty"):
+        run(tmp_path / "ar", tmp_path / "mdlm")
+
+
+def test_a_missing_weight_is_an_error(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    save_llama(tmp_path / "ar", plain_tokenizer())
+    path = tmp_path / "ar" / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+
+    with pytest.raises(ValueError, match=r"not whole: it has no weights for model\.layers\.1\.mlp\.up_proj\.weight"):
+        run(tmp_path / "ar", tmp_path / "new")
