@@ -18,7 +18,7 @@ class ModelSettings:
 
     architecture: str = "mdlm"
     config: dict[str, Any] = field(default_factory=dict)
-    initialisation: str = "default"  # or "pytorch", the paper's
+    initialisation: str = "default"  # "pytorch" (the paper's) or "local" (attention starts at the neighbours)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def validate(preset: Preset) -> None:
     """Check everything that can be checked before data is touched; ValueError names argument, value and choices."""
     model, data, training = preset.model, preset.data, preset.training
     _one_of("model.architecture", model.architecture, ARCHITECTURES)
-    _one_of("model.initialisation", model.initialisation, ("default", "pytorch"))
+    _one_of("model.initialisation", model.initialisation, ("default", "pytorch", "local"))
     _one_of("data.layout", data.layout, ("rows", "packed", "windows"))
     _one_of("training.objective", training.objective, OBJECTIVES)
     _one_of("training.time_sampling", training.time_sampling, ("stratified", "uniform"))

@@ -32,6 +32,8 @@ def export(run_folder: Path, destination: Path, validation: str, dtype: torch.dt
     if not checkpoints:
         raise ValueError(f"{run_folder} holds no checkpoint of a run")
     state = read_state(checkpoints[-1])
+    if state["best_step"] is None:
+        raise ValueError(f"{run_folder} has not been evaluated yet: there is no best checkpoint")
     best = run_folder / f"checkpoint-{state['best_step']:06d}"
     model, tokenizer = load_arm(best)
     preset = _preset(state["preset"])

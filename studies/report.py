@@ -108,7 +108,7 @@ def _likelihood_table(report: dict) -> str:
                         f"{score['bits_per_byte']:.4f}",
                     ]
                 )
-    return _table(["corpus: arm", "nats a token", "bits a byte"], rows)
+    return _table(["corpus: arm", "NLL, nats a token", "NLL, bits a byte"], rows)
 
 
 def _diversity_table(report: dict) -> str:
