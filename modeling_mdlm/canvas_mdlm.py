@@ -136,5 +136,7 @@ def _new_tokens_per_row(attended, new_tokens, context: int, given_masks) -> torc
     if number <= longest and not is_default and not bool(given_masks.any()):
         raise ValueError(f"max_length={number} leaves nothing to write behind a prompt of {longest} tokens")
     if number <= longest and is_default and not bool(given_masks.any()):
-        raise ValueError(f"a prompt of {longest} tokens leaves nothing to write in the model's context of {context}")
+        raise ValueError(
+            f"a prompt of {longest} tokens leaves nothing to write in the default length of {number} tokens"
+        )
     return (number - lengths).clamp(min=0)

@@ -107,6 +107,7 @@ class MDLMGenerationMixin(GenerationMixin):
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         new_tokens = self._resolve_lengths(config, kwargs, input_ids, explicit=generation_config is not None)
         self._refuse_unsupported(config, kwargs)
+        self._check_sampling(config if generation_config is not None else self.generation_config, kwargs)
         # Bound here: generate drops a streamer for custom loops, and its own stopping criteria count positions.
         loop = partial(
             type(self)._denoise, new_tokens=new_tokens, criteria=stopping_criteria, stream=streamer, generator=generator
@@ -156,6 +157,18 @@ class MDLMGenerationMixin(GenerationMixin):
         bad_words = kwargs.get("bad_words_ids", config.bad_words_ids) or []
         if any(len(words) > 1 for words in bad_words):
             raise ValueError("bad_words_ids of several tokens are not supported: a canvas is not filled left to right")
+
+    @staticmethod
+    def _check_sampling(config, kwargs) -> None:
+        """What transformers would ignore: top_p outside (0, 1], and a temperature where nothing is drawn."""
+        top_p = kwargs.get("top_p", config.top_p)
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ValueError(f"top_p={top_p!r} must be above 0 and at most 1")
+        temperature = kwargs.get("temperature", config.temperature)
+        if temperature is not None and temperature <= 0:
+            raise ValueError(
+                f"temperature={temperature!r} must be above 0; for the most probable tokens give do_sample=False instead"
+            )
 
     def _validate_generated_length(self, generation_config, input_ids_length, has_default_max_length):
         """Lengths were resolved, and are checked a row at a time, in `Canvas.build`."""

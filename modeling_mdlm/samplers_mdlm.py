@@ -107,6 +107,7 @@ class AncestralSampler(Sampler):
     """
 
     def step(self, predict, tokens, masked, t, s, noise):
+        t, s = torch.tensor([t, s], dtype=torch.float64)  # float32 times would shift the rates of many small steps
         fill_rate = 1 - self.schedule.mask_rate(s) / self.schedule.mask_rate(t)
         chosen = masked & (noise.uniform(POSITION) < fill_rate)
         if not chosen.any():

@@ -1,6 +1,7 @@
 """The command line of training: a preset, and what to change in it."""
 
 import argparse
+import re
 from pathlib import Path
 
 import yaml
@@ -70,5 +71,10 @@ def preset_from(args: argparse.Namespace) -> Preset:
         key, separator, value = item.partition("=")
         if not separator:
             raise ValueError(f"--set {item!r} must be KEY=VALUE")
-        overrides[key] = yaml.safe_load(value)
+        overrides[key] = _parse(value)
     return load_preset(args.preset, overrides)
+
+
+def _parse(text: str):
+    """A value of `--set` as YAML has it, but `1e-4` is a number (to YAML 1.1 it is a string)."""
+    return float(text) if re.fullmatch(r"[+-]?\d+\.?\d*[eE][+-]?\d+", text) else yaml.safe_load(text)

@@ -21,11 +21,11 @@ def pair(tmp_path_factory):
     root = tmp_path_factory.mktemp("pair")
     tokenizer = train_bpe(TEXTS, vocab_size=300)
     shape = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-             "num_attention_heads": 2, "max_position_embeddings": 32, "tie_word_embeddings": True}  # fmt: skip
+             "num_attention_heads": 2, "max_position_embeddings": 96, "tie_word_embeddings": True}  # fmt: skip
     for name, architecture in (("mdlm", "mdlm"), ("ar", "llama")):
         torch.manual_seed(0)
         model = build_model(ModelSettings(architecture, shape), tokenizer)
-        set_generation_defaults(model, tokenizer, 32)
+        set_generation_defaults(model, tokenizer, 96)
         save_arm(model, tokenizer, root / name)
     (root / "held_out.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS), encoding="utf-8")
     return root
@@ -38,7 +38,7 @@ def run(pair, output, *extra):
     )  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:only")
+@pytest.mark.filterwarnings("ignore:data has")
 def test_report(pair, tmp_path, capsys):
     assert run(pair, tmp_path / "report", "--references", str(pair / "held_out.jsonl")) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ def test_report(pair, tmp_path, capsys):
     assert "The report is in" in capsys.readouterr().out
 
 
-@pytest.mark.filterwarnings("ignore:only")
+@pytest.mark.filterwarnings("ignore:data has")
 def test_the_same_seed_gives_the_same_report_and_the_batch_size_no_other_diffusion_stories(pair, tmp_path):
     run(pair, tmp_path / "a")
     run(pair, tmp_path / "b", "--batch_size", "12")

@@ -1,0 +1,370 @@
+"""Training end to end on short sentences: exact resumption, several processes, fine-tuning, and bad input."""
+
+import errno
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from arche_mdlm.training import loop, train
+from arche_mdlm.training.loop import Trainer
+
+REPOSITORY = Path(__file__).parents[2]
+SETTINGS = {
+    "data.vocab_size": 280,
+    "data.context_length": 32,
+    "data.validation_fraction": 0.2,
+    "model.config.vocab_size": 280,
+    "model.config.hidden_size": 32,
+    "model.config.intermediate_size": 64,
+    "model.config.num_hidden_layers": 2,
+    "model.config.max_position_embeddings": 32,
+    "training.max_steps": 8,
+    "training.batch_size": 8,
+    "training.warmup_steps": 2,
+    "training.eval_every": 4,
+    "training.save_every": 4,
+    "training.log_every": 1,
+}
+ARMS = ("mdlm", "ar")
+
+
+def sentences(names, verbs) -> list[str]:
+    return [f"{n} {v} {w}." for n in names for v in verbs for w in ("home", "to me", "a cat", "red")]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with a corpus and a cache of its own."""
+    folder = tmp_path_factory.mktemp("training")
+    texts = sentences(("Tim", "Sue", "Ann", "Bob", "A dog"), ("ran", "sat", "saw", "hid"))
+    (folder / "stories.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARCHE_MDLM_CACHE", str(folder / "cache"))
+        yield folder
+
+
+@pytest.fixture
+def arguments(workplace, tmp_path):
+    """The command line of an arm's run; keyword arguments change SETTINGS ("__" for a dot)."""
+
+    def make(arm: str, *more: str, output_dir=tmp_path / "run", **changes) -> list[str]:
+        settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
+        line = [
+            "--preset",
+            f"quickstart-{arm}",
+            "--data",
+            str(workplace / "stories.jsonl"),
+            "--output_dir",
+            str(output_dir),
+        ]
+        for key, value in settings.items():
+            line += ["--set", f"{key}={json.dumps(value)}"]
+        return [*line, *more]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(workplace):
+    """Folder of a run of an arm that nothing interrupted, by arm."""
+    folders = {}
+
+    def run(arm: str) -> Path:
+        if arm not in folders:
+            folders[arm] = workplace / f"whole-{arm}"
+            line = ["--preset", f"quickstart-{arm}", "--data", str(workplace / "stories.jsonl")]
+            for key, value in SETTINGS.items():
+                line += ["--set", f"{key}={json.dumps(value)}"]
+            assert train.main([*line, "--output_dir", str(folders[arm])]) == 0
+        return folders[arm]
+
+    return run
+
+
+def figures(folder: Path) -> list[dict]:
+    """The run's log without what the clock says."""
+    log = json.loads((folder / "training_log.json").read_text(encoding="utf-8"))
+    return [{key: value for key, value in entry.items() if "second" not in key} for entry in log]
+
+
+def losses(folder: Path) -> list[float]:
+    return [entry["loss"] for entry in figures(folder) if "loss" in entry]
+
+
+def weights(folder: Path, step: int = 8) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"checkpoint-{step:06d}" / "model.safetensors")
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Bit for bit: losses, validation figures, weights, optimiser."""
+    assert figures(folder) == figures(other)
+    mine, theirs = weights(folder), weights(other)
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        assert torch.equal(value, theirs[name]), name
+    states = [
+        torch.load(run / "checkpoint-000008" / "optimizer.pt", weights_only=True)["optimizer"]["state"]
+        for run in (folder, other)
+    ]
+    for mine, theirs in zip(states[0].values(), states[1].values(), strict=True):
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_run_learns_and_leaves_a_model_that_loads(whole, arm):
+    folder = whole(arm)
+    entries = figures(folder)
+    scores = [entry["validation_nats"] for entry in entries if "validation_nats" in entry]
+    assert len(losses(folder)) == 8
+    assert len(scores) == 2
+    # The diffusion arm pays for the tail of its canvas as well, about three tokens for each of the story.
+    assert scores[1] < scores[0] < (4.5 if arm == "mdlm" else 1.2) * math.log(280)
+    assert [entry["learning_rate"] for entry in entries if "loss" in entry][:2] == [0.0015, 0.003]
+    final = folder / "final"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(final), AutoTokenizer.from_pretrained(final)
+    assert torch.equal(model.state_dict()["model.embed_tokens.weight"], weights(folder)["model.embed_tokens.weight"])
+    row = model.generate(**tokenizer("Tim", return_tensors="pt"), generator=torch.Generator().manual_seed(0)
+                         if arm == "mdlm" else None)[0]  # fmt: skip
+    assert len(row) <= 32
+    assert tokenizer.mask_token_id not in row
+    card = (final / "README.md").read_text(encoding="utf-8")
+    assert f"**{scores[1]:.4f} nats a token**" in card
+    assert str(folder.parent) not in card, "no paths of this machine"
+    assert list(folder.glob("**/events.out.tfevents*")), "TensorBoard has its log"
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_interrupted_run_equals_one_that_was_not(whole, arguments, tmp_path, arm):
+    assert train.main(arguments(arm, "--stop_after", "3")) == 0
+    assert losses(tmp_path / "run") == losses(whole(arm))[:3]
+    assert train.main(arguments(arm, "--resume", "--stop_after", "4")) == 0
+    assert train.main(arguments(arm, "--resume")) == 0
+    assert_same_run(tmp_path / "run", whole(arm))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_resume_goes_on(whole, arguments, tmp_path, monkeypatch, number):
+    real = Trainer._step
+
+    def step(self, batch):
+        if self.state.step == 4:
+            signal.raise_signal(number)
+        return real(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", step)
+        assert train.main(arguments("mdlm")) == 130
+    assert (tmp_path / "run" / "checkpoint-000005").is_dir()
+    assert train.main(arguments("mdlm", "--resume")) == 0
+    assert_same_run(tmp_path / "run", whole("mdlm"))
+
+
+KILLED = """
+import os, signal, sys
+from arche_mdlm.training import train
+from arche_mdlm.training.loop import Trainer
+
+real = Trainer._write
+
+def write(self, aside):
+    real(self, aside)
+    if self.state.step == 8:
+        (aside / "trainer_state.json").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Trainer._write = write
+train.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(whole, arguments, tmp_path):
+    """SIGKILL while a checkpoint is being written."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run([sys.executable, "-c", KILLED, *arguments("mdlm")], env=environment, capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert any(name.endswith(".part") for name in left)
+    assert {name for name in left if name.startswith("checkpoint")} == {"checkpoint-000004"}
+
+    assert train.main(arguments("mdlm", "--resume")) == 0
+
+    assert_same_run(tmp_path / "run", whole("mdlm"))
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(whole, arguments, tmp_path, monkeypatch, capsys):
+    real = loop.save_arm
+
+    def save_arm(model, tokenizer, folder, **settings):
+        real(model, tokenizer, folder, **settings)
+        if "checkpoint-000008" in folder.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_arm", save_arm)
+        assert train.main(arguments("mdlm")) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob(".*.part"))
+    assert train.main(arguments("mdlm", "--resume")) == 0
+    assert_same_run(tmp_path / "run", whole("mdlm"))
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_give_the_loss_of_one(whole, arguments, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", str(port), str(REPOSITORY / "training" / "train.py")]
+    command += arguments("mdlm", "--stop_after", "4", training__accumulation=2)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert process.returncode == 0, process.stderr[-3000:]
+    run = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert run["processes"] == 2
+    assert losses(tmp_path / "run") == pytest.approx(losses(whole("mdlm"))[:4], abs=1e-5)
+    expected = [entry for entry in figures(whole("mdlm")) if "validation_nats" in entry][0]
+    actual = [entry for entry in figures(tmp_path / "run") if "validation_nats" in entry][0]
+    assert actual == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_accumulation_changes_nothing(whole, arguments, tmp_path, arm):
+    assert train.main(arguments(arm, "--accumulation", "4", "--stop_after", "4")) == 0
+    assert losses(tmp_path / "run") == pytest.approx(losses(whole(arm))[:4], abs=1e-5)
+    mine, theirs = weights(tmp_path / "run", 4), weights(whole(arm), 4)
+    for name, value in mine.items():
+        torch.testing.assert_close(value, theirs[name], atol=1e-4, rtol=1e-4)
+
+
+def test_averaged_weights_are_saved_and_resumed(whole, arguments, tmp_path, monkeypatch):
+    seen, real = [], Trainer._step
+
+    def step(self, batch):
+        result = real(self, batch)
+        seen.append(self.raw_model.state_dict()["model.norm.weight"].clone())
+        return result
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    averaged = {"training__ema_decay": 0.5}
+    assert train.main(arguments("mdlm", output_dir=tmp_path / "ema", **averaged)) == 0
+    average = seen[0]
+    for value in seen[1:]:
+        average = 0.5 * average + 0.5 * value
+    torch.testing.assert_close(weights(tmp_path / "ema")["model.norm.weight"], average)
+    assert losses(tmp_path / "ema") == losses(whole("mdlm")), "averaging changes no training"
+    assert train.main(arguments("mdlm", "--stop_after", "3", **averaged)) == 0
+    assert train.main(arguments("mdlm", "--resume", **averaged)) == 0
+    assert_same_run(tmp_path / "run", tmp_path / "ema")
+
+
+# --- fine-tuning ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_fine_tuning_starts_from_the_given_model(whole, arguments, workplace, tmp_path, arm):
+    data = tmp_path / "mine.jsonl"
+    texts = sentences(("Max", "Zoe", "Leo", "Mia", "A cow"), ("ran", "sat", "hid"))
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    start = whole(arm) / "final"
+    fine = arguments(arm, "--init_from", str(start), "--data", str(data), "--stop_after", "1", "--save_dtype", "bfloat16",
+                     training__max_steps=1, training__learning_rate=1e-9)  # fmt: skip
+
+    assert train.main(fine) == 0
+
+    before, after = load_file(start / "model.safetensors"), weights(tmp_path / "run", 1)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
+    assert load_file(tmp_path / "run" / "final" / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+    tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (start, tmp_path / "run" / "final")]
+    assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def error_of(capsys, line: list[str]) -> str:
+    assert train.main(line) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--preset", "mini-mdml"], "preset='mini-mdml' is not one of"),
+        (["--preset", "mini-mdml"], "did you mean 'mini-mdlm'?"),
+        (["--objective", "nelb"], "training.objective='nelb' is not one of nelbo,"),
+        (["--objective", "nelb"], "did you mean 'nelbo'?"),
+        (["--objective", "next_token"], "does not fit model.architecture='mdlm'"),
+        (["--data", "/nowhere/stories.jsonl"], "/nowhere/stories.jsonl"),
+        (["--set", "training.max_step=3"], "training.max_step is not a setting"),
+        (["--set", "training.max_steps"], "must be KEY=VALUE"),
+        (["--set", "training.max_steps=0"], "training.max_steps=0 must be at least 1"),
+        (["--set", "training.batch_size=9", "--accumulation", "2"], "training.batch_size=9 must be a multiple"),
+        (["--set", "training.batch_size=5000"], "training.batch_size=5000 is more than the"),
+        (
+            ["--preset", "mini-mdlm", "--set", "data.validation_fraction=null"],
+            "is one file: give --validation_data FILE",
+        ),
+        (["--text_column", "story"], "story"),
+        (["--init_from", "/nowhere/model"], "/nowhere/model"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, tmp_path, capsys, changes, message):
+    assert message in error_of(capsys, arguments("mdlm", *changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten_by_chance(whole, arguments, capsys):
+    folder = whole("mdlm")
+    before = weights(folder)["model.norm.weight"]
+    message = error_of(capsys, arguments("mdlm", output_dir=folder))
+    assert "already holds a run" in message
+    assert "--resume" in message
+    assert torch.equal(weights(folder)["model.norm.weight"], before)
+
+
+def test_overwrite_starts_afresh(arguments, tmp_path):
+    for more in ([], ["--overwrite"]):
+        assert train.main(arguments("ar", "--stop_after", "1", *more)) == 0
+        assert len(losses(tmp_path / "run")) == 1
+
+
+def test_what_is_no_whole_checkpoint_is_refused(whole, arguments, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert "no checkpoint" in error_of(capsys, arguments("mdlm", "--init_from", str(tmp_path / "empty")))
+
+    broken = tmp_path / "broken"
+    shutil.copytree(whole("mdlm") / "final", broken)
+    tensors = load_file(broken / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    message = error_of(capsys, arguments("mdlm", "--init_from", str(broken)))
+    assert "is not whole" in message
+    assert "model.layers.1.mlp.up_proj.weight" in message
+
+    message = error_of(capsys, arguments("ar", "--init_from", str(whole("mdlm") / "final")))
+    assert "holds a mdlm model, but preset 'quickstart-ar' trains llama" in message
+
+
+def test_a_damaged_checkpoint_is_named(arguments, tmp_path, capsys):
+    assert train.main(arguments("ar", "--stop_after", "1")) == 0
+    (tmp_path / "run" / "checkpoint-000001" / "trainer_state.json").write_text("{")
+    assert "trainer_state.json is damaged" in error_of(capsys, arguments("ar", "--resume"))
