@@ -16,6 +16,7 @@ from arche_mdlm.training.corpus import SAMPLE_CORPUS
 from arche_mdlm.training.data import prepare_data
 from arche_mdlm.training.evaluation import Evaluator
 from arche_mdlm.training.loading import is_diffusion, load_arm
+from arche_mdlm.training.provenance import portable
 
 PROMPTS = (
     "Once upon a time, there was a little",
@@ -86,7 +87,9 @@ def compare(settings: ComparisonSettings) -> dict:
         arm.diversity = diversity(arm.unprompted.texts, seed=settings.seed)
         arm.likelihood = _likelihoods(arm, settings)
     report = {
-        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()},
+        "settings": portable(
+            {key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()}
+        ),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),

@@ -21,6 +21,7 @@ from arche_mdlm.training.data import prepare_data
 from arche_mdlm.training.evaluation import Evaluator
 from arche_mdlm.training.loading import is_diffusion, load_arm, save_arm, set_generation_defaults
 from arche_mdlm.training.model_card import write_model_card
+from arche_mdlm.training.provenance import portable
 
 
 def export(run_folder: Path, destination: Path, validation: str, dtype: torch.dtype, num_samples: int) -> dict:
@@ -38,7 +39,7 @@ def export(run_folder: Path, destination: Path, validation: str, dtype: torch.dt
     model, tokenizer = load_arm(best)
     preset = _preset(state["preset"])
     set_generation_defaults(model, tokenizer, preset.data.context_length)
-    run = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
+    run = portable(json.loads((run_folder / "run.json").read_text(encoding="utf-8")))
 
     def write(folder: Path) -> None:
         save_arm(model, tokenizer, folder, dtype)

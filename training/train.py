@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import torch
-import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import AutoTokenizer
@@ -27,6 +26,7 @@ from arche_mdlm.training.evaluation import Evaluator
 from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
 from arche_mdlm.training.loop import Trainer, TrainingDiverged
 from arche_mdlm.training.model_card import write_model_card
+from arche_mdlm.training.provenance import describe_run
 from arche_mdlm.training.step_batches import StepBatches
 
 
@@ -84,7 +84,7 @@ def run(args) -> int:
     )
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(output_dir / "run.json", _provenance(preset, corpus, model, accelerator))
+        write_json_atomically(output_dir / "run.json", describe_run(preset, corpus, model, accelerator.num_processes))
         print(corpus.describe())
     accelerator.init_trackers("tensorboard")
     trainer = Trainer(preset, model, corpus.tokenizer, batches, evaluator, output_dir, accelerator, resume_from)
@@ -147,20 +147,6 @@ def _model(args, preset: Preset, corpus: Corpus, resume_from: Path | None):
             )
     set_generation_defaults(model, corpus.tokenizer, preset.data.context_length)
     return model
-
-
-def _provenance(preset: Preset, corpus: Corpus, model, accelerator) -> dict:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
-    return {
-        # The command without its paths: they mean nothing on another machine.
-        "command": " ".join(["training/train.py", *(Path(a).name if "/" in a else a for a in sys.argv[1:])]),
-        "preset": preset.to_dict(),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "data": {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()},
-        "device": device,
-        "processes": accelerator.num_processes,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-    }
 
 
 def _finish(args, preset, corpus, trainer, output_dir: Path, accelerator) -> None:

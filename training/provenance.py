@@ -1,0 +1,35 @@
+"""What a result was made with: command, preset, data, versions, machine; nothing that means something on one machine only."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+
+def portable(value: Any) -> Any:
+    """`value` (nested dicts and lists) with every absolute path cut down to its last part."""
+    if isinstance(value, dict):
+        return {key: portable(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [portable(inner) for inner in value]
+    if isinstance(value, str) and os.path.isabs(value):
+        return Path(value).name
+    return value
+
+
+def describe_run(preset, corpus, model, num_processes: int) -> dict:
+    """The provenance of a training run, as `run.json` has it."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
+    return {
+        "command": " ".join(["training/train.py", *portable(sys.argv[1:])]),
+        "preset": portable(preset.to_dict()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "data": portable(data),
+        "device": device,
+        "processes": num_processes,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
