@@ -1,7 +1,7 @@
 """Presets: model, data and training settings of a run, as typed objects read from YAML."""
 
 import difflib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +173,24 @@ def _set(tree: dict, dotted: str, value: Any) -> None:
 
 def _build(cls, values: dict, section: str):
     known = {f.name: f for f in fields(cls)}
-    for key in values:
+    for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{section}.{key} is not a setting: {', '.join(known)}{hint}")
+        default = known[key].default
+        if not (value is None or default is None or default is MISSING or _fits(value, default)):
+            raise ValueError(f"{section}.{key}={value!r} must be a {type(default).__name__}, such as {default!r}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return cls(**values)
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float))
+    return isinstance(value, (list, tuple) if isinstance(default, tuple) else type(default))
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

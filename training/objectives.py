@@ -19,12 +19,14 @@ class Corrupted(NamedTuple):
 def sample_timesteps(num_rows: int, generator: torch.Generator, stratified: bool = True) -> torch.Tensor:
     """Times (num_rows,) in (0, 1].
 
-    Stratified over the whole batch, t_i = (u + i) / n mod 1 with one u a step (Sahoo et al. 2024, arXiv 2406.07524,
-    the low-discrepancy sampler), or independent (the arche paper).
+    Stratified over the whole batch, t_i = (u + i) / n mod 1 with one u a step and the rows in random order (Sahoo et al.
+    2024, arXiv 2406.07524, the low-discrepancy sampler), or independent (the arche paper).
     """
     if stratified:
         u = torch.rand(1, generator=generator, dtype=torch.float64)
-        times = (u + torch.arange(num_rows)) / num_rows % 1
+        # In random order: a batch's rows stand in order of length, and no length may always get the same time.
+        order = torch.randperm(num_rows, generator=generator)
+        times = (u + order) / num_rows % 1
     else:
         times = torch.rand(num_rows, generator=generator, dtype=torch.float64)
     return (1 - times).float()  # (0, 1]: at t = 0 nothing is masked and the NELBO's weight is infinite

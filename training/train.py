@@ -114,7 +114,7 @@ def _resume_point(output_dir: Path, args) -> Path | None:
         )
     if args.overwrite:
         for checkpoint in checkpoints:
-            shutil.rmtree(checkpoint)
+            shutil.rmtree(checkpoint, ignore_errors=True)  # another process may be at it too
     return None
 
 

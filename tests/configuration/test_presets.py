@@ -49,6 +49,9 @@ def test_the_controlled_arms_differ_in_the_paradigm_only():
         ("mini-mdlm", {"training.learning_rate": -1.0}, "training.learning_rate=-1.0"),
         ("mini-mdlm", {"data.layout": "heaps"}, "data.layout='heaps'"),
         ("missing.yaml", {}, "is no file"),
+        ("mini-mdlm", {"training.learning_rate": "abc"}, "training.learning_rate='abc' must be a float"),
+        ("mini-mdlm", {"training.max_steps": 2.5}, "training.max_steps=2.5 must be a int"),
+        ("mini-mdlm", {"training.compile": "yes"}, "training.compile='yes' must be a bool"),
     ],
 )
 def test_mistakes_are_named(name, overrides, message):
