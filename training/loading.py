@@ -68,7 +68,10 @@ def save_arm(model: PreTrainedModel, tokenizer, folder: Path, dtype: torch.dtype
     """
     state = model.state_dict()
     if dtype is not None:
-        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        rounded: dict[int, torch.Tensor] = {}  # by address: a tied head stays one tensor, and is saved once
+        for name, value in state.items():
+            if value.is_floating_point():
+                state[name] = rounded.setdefault(value.data_ptr(), value.to(dtype))
     kept = model.config.dtype
     try:
         if dtype is not None:

@@ -1,0 +1,142 @@
+"""The canvas: prompts and masks of a batch, what has been filled, and which rows are done."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class Canvas:
+    """State of a denoising loop over B rows of L positions.
+
+    Padding holds the mask token inside (nothing that reads a canvas may see how a row was padded) and the pad outside.
+    """
+
+    tokens: torch.Tensor  # (B, L)
+    masked: torch.Tensor  # (B, L) bool, still to be filled
+    fillable: torch.Tensor  # (B, L) bool, masked at the start
+    attended: torch.Tensor  # (B, L) bool, no padding
+    position_ids: torch.Tensor  # (B, L), real tokens counted from 0
+    generated: torch.Tensor  # (B, L) bool, positions behind the last given token: an EOS there ends the row
+    given: torch.Tensor  # (B, P) the prompts as they came
+    num_forwards: torch.Tensor  # (B,)
+    num_filled: torch.Tensor  # (B,)
+    stopped: torch.Tensor  # (B,) bool
+    eos_token_ids: torch.Tensor
+    pad_token_id: int
+    mask_token_id: int
+
+    @classmethod
+    def build(cls, config, generation_config, input_ids, attention_mask, new_tokens) -> "Canvas":
+        """Lay prompts (B, P) and masks out; `new_tokens` is (`"new"` or `"total"`, number, whether it is a default).
+
+        Raises ValueError where a row would not fit the context, or has nothing to fill.
+        """
+        device, mask_id = input_ids.device, config.mask_token_id
+        attended = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        attended = attended.bool()
+        extra = _new_tokens_per_row(
+            attended, new_tokens, config.max_position_embeddings, (input_ids == mask_id) & attended
+        )
+        count = int(extra.max())
+        tail = torch.arange(count, device=device) < extra[:, None]
+        tokens = torch.cat([input_ids, torch.full_like(tail, mask_id, dtype=torch.long)], dim=1)
+        attended = torch.cat([attended, tail], dim=1)
+        tokens = tokens.masked_fill(~attended, mask_id)
+        masked = (tokens == mask_id) & attended
+        known = attended & ~masked
+        index = torch.arange(tokens.shape[1], device=device)
+        last_known = torch.where(known, index, -1).amax(dim=1, keepdim=True)
+        eos = generation_config.eos_token_id
+        eos = [] if eos is None else eos if isinstance(eos, (list, tuple)) else [eos]
+        pad = generation_config.pad_token_id
+        if pad is None:
+            pad = eos[0] if eos else 0
+        zeros = torch.zeros(len(tokens), dtype=torch.long, device=device)
+        return cls(
+            tokens=tokens,
+            masked=masked,
+            fillable=masked,
+            attended=attended,
+            position_ids=(attended.long().cumsum(-1) - 1).clamp(min=0),
+            generated=(index > last_known) & attended,
+            given=input_ids,
+            num_forwards=zeros,
+            num_filled=zeros.clone(),
+            stopped=zeros.bool(),
+            eos_token_ids=torch.tensor(eos, dtype=torch.long, device=device),
+            pad_token_id=int(pad),
+            mask_token_id=mask_id,
+        )
+
+    def open_rows(self) -> torch.Tensor:
+        """Indices of the rows that still need forwards."""
+        return (self.masked & ~self._behind_end()).any(-1).logical_and(~self.stopped).nonzero()[:, 0]
+
+    def write(self, rows: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Put a sampler's tokens (len(rows), L) on the canvas; what holds no mask any more is filled."""
+        before = self.masked[rows]
+        after = (tokens == self.mask_token_id) & self.fillable[rows]
+        self.num_filled[rows] += before.sum(-1) - after.sum(-1)
+        self.tokens[rows] = tokens
+        self.masked[rows] = after
+
+    def stop(self, rows: torch.Tensor) -> None:
+        self.stopped[rows] = True
+
+    def model_mask(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """Attention mask (len(rows), L), or None where nothing is padded (attention is faster without)."""
+        attended = self.attended[rows]
+        return None if bool(attended.all()) else attended.long()
+
+    def is_eos(self) -> torch.Tensor:
+        return torch.isin(self.tokens, self.eos_token_ids) & self.generated & ~self.masked
+
+    def _behind_end(self) -> torch.Tensor:
+        """(B, L) bool: behind an EOS before which nothing is masked: the text is there, the rest will be pads."""
+        solid = (self.masked.long().cumsum(-1) == 0) & self.is_eos()
+        ended = solid.long().cumsum(-1)
+        return (ended > 0) & ~solid
+
+    def finish(self) -> torch.Tensor:
+        """(B, L) ids for the user: prompts as they came, pads behind the first EOS and in what was never filled."""
+        eos = self.is_eos().long().cumsum(-1)
+        behind = (eos - self.is_eos().long()) > 0
+        sequences = self.tokens.masked_fill(behind | self.masked | ~self.attended, self.pad_token_id)
+        width = self.given.shape[1]
+        padding = ~self.attended[:, :width]
+        sequences[:, :width] = torch.where(padding, self.given, sequences[:, :width])
+        return sequences
+
+
+def _new_tokens_per_row(attended, new_tokens, context: int, given_masks) -> torch.Tensor:
+    """Masks (B,) to append to each row; ValueError where an explicit length does not fit."""
+    kind, number, is_default = new_tokens
+    lengths = attended.sum(-1)
+    longest = int(lengths.max())
+    if longest > context:
+        raise ValueError(f"the longest prompt has {longest} tokens, more than the model's context of {context}")
+    if kind == "new" and number + longest > context:
+        if not is_default:
+            raise ValueError(
+                f"max_new_tokens={number} does not fit behind a prompt of {longest} tokens: the context is {context}"
+            )
+        logger.warning_once(f"the default of {number} new tokens is clipped to the model's context of {context}")
+        return (context - lengths).clamp(max=number)
+    if kind == "new":
+        return torch.full_like(lengths, number)
+    if number > context:
+        if not is_default:
+            raise ValueError(f"max_length={number} is more than the model's context of {context}")
+        logger.warning_once(f"the default length of {number} tokens is clipped to the model's context of {context}")
+        number = context
+    if number <= longest and not is_default and not bool(given_masks.any()):
+        raise ValueError(f"max_length={number} leaves nothing to write behind a prompt of {longest} tokens")
+    if number <= longest and is_default and not bool(given_masks.any()):
+        raise ValueError(
+            f"a prompt of {longest} tokens leaves nothing to write in the default length of {number} tokens"
+        )
+    return (number - lengths).clamp(min=0)

@@ -1,0 +1,215 @@
+"""A masked diffusion language model: a bidirectional Llama trunk and a head that never predicts the mask.
+
+Source of the parameterisation: Sahoo et al. 2024, arXiv 2406.07524 (SUBS, NELBO).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
+from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_mdlm import MDLMConfig
+from .generation_mdlm import MDLMGenerationMixin
+from .schedule_mdlm import get_schedule
+
+
+@dataclass
+class MaskedDiffusionOutput(ModelOutput):
+    """What `MDLMForMaskedDiffusion.forward` returns.
+
+    Args:
+        loss: scalar, nats a token (see `forward`); with `labels` only.
+        logits: (B, L, vocab_size), or (N, vocab_size) at the N asked positions in row-major order; -inf at the mask.
+        token_nll: (N,) unweighted cross-entropies in nats at the labelled positions; with `labels` only.
+        hidden_states, attentions: as everywhere in transformers.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    token_nll: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class TimeEmbedding(nn.Module):
+    """silu(Linear(sinusoid(t))), the arche paper's conditioning (t in [0, 1], unscaled): (B,) -> (B, hidden_size)."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.proj = nn.Linear(hidden_size, hidden_size, bias=True)
+
+    def forward(self, timesteps: torch.Tensor) -> torch.Tensor:
+        half = self.proj.in_features // 2
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device) / half)
+        angles = timesteps.float()[:, None] * frequencies[None]
+        sinusoid = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        return F.silu(self.proj(sinusoid.to(self.proj.weight.dtype)))
+
+
+class MDLMPreTrainedModel(LlamaPreTrainedModel):
+    config_class = MDLMConfig
+    config: MDLMConfig
+
+
+class MDLMModel(MDLMPreTrainedModel, LlamaModel):
+    """The trunk: Llama's own layers (attention backends, kernels, checkpointing, weight names) seeing both ways."""
+
+    def __init__(self, config: MDLMConfig):
+        super().__init__(config)
+        # Llama freezes the pad embedding at zero; here pads fill the tail of the canvas, and are read like any token.
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        for layer in self.layers:
+            layer.self_attn.is_causal = False
+        if config.time_conditioning == "additive":
+            self.time_embedding = TimeEmbedding(config.hidden_size)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        timesteps: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """Hidden states (B, L, hidden_size) of the canvas `input_ids` (B, L).
+
+        `attention_mask` (B, L) is 0 at padding, on either side; `timesteps` (B,) in [0, 1] are used (and needed) with
+        `time_conditioning="additive"` only. Raises ValueError when they are missing there.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if self.config.time_conditioning == "additive":
+            if timesteps is None:
+                raise ValueError(
+                    "timesteps=None, but this model has time_conditioning='additive': give t of shape (B,)"
+                )
+            inputs_embeds = inputs_embeds + self.time_embedding(timesteps)[:, None]
+        if position_ids is None:
+            position_ids = positions_from_mask(attention_mask, inputs_embeds)
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
+        hidden_states = inputs_embeds
+        position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
+        for layer in self.layers[: self.config.num_hidden_layers]:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=mask,
+                position_embeddings=position_embeddings,
+                position_ids=position_ids,
+                **kwargs,
+            )
+        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+
+def positions_from_mask(attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor:
+    """Position ids (B, L) or (1, L) that count real tokens only, so that left padding shifts nothing."""
+    if attention_mask is None or attention_mask.dim() != 2:
+        return torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
+    """The trunk with a language-modelling head under the SUBS parameterisation."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: MDLMConfig):
+        super().__init__(config)
+        self.model = MDLMModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.output_vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        timesteps: torch.FloatTensor | None = None,
+        positions: torch.BoolTensor | None = None,
+        loss_weights: torch.FloatTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> MaskedDiffusionOutput:
+        """Predict the clean tokens of a corrupted canvas; the head runs only where it is asked to.
+
+        Args:
+            input_ids: (B, L), the canvas, with `mask_token_id` at corrupted positions.
+            attention_mask: (B, L), 0 at padding; either side.
+            labels: (B, L), clean tokens where the loss is wanted, -100 elsewhere.
+            timesteps: (B,) in (0, 1]; conditions the model where it is conditioned, and weights the default loss.
+            positions: (B, L) bool, where logits are wanted; default all, or where `labels` are not -100.
+            loss_weights: (B,) or (B, L), a factor for each cross-entropy. Default: the NELBO weight w(t) of the
+                config's noise schedule where `timesteps` are given, else 1.
+            num_items_in_batch: what the loss is divided by. Default: with `timesteps`, all attended tokens (the NELBO
+                can then stand beside an AR NLL); without, the labelled ones (a plain masked-LM loss).
+
+        Returns:
+            MaskedDiffusionOutput. Raises ValueError for both `labels` and `positions`, or shapes that do not fit.
+        """
+        if labels is not None and positions is not None:
+            raise ValueError("give labels or positions, not both: labels say where the head runs")
+        hidden = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            timesteps=timesteps,
+            **kwargs,
+        )
+        states = hidden.last_hidden_state
+        if labels is not None:
+            positions = labels != -100
+        if positions is not None:
+            if positions.shape != states.shape[:2]:
+                raise ValueError(f"positions or labels of shape {tuple(positions.shape)} do not fit {states.shape[:2]}")
+            states = states[positions]
+        logits = self.subs_logits(states)
+        loss = token_nll = None
+        if labels is not None:
+            token_nll = F.cross_entropy(logits.float(), labels[positions], reduction="none")
+            loss = self._loss(token_nll, positions, timesteps, attention_mask, loss_weights, num_items_in_batch)
+        return MaskedDiffusionOutput(loss, logits, token_nll, hidden.hidden_states, hidden.attentions)
+
+    def subs_logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Head over (..., hidden_size) states: (..., vocab_size) logits, -inf at the mask and past a narrow head."""
+        logits = self.lm_head(states)
+        missing = self.config.vocab_size - logits.shape[-1]
+        if missing:
+            logits = F.pad(logits, (0, missing), value=-torch.inf)
+        forbidden = torch.arange(logits.shape[-1], device=logits.device) == self.config.mask_token_id
+        return logits.masked_fill(forbidden, -torch.inf)
+
+    def _loss(self, token_nll, positions, timesteps, attention_mask, loss_weights, num_items_in_batch):
+        if loss_weights is None and timesteps is not None:
+            loss_weights = get_schedule(self.config.noise_schedule).weight(timesteps)
+        if loss_weights is not None:
+            if loss_weights.dim() == 1:
+                loss_weights = loss_weights[:, None].expand(positions.shape)
+            token_nll = token_nll * loss_weights[positions].to(token_nll.dtype)
+        if num_items_in_batch is None:
+            if timesteps is None:
+                num_items_in_batch = positions.sum().clamp(min=1)
+            else:
+                num_items_in_batch = positions.numel() if attention_mask is None else attention_mask.sum()
+        return token_nll.sum() / num_items_in_batch
+
+
+__all__ = ["MDLMForMaskedDiffusion", "MDLMModel", "MDLMPreTrainedModel", "MaskedDiffusionOutput", "TimeEmbedding"]

@@ -1,0 +1,68 @@
+"""Noise schedules of masked diffusion: how much of the text is still there at time t."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+
+class NoiseSchedule(ABC):
+    """alpha(t), the share of tokens still unmasked at time t in [0, 1]; falls from 1 to 0.
+
+    Source: Sahoo et al. 2024, arXiv 2406.07524, section 3. All methods map a tensor (or float) of any shape to a
+    tensor of that shape.
+    """
+
+    def alpha(self, t):
+        return 1 - self.mask_rate(t)
+
+    @abstractmethod
+    def mask_rate(self, t):
+        """1 - alpha(t), exact near t = 0, where 1 - alpha would cancel."""
+
+    @abstractmethod
+    def weight(self, t):
+        """-alpha'(t) / (1 - alpha(t)), the weight of a masked token's cross-entropy in the NELBO (eq. 10)."""
+
+    @abstractmethod
+    def time_at(self, mask_rate):
+        """The t at which the given share of tokens is masked."""
+
+
+@dataclass(frozen=True)
+class LinearSchedule(NoiseSchedule):
+    """alpha = 1 - t, weight 1 / t."""
+
+    def mask_rate(self, t):
+        return torch.as_tensor(t)
+
+    def weight(self, t):
+        return 1 / torch.as_tensor(t)
+
+    def time_at(self, mask_rate):
+        return torch.as_tensor(mask_rate)
+
+
+@dataclass(frozen=True)
+class CosineSchedule(NoiseSchedule):
+    """alpha = cos^2(pi t / 2), weight pi cot(pi t / 2)."""
+
+    def mask_rate(self, t):
+        return torch.sin(math.pi / 2 * torch.as_tensor(t)) ** 2
+
+    def weight(self, t):
+        return math.pi / torch.tan(math.pi / 2 * torch.as_tensor(t))
+
+    def time_at(self, mask_rate):
+        return 2 / math.pi * torch.asin(torch.as_tensor(mask_rate).sqrt())
+
+
+SCHEDULES = {"linear": LinearSchedule(), "cosine": CosineSchedule()}
+
+
+def get_schedule(name: str) -> NoiseSchedule:
+    """The schedule of that name; ValueError for a name that is not in `SCHEDULES`."""
+    if name not in SCHEDULES:
+        raise ValueError(f"noise_schedule={name!r} is not one of {', '.join(SCHEDULES)}")
+    return SCHEDULES[name]
