@@ -52,6 +52,8 @@ def export(run_folder: Path, destination: Path, validation: str, dtype: torch.dt
         write_json_atomically(folder / "training_log.json", log)
         plot_training({"MDLM" if is_diffusion(model) else "AR": state["history"]}, folder / "training.png")
         write_model_card(folder, preset, run, state["history"], state["best_step"], destination.name, scores)
+        with (folder / "README.md").open("a", encoding="utf-8") as card:
+            card.write("\n![Loss curves](training.png)\n")
 
     destination.parent.mkdir(parents=True, exist_ok=True)
     write_folder_atomically(destination, write)

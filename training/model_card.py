@@ -57,6 +57,8 @@ Validation split ({validation["stories"]:,} stories, sha256 `{validation["sha256
 **{best["validation_nats"]:.4f} nats a token** (standard error {best["validation_standard_error"]:.4f}),
 {best["validation_nats_per_story"]:.1f} nats a story, **{best["validation_bits_per_byte"]:.4f} bits a byte**.
 
+During training, on {f"the first {preset.training.eval_rows:,} of these stories" if preset.training.eval_rows else "all of them"}:
+
 | step | nats a token | standard error | bits a byte |
 |---:|---:|---:|---:|
 {rows}
