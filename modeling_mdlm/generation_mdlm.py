@@ -8,14 +8,12 @@ from functools import partial
 import torch
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation import TemperatureLogitsWarper
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput
 
 from .canvas_mdlm import Canvas
 from .noise_mdlm import RowNoise, draw_seeds
 from .samplers_mdlm import get_sampler
 from .streaming_mdlm import CanvasStream
-
-logger = logging.get_logger(__name__)
 
 # What stock `generate` would take and then ignore, or do wrongly on a canvas: option, its neutral values.
 _UNSUPPORTED = {
@@ -118,8 +116,9 @@ class MDLMGenerationMixin(GenerationMixin):
 
     # ------------------------------------------------------------------ before the loop
 
-    def _resolve_lengths(self, config, kwargs, input_ids, explicit: bool) -> tuple[str, int]:
-        """("new", n): every row gets n new tokens; ("total", n): every row is filled up to n tokens of its own.
+    def _resolve_lengths(self, config, kwargs, input_ids, explicit: bool) -> tuple[str, int, bool]:
+        """("new", n, ...): every row gets n new tokens; ("total", n, ...): every row is filled up to n tokens of its own;
+        the third says whether the length is only the checkpoint's default.
 
         Takes the lengths out of `kwargs` and `config`, and leaves a harmless one for transformers' own checks.
         """
@@ -200,8 +199,9 @@ class MDLMGenerationMixin(GenerationMixin):
         The attention mask stays in `model_kwargs`: transformers would pass a named one twice.
         """
         # 1. settings
-        steps = generation_config.num_diffusion_steps or self.config.num_diffusion_steps
-        if getattr(generation_config, "num_diffusion_steps", None) == 0 or int(steps) != steps or steps < 1:
+        steps = generation_config.num_diffusion_steps
+        steps = self.config.num_diffusion_steps if steps is None else steps
+        if int(steps) != steps or steps < 1:
             raise ValueError(
                 f"num_diffusion_steps={generation_config.num_diffusion_steps} must be an integer of at least 1"
             )

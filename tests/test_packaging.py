@@ -86,3 +86,12 @@ def test_each_constraint_names_one_version():
     for name in ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "ruff", "pytest", "nltk"):
         assert re.search(rf'"{name}[>=]', setup), name
         assert name.replace("_", "-") in pinned
+
+
+def test_the_shipped_checkpoint_carries_the_code_as_it_stands():
+    root = Path(__file__).parents[1]
+    shipped = root / "checkpoints" / "mdlm-tinystories-mini"
+    sources = sorted((root / "modeling_mdlm").glob("*_mdlm.py"))
+    assert {path.name for path in shipped.glob("*.py")} == {path.name for path in sources}
+    for source in sources:
+        assert (shipped / source.name).read_text(encoding="utf-8") == source.read_text(encoding="utf-8"), source.name

@@ -133,9 +133,9 @@ def _new_tokens_per_row(attended, new_tokens, context: int, given_masks) -> torc
             raise ValueError(f"max_length={number} is more than the model's context of {context}")
         logger.warning_once(f"the default length of {number} tokens is clipped to the model's context of {context}")
         number = context
-    if number <= longest and not is_default and not bool(given_masks.any()):
-        raise ValueError(f"max_length={number} leaves nothing to write behind a prompt of {longest} tokens")
-    if number <= longest and is_default and not bool(given_masks.any()):
+    if number <= longest and not bool(given_masks.any()):
+        if not is_default:
+            raise ValueError(f"max_length={number} leaves nothing to write behind a prompt of {longest} tokens")
         raise ValueError(
             f"a prompt of {longest} tokens leaves nothing to write in the default length of {number} tokens"
         )
