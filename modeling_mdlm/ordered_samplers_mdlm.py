@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from .draft_mdlm import Draft
-from .proposal_mdlm import Proposal, propose
-from .samplers_mdlm import TOKEN, Sampler, even_share, register_sampler, top_k_per_row
+from .proposal_mdlm import Proposal
+from .samplers_mdlm import Sampler, even_share, register_sampler, top_k_per_row
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class OrderedSampler(Sampler):
         return share
 
     def step(self, predict, draft, t, s, noise):
-        uniform = noise.uniform(TOKEN)[draft.masked] if self.do_sample else None
-        proposal = propose(predict, draft.masked, uniform, statistics=self.statistics)
+        proposal = self.propose(predict, draft.masked, noise, statistics=self.statistics)
         share = even_share(draft.masked, t, s)
         return fill_best(draft, proposal, self.score(proposal), lambda scores: self.count(scores, share))
 
@@ -143,7 +142,6 @@ class ArcheSampler(Sampler):
     anneals_temperature = True
 
     def step(self, predict, draft, t, s, noise):
-        uniform = noise.uniform(TOKEN)[draft.masked] if self.do_sample else None
         rows = draft.masked.nonzero()[:, 0]
         penalty = self._penalty(draft.tokens)
         temperature = self.temperature * (0.4 + 0.6 * t)
@@ -153,7 +151,7 @@ class ArcheSampler(Sampler):
             penalised = logits.gather(-1, placed) / penalty[owner].to(logits.dtype)
             return logits.scatter_(-1, placed, penalised).div_(temperature[owner].to(logits.dtype))
 
-        proposal = propose(predict, draft.masked, uniform, process=process)
+        proposal = self.propose(predict, draft.masked, noise, process=process)
         steps_left = torch.round(t / (t - s))[:, 0].long()
         count = (draft.masked.sum(-1) // steps_left).clamp(min=1)
         return fill_best(draft, proposal, proposal.confidence, lambda scores: count)

@@ -52,7 +52,7 @@ class RemaskingSampler(Sampler):
         chosen = draft.masked & (noise.uniform(POSITION) < fill_rate)
         dropped = written & (noise.uniform(REMASK) < remask)
         times = self.schedule.time_at(1 - alpha_t)[:, 0]
-        return draft.fill(chosen, self.propose(predict, chosen, noise, times)).remask(dropped)
+        return draft.fill(chosen, self.propose(predict, chosen, noise, times=times)).remask(dropped)
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """The share of tokens that are there at time t, of t's shape."""

@@ -1,7 +1,7 @@
 """A study as a list of jobs: each has settings and the jobs it needs, a key made of both, and a folder for what it finds.
 
-`STUDY/study.json` describes the plan, `STUDY/jobs/NAME-KEY/` holds a finished job (`result.json` and its files),
-`STUDY/jobs/NAME-KEY.failed.json` why one failed, and `STUDY/work/NAME-KEY/` what an unfinished one has so far, such as
+In the folder of a study, `study.json` describes the plan, `jobs/NAME-KEY/` holds a finished job (`result.json` and its files),
+`jobs/NAME-KEY.failed.json` why one failed, and `work/NAME-KEY/` what an unfinished one has so far, such as
 a training's checkpoints. A job's key changes with its settings, its code version, the data and the keys it needs, so
 that a change reruns what depends on it and nothing else.
 """

@@ -7,6 +7,7 @@ import torch
 
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.metrics.judge import Judge, unigram_entropy
+from arche_mdlm.studies.stories import own_seed
 from arche_mdlm.training.loading import is_diffusion
 
 QUICK_SECONDS = 5  # a call that takes less is timed several times
@@ -20,7 +21,7 @@ def generate(model, tokenizer, first: int, batch_size: int, seed: int, options: 
     """
     inputs = tokenizer([""] * batch_size, return_tensors="pt").to(model.device)
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    seeds = [seed * 1_000_003 + first + i for i in range(batch_size)]
+    seeds = [own_seed(seed, first + i) for i in range(batch_size)]
     if is_diffusion(model):
         generators = [torch.Generator().manual_seed(own) for own in seeds]
         out = model.generate(**inputs, generator=generators, return_dict_in_generate=True, **options)

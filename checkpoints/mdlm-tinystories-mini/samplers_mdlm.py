@@ -94,13 +94,13 @@ class Sampler(ABC):
             noise: the rows' random streams at this step.
         """
 
-    def propose(self, predict, where: torch.Tensor, noise: RowNoise, times=None) -> Proposal:
+    def propose(self, predict, where: torch.Tensor, noise: RowNoise, **options) -> Proposal:
         """A token, drawn or the most probable one, for each True position of `where` (B, L); other rows are not run.
 
-        `times` (B,), the time the model is told, is t by default.
+        `options` go on to `proposal_mdlm.propose`: `times`, which the model is told, by default t; `statistics`; `process`.
         """
         uniform = noise.uniform(TOKEN)[where] if self.do_sample else None
-        return propose(predict, where, uniform, times=times)
+        return propose(predict, where, uniform, **options)
 
 
 def even_share(masked: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
@@ -148,4 +148,4 @@ class FirstHittingSampler(Sampler):
         hits = noise.at_step(0).uniform(TIME).masked_fill(~draft.masked, -1.0)  # mask rates at the hitting times
         chosen = draft.masked & top_k_per_row(hits, even_share(draft.masked, t, s))
         times = self.schedule.time_at(hits.amax(-1).clamp(min=0))
-        return draft.fill(chosen, self.propose(predict, chosen, noise, times))
+        return draft.fill(chosen, self.propose(predict, chosen, noise, times=times))
