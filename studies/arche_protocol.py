@@ -87,7 +87,15 @@ def _training_jobs(settings: ArcheSettings, arm: str, layout: str, device: str) 
     changes = {key: value for key, value in settings.changed(layout).items() if value is not None}
     own = {"preset": f"{settings.preset}-{arm}", "data": settings.data, "validation_data": settings.validation_data,
            "changes": [f"{key}={json.dumps(value)}" for key, value in changes.items()], "matched": False}  # fmt: skip
-    yield Job(train, "train", "arche_mdlm.studies.controlled_jobs:train", own, (), training_seconds(preset, device))
+    yield Job(
+        train,
+        "train",
+        "arche_mdlm.studies.controlled_jobs:train",
+        own,
+        (),
+        training_seconds(preset, device),
+        fresh=True,
+    )
     corpus = {"preset": preset.to_dict(), "validation_data": settings.validation_data, "arm": arm, "layout": layout}
     yield Job(
         f"validation-{arm}-{layout}", "validation", f"{_JOBS}:validation", corpus, (train,),

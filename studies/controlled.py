@@ -10,6 +10,7 @@ Several seeds of training. Two AR columns: as many tokens seen as MDLM, and as m
 import argparse
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 
 from arche_mdlm.configuration.presets import Preset, load_preset
+from arche_mdlm.studies.controlled_summary import BASE
 from arche_mdlm.studies.controlled_texts import mauve_installed
 from arche_mdlm.studies.estimates import forward_seconds, training_seconds
 from arche_mdlm.studies.job_command import SUMMARY, add_running_arguments, run_plan
@@ -50,6 +52,7 @@ class ControlledSettings:
     cut_tokens: int = 100  # texts are compared whole, and cut to so many tokens
     likelihood_samples: int = 16
     judge: str = "none"
+    judge_samples: int | None = None  # the judge sees the first so many texts of a set; None: all
     scale: str = ""  # a name for the reports; the preset's where none is given
 
     def __post_init__(self):
@@ -65,6 +68,8 @@ class ControlledSettings:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
+        if self.judge_samples is not None and self.judge_samples < 2:
+            raise ValueError(f"judge_samples={self.judge_samples} must be at least 2")
 
     def arm(self, name: str, objective: str | None = None, seed: int = 0) -> Preset:
         """The preset of an arm, with the changes asked for; ValueError where it does not fit the protocol."""
@@ -89,7 +94,7 @@ def build_plan(settings: ControlledSettings, device: str = "cpu") -> Plan:
             jobs += _run_jobs(settings, column, seed, device)
     needs = tuple(job.name for job in jobs if job.kind != "sample")
     kept = {"columns": columns(settings), "seeds": settings.seeds, "scale": settings.scale or settings.preset}
-    found = {job.name: job.settings for job in jobs if job.kind in ("train", "likelihood", "metrics")}
+    found = {job.name: job.settings for job in jobs if job.kind in ("train", "likelihood", "metrics", "paired")}
     about = {name: {k: v for k, v in own.items() if k in _ABOUT} for name, own in found.items()}
     jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", kept | {"about": about}, needs, 5.0, tolerant=True))
     return Plan(tuple(jobs), data_hash(presets["mdlm"], settings.validation_data))
@@ -151,18 +156,33 @@ def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str)
     own = about | {"preset": f"{settings.preset}-{arm}", "data": settings.data}
     own |= {"validation_data": settings.validation_data, "changes": _changes(settings, preset), "matched": matched}
     steps = preset.training.max_steps * (0.5 if matched else 1)
-    yield Job(train, "train", f"{_JOBS}:train", own, needs, training_seconds(preset, device, steps))
+    yield Job(train, "train", f"{_JOBS}:train", own, needs, training_seconds(preset, device, steps), fresh=True)
     for checkpoint in CHECKPOINTS:
         chosen = about | {"checkpoint": checkpoint} | _data(settings, preset)
         draws = settings.likelihood_samples if arm == "mdlm" else 1
+        needs = (train, *_same(f"likelihood-{run}", checkpoint))
         yield Job(
             f"likelihood-{run}-{checkpoint}", "likelihood", f"{_JOBS}:likelihood",
-            chosen | {"num_samples": settings.likelihood_samples}, (train,), forward_seconds(preset, device, 1200 * draws),
+            chosen | {"num_samples": settings.likelihood_samples}, needs, forward_seconds(preset, device, 1200 * draws),
         )  # fmt: skip
     for checkpoint, prompt, temperature in sampled(settings):
         yield from _sample_jobs(
             settings, preset, about | {"checkpoint": checkpoint}, prompt, temperature, train, device
         )
+    if column != BASE:
+        names = [f"s{seed}-{sample_key_name(*key)}" for key in sampled(settings) if key[2] == 1.0]
+        needs = tuple(f"sample-{own}-{name}" for name in names for own in (column, BASE))
+        yield Job(f"paired-{run}", "paired", f"{_JOBS}:paired", about | {"base": BASE}, needs, 5.0 * len(names))
+
+
+def _same(job: str, checkpoint: str, rest: str = "") -> tuple[str, ...]:
+    """The best checkpoint's job, for that of the last one: they have one result where the two checkpoints are one."""
+    return (f"{job}-best{rest}",) if checkpoint == "last" else ()
+
+
+def sample_key_name(checkpoint: str, prompt: str, temperature: float) -> str:
+    """Of a set of samples, in the names of its jobs."""
+    return f"{checkpoint}-{prompt}-t{temperature}"
 
 
 def sampled(settings: ControlledSettings) -> Iterator[tuple[str, str, float]]:
@@ -177,18 +197,20 @@ def sampled(settings: ControlledSettings) -> Iterator[tuple[str, str, float]]:
 
 def _sample_jobs(settings, preset, about, prompt, temperature, train, device) -> Iterator[Job]:
     about = about | {"prompt": prompt, "temperature": temperature}
-    name = f"{about['column']}-s{about['seed']}-{about['checkpoint']}-{prompt}-t{temperature}"
+    run, checkpoint = f"{about['column']}-s{about['seed']}", about["checkpoint"]
+    name, rest = f"{run}-{sample_key_name(checkpoint, prompt, temperature)}", f"-{prompt}-t{temperature}"
     kept = ("num_samples", "num_diffusion_steps", "batch_size")
     if not about["column"].startswith("mdlm"):  # AR's samples do not depend on MDLM's steps
         kept = ("num_samples", "batch_size")
     own = about | _data(settings, preset) | {key: getattr(settings, key) for key in kept}
     forwards = settings.num_samples * own.get("num_diffusion_steps", 2)
-    needs = (train,)
-    seconds = forward_seconds(preset, device, forwards)
-    yield Job(f"sample-{name}", "sample", f"{_JOBS}:sample", own, needs, seconds)
+    needs = (train, *_same(f"sample-{run}", checkpoint, rest))
+    yield Job(f"sample-{name}", "sample", f"{_JOBS}:sample", own, needs, forward_seconds(preset, device, forwards))
     measured = about | _data(settings, preset) | _measuring(settings)
-    judged = 0 if settings.judge == "none" else settings.num_samples * (0.5 if device == "cpu" else 0.02)
-    needs = (f"sample-{name}", train)
+    judged = 0.0
+    if settings.judge != "none":
+        judged = min(settings.num_samples, settings.judge_samples or math.inf) * (0.5 if device == "cpu" else 0.02)
+    needs = (f"sample-{name}", train, *_same(f"metrics-{run}", checkpoint, rest))
     yield Job(
         f"metrics-{name}", "metrics", f"{_JOBS}:metrics", measured, needs, 15 + settings.num_samples / 50 + judged
     )
@@ -196,7 +218,7 @@ def _sample_jobs(settings, preset, about, prompt, temperature, train, device) ->
 
 def _measuring(settings: ControlledSettings) -> dict:
     """What the figures of a set of texts depend on."""
-    own = {key: getattr(settings, key) for key in ("num_samples", "cut_tokens", "judge")}
+    own = {key: getattr(settings, key) for key in ("num_samples", "cut_tokens", "judge", "judge_samples")}
     return own | {"mauve": mauve_installed()}
 
 
@@ -229,6 +251,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--likelihood_samples", type=int, default=default.likelihood_samples, help="draws a story of the NELBO")
     add("--judge", default=default.judge, help="smollm2 (extra judge), none, or a folder or repository of a causal LM")
+    add("--judge_samples", type=int, help="the judge sees the first so many texts of a set (default: all)")
     add("--scale", default="", help="a name for the scale in the reports (default: the preset's)")
     add_running_arguments(parser, "runs/controlled")
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import torch
 
 from arche_mdlm.configuration.presets import DataSettings, ModelSettings, TrainingSettings
+from arche_mdlm.metrics.diversity import diversity_differences
 from arche_mdlm.studies import controlled_texts as texts_of
 from arche_mdlm.studies.controlled_summary import summary
 from arche_mdlm.studies.references import draw
@@ -23,6 +24,8 @@ from arche_mdlm.training.corpus import Corpus, load_corpus
 from arche_mdlm.training.loading import is_diffusion, load_arm
 from arche_mdlm.training.step_batches import StepBatches
 
+_SAMPLES = "samples.jsonl"
+_EXAMPLES = 3  # stories of a set that a report has
 _LIKELIHOOD_SEED = 20260322  # the same masks for every checkpoint
 
 
@@ -35,6 +38,11 @@ def read_corpus(settings: dict, tokenizer=None) -> Corpus:
     """Both splits, as the training prepares them (from its cache)."""
     data = settings.get("preset") or settings["arms"]["mdlm"]
     return load_corpus(DataSettings(**data["data"]), settings["validation_data"], tokenizer)
+
+
+def read_samples(folder: Path) -> list[dict]:
+    """The stories that a finished `sample` job has written."""
+    return [json.loads(line) for line in (folder / _SAMPLES).read_text(encoding="utf-8").splitlines()]
 
 
 def device() -> str:
@@ -129,10 +137,20 @@ def load_checkpoint(settings: dict, inputs: dict[str, Path]):
     return model.to(device()).eval(), tokenizer
 
 
+def _of_same_weights(inputs: dict[str, Path], kind: str) -> Path | None:
+    """The best checkpoint's job, for the last checkpoint where it is the same."""
+    source = next(path for name, path in inputs.items() if name.startswith("train"))
+    trained = result_of(source)
+    same = next((path for name, path in inputs.items() if name.startswith(kind) and "-best" in name), None)
+    return same if trained["best_step"] == trained["steps"] else None
+
+
 def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """On all held-out stories: AR's exact NLL, or MDLM's NELBO with its standard error; nats and tokens of each story."""
     from arche_mdlm.metrics.likelihood import corpus_nelbo, corpus_nll
 
+    if (same := _of_same_weights(inputs, "likelihood")) is not None:
+        return result_of(same)
     model, tokenizer = load_checkpoint(settings, inputs)
     rows = read_corpus(settings, tokenizer).validation.dataset[:]
     common = {"pad_token_id": tokenizer.pad_token_id, "num_bytes": rows["num_bytes"]}
@@ -150,6 +168,9 @@ def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """Stories, one a prompt, in `samples.jsonl`; the same prompts for both arms and all seeds of training."""
+    if (same := _of_same_weights(inputs, "sample")) is not None:
+        shutil.copyfile(same / _SAMPLES, folder / _SAMPLES)
+        return result_of(same)
     model, tokenizer = load_checkpoint(settings, inputs)
     held_out = texts_of.held_out(read_corpus(settings, tokenizer), tokenizer)
     prompts = texts_of.prompts(settings["prompt"], held_out, tokenizer, settings["num_samples"])
@@ -161,14 +182,16 @@ def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         model, tokenizer, prompts, seed=settings["seed"], batch_size=settings["batch_size"], max_length=context, **options
     )  # fmt: skip
     lines = [json.dumps(story.to_dict(), ensure_ascii=False) + "\n" for story in written.stories]
-    (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / _SAMPLES).write_text("".join(lines), encoding="utf-8")
     return {"stories": len(lines), "stories_per_second": len(lines) / written.seconds}
 
 
 def metrics(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """Figures of a job's samples, and what of each story a paired comparison needs."""
+    if (same := _of_same_weights(inputs, "metrics")) is not None:
+        return result_of(same)
     source = next(path for name, path in inputs.items() if name.startswith("sample"))
-    stories = [json.loads(line) for line in (source / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    stories = read_samples(source)
     _, tokenizer = load_checkpoint(settings, inputs)
     corpus = read_corpus(settings, tokenizer)
     compared = {}
@@ -178,7 +201,21 @@ def metrics(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     figures = texts_of.measure([story["text"] for story in stories], tokenizer, settings, **compared)
     tokens = [story["num_tokens"] for story in stories]
     ended = sum(story["ended"] for story in stories) / len(stories)
-    return figures | {"mean_tokens": sum(tokens) / len(tokens), "ended_by_eos": ended}
+    examples = [{key: story[key] for key in ("prompt", "text", "seed")} for story in stories[:_EXAMPLES]]
+    return figures | {"mean_tokens": sum(tokens) / len(tokens), "ended_by_eos": ended, "examples": examples}
+
+
+def paired(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Differences in diversity from the base at the same prompts, by set of samples, with intervals over the prompts."""
+    found = {}
+    for name, path in inputs.items():
+        prefix = f"sample-{settings['column']}-s{settings['seed']}-"
+        if name.startswith(prefix):
+            key = name.removeprefix(prefix)
+            base = inputs[f"sample-{settings['base']}-s{settings['seed']}-{key}"]
+            texts = [[story["text"] for story in read_samples(source)] for source in (path, base)]
+            found[key] = diversity_differences(*texts)
+    return found
 
 
 def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
@@ -194,7 +231,8 @@ def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     if others is None:
         figures["notes"].append(f"MAUVE: {len(held_out)} held-out stories are no two sets of {number}")
     lengths = [len(ids) for ids in corpus.tokenizer(texts)["input_ids"]]  # with BOS, as a story's EOS counts too
-    return figures | {"mean_tokens": sum(lengths) / len(lengths), "ended_by_eos": 1.0}
+    judge = texts_of.describe_judge(settings["judge"])
+    return figures | {"mean_tokens": sum(lengths) / len(lengths), "ended_by_eos": 1.0, "judge": judge}
 
 
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:

@@ -1,10 +1,14 @@
 """The report of the controlled comparison: tables, pictures, and all figures as JSON."""
 
+import json
+import shlex
+import sys
 from pathlib import Path
 
-from arche_mdlm.studies.controlled_summary import BASE, sample_key
+from arche_mdlm.studies.controlled_conclusions import MAIN, NAMES, conclusions, sign
+from arche_mdlm.studies.controlled_summary import sample_key
 from arche_mdlm.studies.job_runner import without_path
-from arche_mdlm.studies.report import table
+from arche_mdlm.studies.report import quoted, table
 from arche_mdlm.training.checkpointing import write_json_atomically
 from arche_mdlm.training.provenance import portable
 
@@ -31,11 +35,34 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
     """Write report.md, report.json and, with matplotlib, pictures into `output`; returns report.md."""
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    report = portable({"settings": settings, **report, "failed": without_path(failed, output)})
+    report = {"settings": settings, **report, "failed": without_path(failed, output), **provenance(output)}
+    report = portable(report)
+    report["conclusions"] = conclusions(report)
     pictures = _draw(report, output)
     write_json_atomically(output / "report.json", report)
     (output / "report.md").write_text(_markdown(report, pictures), encoding="utf-8")
     return output / "report.md"
+
+
+def provenance(study: Path) -> dict:
+    """`command`, `data_hash`, `jobs` (keys by name) and `training_commands` of the study in a folder."""
+    described = json.loads((Path(study) / "study.json").read_text(encoding="utf-8"))
+    trainings = {job["name"]: job["settings"] for job in described["jobs"] if job["kind"] == "train"}
+    return {
+        "command": " ".join(["arche-mdlm", *map(shlex.quote, portable(sys.argv[1:]))]),
+        "data_hash": described["data_hash"],
+        "jobs": {job["name"]: job["key"] for job in described["jobs"]},
+        "training_commands": {name: _training_command(own) for name, own in trainings.items()},
+    }
+
+
+def _training_command(own: dict) -> str:
+    words = ["arche-mdlm", "train", "--preset", own["preset"]]
+    for option in ("data", "validation_data"):
+        words += [f"--{option}", portable(own[option])] if own[option] is not None else []
+    for change in own["changes"]:
+        words += ["--set", change]
+    return " ".join(map(shlex.quote, words))
 
 
 def _draw(report: dict, output: Path) -> dict[str, str]:
@@ -50,16 +77,14 @@ def _draw(report: dict, output: Path) -> dict[str, str]:
 
 
 def _markdown(report: dict, pictures: dict[str, str]) -> str:
-    settings = report["settings"]
-    count = f"{report['parameters']:,}" if report["parameters"] else "not known"
     parts = [
         f"# The controlled comparison: {report['scale']}",
-        f"Parameters: {count} in both arms. Seeds of training: {', '.join(map(str, report['seeds']))}. "
-        f"{settings['num_samples']} stories a checkpoint, prompt and temperature; no truncation, no penalty, the training "
-        f"length; MDLM: ancestral sampling in {settings['num_diffusion_steps']} steps. In brackets: 95 % intervals over "
-        "seeds (Student's t), which hold the noise of the stories too. Validation chose the best checkpoints, on the same "
-        "held-out stories as are scored below.",
+        _what(report),
         *([] if not report["failed"] else ["## What is missing", _failures(report["failed"])]),
+        "## What can be said",
+        "\n".join(f"- {line}" for line in report["conclusions"]) or "Nothing: no figures.",
+        *(f"![{caption}]({name})\n\n*{caption}.*" for name, caption in pictures.items()),
+        *([] if pictures else ["*No pictures: matplotlib is not installed (`pip install arche-mdlm[plot]`).*"]),
         "## Training",
         _training(report),
         "AR at equal tokens seen, and at equal tokens supervised (`ar-supervised`: trained, with a schedule of its own, for as "
@@ -68,18 +93,55 @@ def _markdown(report: dict, pictures: dict[str, str]) -> str:
         "## Likelihood on the held-out stories",
         _likelihood(report),
         "AR: exact NLL. MDLM: NELBO, an upper bound on its NLL; nats divided by the story's tokens, EOS counted.",
+        *_all_samples(report),
+        f"## Differences from AR at equal tokens seen: {_prompt('bos')}, temperature 1.0, best checkpoint",
+        _differences(report),
+        "Over seeds, each seed's difference paired by prompt; the intervals over prompts, of each seed and for all sets of "
+        "samples, are in `report.json` under `differences`.",
+        "## Distance to the held-out stories",
+        _distances(report),
+        f"Absolute distances, mean over seeds; Distinct-n, Self-BLEU and vocabulary of the first "
+        f"{report['settings']['cut_tokens']} tokens. *closer*, *farther*: than AR at equal tokens seen, the interval over "
+        "seeds without zero.",
+        "## Examples",
+        *_examples(report),
+        "## How it was made",
+        _made(report),
     ]
-    for prompt in settings["prompts"]:
-        for checkpoint in ("best", "last"):
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _what(report: dict) -> str:
+    settings = report["settings"]
+    count = f"{report['parameters']:,}" if report["parameters"] else "not known"
+    judge = report.get("judge")
+    judged = "No judge." if not judge else (
+        f"Judge: {judge['id']} ({judge['dtype']}), "
+        + (f"the first {settings['judge_samples']} texts of a set." if settings["judge_samples"] else "all texts.")
+    )  # fmt: skip
+    return (
+        f"Parameters: {count} in both arms. Seeds of training: {', '.join(map(str, report['seeds']))}. "
+        f"{settings['num_samples']} stories a checkpoint, prompt and temperature; no truncation, no penalty, the training "
+        f"length; MDLM: ancestral sampling in {settings['num_diffusion_steps']} steps. {judged} In brackets: 95 % intervals "
+        "over seeds (Student's t), which hold the noise of the stories too. Validation chose the best checkpoints, on the "
+        "same held-out stories as are scored below."
+    )
+
+
+def _all_samples(report: dict) -> list[str]:
+    """A section a checkpoint and prompt; the last checkpoints' are left out where all are the best ones."""
+    runs = [run for arm in report["arms"].values() for run in arm["training"].values()]
+    same = bool(runs) and all(run["best_step"] == run["steps"] for run in runs)
+    parts = []
+    for checkpoint in ("best",) if same else ("best", "last"):
+        for prompt in report["settings"]["prompts"]:
             key = sample_key({"checkpoint": checkpoint, "prompt": prompt, "temperature": 1.0})
             if any(key in arm["samples"] for arm in report["arms"].values()):
                 parts += [
                     f"## Samples: {checkpoint} checkpoint, {_prompt(prompt)}, temperature 1.0",
                     _samples(report, key),
                 ]
-    parts += ["## Differences from AR at equal tokens seen", _differences(report)]
-    parts += [f"![{caption}]({name})\n\n*{caption}.*" for name, caption in pictures.items()]
-    return "\n\n".join(parts) + "\n"
+    return [*parts, "In every run the best checkpoint is the last one."] if same else parts
 
 
 def _prompt(kind: str) -> str:
@@ -149,9 +211,76 @@ def _reference(figures: dict, name: str, style: str) -> str:
 
 
 def _differences(report: dict) -> str:
+    """A line a figure, a column an arm."""
+    columns = list(report["differences"])
     rows = []
-    for column, found in report["differences"].items():
-        for label, group in found.items():
-            by_seed = "; ".join(number(interval, ".4f") for interval in group["seeds"].values())
-            rows.append([f"{column} minus {BASE}: {label}", number(group["mean"], ".4f"), by_seed])
-    return table(["", "over seeds", "by seed, paired by story or prompt"], rows)
+    for checkpoint in ("best", "last"):
+        cells = [report["differences"][c]["likelihood"].get(checkpoint, {}).get("mean") for c in columns]
+        if any(cells):
+            rows.append([f"nats a token, {checkpoint}", *(number(cell, "+.4f") for cell in cells)])
+    found = [report["differences"][column]["samples"].get(MAIN, {}) for column in columns]
+    for figure in dict.fromkeys(name for figures in found for name in figures):
+        cells = [figures.get(figure, {}).get("mean") for figures in found]
+        rows.append(
+            [
+                NAMES.get(figure, figure),
+                *(number(cell, "+,.0f" if figure == "vocabulary_size" else "+.4f") for cell in cells),
+            ]
+        )
+    return table(["", *columns], rows)
+
+
+def _distances(report: dict) -> str:
+    if "distances" not in report:
+        return "There is no reference row."
+    columns, rows = list(report["distances"]), []
+    found = [report["distances"][column].get(MAIN, {}) for column in columns]
+    for figure in dict.fromkeys(name for figures in found for name in figures):
+        style = _ROWS[figure][1]
+        reference = next(figures[figure]["reference"] for figures in found if figure in figures)
+        cells = [_distance(figures.get(figure), style) for figures in found]
+        rows.append([NAMES[figure], format(reference, style), *cells])
+    return table(["", "held-out stories", *columns], rows)
+
+
+def _distance(entry: dict | None, style: str) -> str:
+    if entry is None:
+        return "–"
+    word = {-1: ", *closer*", 0: "", 1: ", *farther*"}[sign(entry["than_base"])]
+    return format(entry["distance"]["estimate"], style) + word
+
+
+def _examples(report: dict) -> list[str]:
+    """The first stories of every arm, from its first seed."""
+    parts = []
+    for prompt in report["settings"]["prompts"]:
+        key = sample_key({"checkpoint": "best", "prompt": prompt, "temperature": 1.0})
+        for name, arm in report["arms"].items():
+            seeds = arm["samples"].get(key, {}).get("seeds", {})
+            for seed, entry in list(seeds.items())[:1]:
+                for story in entry["examples"][:1]:
+                    parts.append(
+                        f"**{name}**, seed {seed}, {_prompt(prompt)}\n\n{quoted(story['prompt'], story['text'])}"
+                    )
+    return parts
+
+
+def _made(report: dict) -> str:
+    runs = [run for arm in report["arms"].values() for run in arm["training"].values()]
+    devices = ", ".join(sorted({run["device"] for run in runs}))
+    versions = sorted({f"{name} {version}" for run in runs for name, version in run["versions"].items()})
+    lines = [
+        f"- `{report['command']}`",
+        f"- trained on: {devices}; {', '.join(versions)}",
+        f"- data: hash `{report['data_hash']}`",
+    ]
+    for split, summary in (report["data"] or {}).items():
+        lines.append(
+            f"- {split}: {summary['stories']:,} stories, {summary['tokens']:,} tokens, sha256 `{summary['sha256'][:16]}`"
+        )
+    if report.get("judge"):
+        about = {key: report["judge"][key] for key in ("id", "package", "revision", "sha256") if key in report["judge"]}
+        lines.append(f"- judge: {', '.join(f'{key} {value}' for key, value in about.items())}")
+    lines.append("- every training's command, and every job's key (a hash of its settings, data and what it needs), is in "
+                 "`report.json` under `training_commands` and `jobs`")  # fmt: skip
+    return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""From the jobs' results to one report: each arm's figures by seed, with intervals, and its differences from AR."""
+"""From the jobs' results to one report: each arm's figures by seed, with intervals, its differences from AR, and how far
+it is from held-out stories."""
 
 from arche_mdlm.studies.intervals import Interval, paired_interval, ratio_interval, seeds_interval
 
@@ -8,7 +9,16 @@ FIGURES = (
     "distinct_openings", "repetition_4", "mean_words", "unigram_entropy", "generative_perplexity", "judge_bits_per_byte",
     "longest_copy", "copied_13_grams", "copied_whole", "mauve",
 )  # fmt: skip
-_PAIRED = ("self_bleu", "words", "tokens", "unigram_entropy", "longest_copy")  # values a story
+CUT_FIGURES = (
+    "distinct_1",
+    "distinct_2",
+    "distinct_4",
+    "self_bleu",
+    "vocabulary_size",
+)  # grow with length
+DISTANCES = (*CUT_FIGURES, "distinct_first_words", "distinct_openings", "repetition_4", "unigram_entropy",
+             "generative_perplexity", "mean_words")  # fmt: skip
+_PAIRED = ("tokens", "unigram_entropy", "longest_copy")  # values a story
 
 
 def summary(settings: dict, results: dict[str, dict]) -> dict:
@@ -33,9 +43,12 @@ def summary(settings: dict, results: dict[str, dict]) -> dict:
         "data": check.get("data"),
         "supervision": {str(seed): found for seed, found in supervision.items() if found},
         "arms": arms,
+        "judge": reference and reference["judge"],
         "reference": reference and {key: reference[key] for key in ("figures", "cut", "mean_tokens", "notes")},
     }
-    report["differences"] = {column: _differences(column, about, results, seeds) for column in arms if column != BASE}
+    report["differences"] = {column: _differences(column, about, results) for column in arms if column != BASE}
+    if reference and reference["figures"]:
+        report["distances"] = {column: _distances(arm, arms[BASE], reference) for column, arm in arms.items()}
     return report
 
 
@@ -44,15 +57,25 @@ def _arm(own: dict[str, dict], results: dict, seeds: list[int]) -> dict:
     for name, about in own.items():
         seed, result = str(about["seed"]), results[name]
         if name.startswith("train"):
-            kept = ("steps", "best_step", "tokens", "supervised", "seconds", "parameters", "device", "history")
+            kept = (
+                "steps",
+                "best_step",
+                "tokens",
+                "supervised",
+                "seconds",
+                "parameters",
+                "device",
+                "versions",
+                "history",
+            )
             found["training"][seed] = {key: result[key] for key in kept}
         elif name.startswith("likelihood"):
             over_stories = ratio_interval(result["nats"], result["tokens"])
             kept = ("nats_per_token", "standard_error", "nats_per_story", "bits_per_byte", "bound", "num_stories")
             entry = {key: result[key] for key in kept} | {"nats_per_token_ci": over_stories[1:]}
             found["likelihood"].setdefault(about["checkpoint"], {"seeds": {}})["seeds"][seed] = entry
-        else:
-            entry = {key: result[key] for key in ("figures", "cut", "notes", "mean_tokens", "ended_by_eos")}
+        elif name.startswith("metrics"):
+            entry = {key: result[key] for key in ("figures", "cut", "notes", "mean_tokens", "ended_by_eos", "examples")}
             found["samples"].setdefault(sample_key(about), {"seeds": {}})["seeds"][seed] = entry
     for group in found["likelihood"].values():
         names = ("nats_per_token", "nats_per_story", "bits_per_byte")
@@ -81,29 +104,69 @@ def _over_seeds(values: list) -> dict | None:
     return seeds_interval(values)._asdict()
 
 
-def _differences(column: str, about: dict, results: dict, seeds: list[int]) -> dict:
-    """Column minus AR: by seed paired by story or prompt, and over the seeds."""
-    found: dict[str, dict] = {}
+def _differences(column: str, about: dict, results: dict) -> dict:
+    """Column minus AR, by seed paired by story or prompt, and over the seeds: `likelihood` by checkpoint, `samples` by set
+    of samples and figure."""
+    found: dict[str, dict] = {"likelihood": {}, "samples": {}}
     for name, own in about.items():
         partner = name.replace(f"-{column}-s", f"-{BASE}-s", 1)
-        if own["column"] != column or name not in results or partner not in results:
+        if own["column"] != column or name not in results:
             continue
-        if name.startswith("likelihood"):
+        if name.startswith("paired"):
+            for key, figures in results[name].items():
+                for figure, interval in figures.items():
+                    _add(found["samples"].setdefault(sample_key(_parsed(key)), {}), figure, own["seed"], interval)
+        elif name.startswith("likelihood") and partner in results:
             first, second = results[name], results[partner]
             nats = paired_interval(first["nats"], second["nats"])
             per_token = first["num_stories"] / first["num_tokens"]  # the same stories, and so tokens, in both
             interval = Interval(*(value * per_token for value in nats))
-            _add(found, f"nats_per_token ({own['checkpoint']})", own["seed"], interval)
-        elif name.startswith("metrics"):
+            _add(found["likelihood"], own["checkpoint"], own["seed"], interval._asdict())
+        elif name.startswith("metrics") and partner in results:
             first, second = results[name]["per_story"], results[partner]["per_story"]
             for figure in _PAIRED:
                 if figure in first and figure in second:
-                    interval = paired_interval(first[figure], second[figure])
-                    _add(found, f"{figure} ({sample_key(own)})", own["seed"], interval)
-    for group in found.values():
+                    interval = paired_interval(first[figure], second[figure])._asdict()
+                    _add(found["samples"].setdefault(sample_key(own), {}), figure, own["seed"], interval)
+    for group in (
+        *found["likelihood"].values(),
+        *(g for figures in found["samples"].values() for g in figures.values()),
+    ):
         group["mean"] = _over_seeds([interval["estimate"] for interval in group["seeds"].values()])
     return found
 
 
-def _add(found: dict, label: str, seed: int, interval: Interval) -> None:
-    found.setdefault(label, {"seeds": {}})["seeds"][str(seed)] = interval._asdict()
+def _parsed(key: str) -> dict:
+    """Of "best-bos-t1.0", as the names of jobs have it."""
+    checkpoint, prompt, temperature = key.split("-", 2)
+    return {"checkpoint": checkpoint, "prompt": prompt, "temperature": float(temperature.removeprefix("t"))}
+
+
+def _add(found: dict, label: str, seed: int, interval: dict) -> None:
+    found.setdefault(label, {"seeds": {}})["seeds"][str(seed)] = interval
+
+
+def _distances(arm: dict, base: dict, reference: dict) -> dict:
+    """By set of samples and figure: |figure - held-out stories'| over seeds, and how much less (below 0) it is than AR's.
+
+    Figures that grow with the length of texts are of their first tokens.
+    """
+    found: dict[str, dict] = {}
+    for key, group in arm["samples"].items():
+        for figure in DISTANCES:
+            part = "cut" if figure in CUT_FIGURES else "figures"
+            target = reference[part].get(figure)
+            own = _off(group, part, figure, target)
+            if not own:
+                continue
+            others = _off(base["samples"].get(key, {"seeds": {}}), part, figure, target)
+            less = [value - others[seed] for seed, value in own.items() if seed in others]
+            entry = {"distance": _over_seeds(list(own.values())), "than_base": _over_seeds(less), "reference": target}
+            found.setdefault(key, {})[figure] = entry
+    return found
+
+
+def _off(group: dict, part: str, figure: str, target: float | None) -> dict[str, float]:
+    """Distances from `target` by seed."""
+    values = {seed: (entry[part] or {}).get(figure) for seed, entry in group["seeds"].items()}
+    return {} if target is None else {seed: abs(v - target) for seed, v in values.items() if v is not None}

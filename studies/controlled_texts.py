@@ -2,13 +2,14 @@
 
 import math
 import warnings
+from functools import lru_cache
 from importlib.util import find_spec
 
 import numpy as np
 import torch
 
 from arche_mdlm.metrics.diversity import diversity, per_story_self_bleu
-from arche_mdlm.metrics.judge import load_judge, unigram_entropy
+from arche_mdlm.metrics.judge import Judge, load_judge, unigram_entropy
 from arche_mdlm.metrics.mauve import mauve
 from arche_mdlm.metrics.memorisation import memorisation
 from arche_mdlm.studies.references import draw
@@ -56,7 +57,7 @@ def measure(
     """Figures of a set of texts.
 
     Args:
-        settings: `cut_tokens`, `judge` ("none" for none), `mauve`.
+        settings: `cut_tokens`, `judge` ("none" for none), `judge_samples` (it sees the first so many; None: all), `mauve`.
         training: training stories, for memorisation; None: not measured.
         others: as many held-out stories, for MAUVE; None: not measured.
 
@@ -78,7 +79,10 @@ def measure(
     if judge == "none":
         notes.append("no judge was asked for")
     else:
-        figures |= _judged(texts, judge, per_story)
+        seen = texts[: settings["judge_samples"]]
+        if len(seen) < len(texts):
+            notes.append(f"judged: the first {len(seen)} texts of {len(texts)}")
+        figures |= _judged(seen, judge, per_story)
     if others is not None:
         figures |= _mauve(texts, others, settings["mauve"], notes)
     if training is not None:
@@ -96,12 +100,23 @@ def _diversity(texts: list[str]) -> dict | None:
 
 
 def _judged(texts: list[str], judge: str, per_story: dict) -> dict:
-    score = load_judge(judge).score(texts)
+    score = _judge(judge).score(texts)
     per_story |= {"judge_nats": score.nats, "judge_tokens": score.tokens, "bytes": score.bytes}
     if not sum(score.tokens):
         return {}
     return {"generative_perplexity": score.generative_perplexity, "judge_bits_per_byte": score.bits_per_byte,
             "generative_perplexity_ci": list(score.perplexity_interval())}  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _judge(name: str) -> Judge:
+    """Loading takes longer than judging a set of texts."""
+    return load_judge(name, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def describe_judge(name: str) -> dict | None:
+    """What the report says of it; None for "none"."""
+    return None if name == "none" else _judge(name).describe()
 
 
 def mauve_installed() -> bool:

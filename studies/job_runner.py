@@ -7,15 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from arche_mdlm.studies import job_worker
-from arche_mdlm.studies.job_worker import ANSWER_FILE, ORDER_FILE, answer_of
+from arche_mdlm.studies.job_worker import ANSWER_FILE, LOG_FILE, ORDER_FILE, answer_of
 from arche_mdlm.studies.jobs import Job, Plan, StudyFolder, describe_time
 from arche_mdlm.training.checkpointing import write_json_atomically
 
-LOG_FILE = "log.txt"
 _POLL_SECONDS = 0.05
 
 
@@ -24,8 +23,8 @@ class StudyRunner:
 
     Args:
         root: the study's folder.
-        workers: 0: in this process; else as many processes at a time, each with a GPU in turn where there are any. A job
-            that is killed then fails alone.
+        workers: 0: in this process; else as many processes at a time, each with a GPU in turn where there are any, which
+            do job after job. A job whose process is killed then fails alone.
         threads: of each process (OMP_NUM_THREADS).
         show: called with each line of progress.
         about: what to keep in `study.json` beside the plan.
@@ -38,6 +37,7 @@ class StudyRunner:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
         self.folder, self.plan = StudyFolder(root, plan), plan
         self.workers, self.threads, self.show, self.about = workers, threads, show, about
+        self._workers: dict[int, subprocess.Popen] = {}  # by slot
         self.failed: dict[str, str] = {}  # in this session: why, or what a skipped job needed
 
     def dry_run(self) -> None:
@@ -113,13 +113,14 @@ class StudyRunner:
     # ------------------------------------------------------------------ in several
 
     def _run_processes(self) -> None:
-        running: dict[int, tuple[Job, subprocess.Popen, float]] = {}  # by slot, which decides the GPU
+        running: dict[int, tuple[Job, float]] = {}  # by slot, which decides the GPU
         waiting = list(self.plan)
         try:
             while waiting or running:
-                for slot in [slot for slot, (_, process, _) in running.items() if process.poll() is not None]:
-                    job, process, start = running.pop(slot)
-                    self._note_end(job, time.perf_counter() - start, self._read_answer(job, process))
+                for slot, (job, start) in list(running.items()):
+                    if (answer := self._answer(slot, job)) is not None:
+                        del running[slot]
+                        self._note_end(job, time.perf_counter() - start, answer)
                 waiting = self._start(waiting, running)
                 time.sleep(_POLL_SECONDS)
         finally:
@@ -127,7 +128,7 @@ class StudyRunner:
 
     def _start(self, waiting: list[Job], running: dict) -> list[Job]:
         """Start what can be started; what still waits."""
-        unsettled = {job.name for job in waiting} | {job.name for job, _, _ in running.values()}
+        unsettled = {job.name for job in waiting} | {job.name for job, _ in running.values()}
         kept = []
         for job in waiting:
             if not unsettled.isdisjoint(job.needs):
@@ -141,44 +142,77 @@ class StudyRunner:
                 kept.append(job)
             else:
                 slot = next(slot for slot in range(self.workers) if slot not in running)
-                running[slot] = (job, self._launch(job, slot), time.perf_counter())
+                self._give(job, slot)
+                running[slot] = (job, time.perf_counter())
         return kept
 
-    def _launch(self, job: Job, slot: int) -> subprocess.Popen:
+    def _give(self, job: Job, slot: int) -> None:
+        """A job to the slot's worker: a new one, if there is none that may do more jobs."""
         work = self.folder.begin(job.name)
         (work / ANSWER_FILE).unlink(missing_ok=True)
         inputs = {name: str(path.resolve()) for name, path in self.folder.inputs(job.name).items()}
-        order = {"function": job.function, "settings": job.settings, "inputs": inputs}
+        order = {"function": job.function, "settings": job.settings, "inputs": inputs, "fresh": job.fresh}
         write_json_atomically(work / ORDER_FILE, order)
+        line = f"{work.resolve()}\n".encode()
+        if job.fresh:
+            self._dismiss(slot)
+        worker = self._workers.get(slot)
+        if worker is not None:
+            with suppress(BrokenPipeError):  # it has died since its last job
+                worker.stdin.write(line)
+                worker.stdin.flush()
+                return
+            self._dismiss(slot)
+        self._workers[slot] = worker = self._launch(slot)
+        worker.stdin.write(line)
+        worker.stdin.flush()
+
+    def _launch(self, slot: int) -> subprocess.Popen:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
         if gpus := _gpus():
             environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
         # A session of its own: Ctrl-C reaches it through this process alone, and once.
-        with (work / LOG_FILE).open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, job_worker.__file__, str(work.resolve())],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True,
-            )  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, job_worker.__file__], stdin=subprocess.PIPE, env=environment, start_new_session=True
+        )
 
-    def _read_answer(self, job: Job, process: subprocess.Popen) -> dict:
-        path = self.folder.work(job.name) / ANSWER_FILE
+    def _answer(self, slot: int, job: Job) -> dict | None:
+        """What a job has given, or why its process has ended without; None while it runs."""
+        worker, work = self._workers[slot], self.folder.work(job.name)
+        ended = worker.poll() is not None  # asked first: the answer comes before the end
+        path = work / ANSWER_FILE
         if path.is_file():
             answer = json.loads(path.read_text(encoding="utf-8"))
             path.unlink()
+            if job.fresh:
+                self._dismiss(slot)
             return answer
-        log = self.folder.work(job.name) / LOG_FILE
-        how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"
+        if not ended:
+            return None
+        self._dismiss(slot)
+        how = f"signal {-worker.returncode}" if worker.returncode < 0 else f"exit status {worker.returncode}"
+        log = work / LOG_FILE
         return {"message": f"its process ended with {how}; its output is in {log}", "details": _tail(log)}
 
+    def _dismiss(self, slot: int) -> None:
+        """Wait for the end of a slot's worker, which has no job."""
+        worker = self._workers.pop(slot, None)
+        if worker is not None:
+            with suppress(BrokenPipeError):
+                worker.stdin.close()
+            worker.wait()
+
     def _stop(self, running: dict) -> None:
-        """Ask every process to stop, once, and wait: a training saves itself first."""
-        for _, process, _ in running.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-        for job, process, start in running.values():
-            process.wait()
+        """Ask every worker with a job to stop, once, and wait: a training saves itself first."""
+        for slot in running:
+            if self._workers[slot].poll() is None:
+                self._workers[slot].send_signal(signal.SIGINT)
+        for slot, (job, start) in running.items():
+            self._workers[slot].wait()
             if (self.folder.work(job.name) / ANSWER_FILE).is_file():  # it was just about done
-                self._note_end(job, time.perf_counter() - start, self._read_answer(job, process))
+                self._note_end(job, time.perf_counter() - start, self._answer(slot, job))
+        for slot in list(self._workers):
+            self._dismiss(slot)
 
 
 def _gpus() -> list[str]:

@@ -1,5 +1,8 @@
-"""One job, in a process of its own or in the caller's. As a script, `job_worker.py WORKING_FOLDER`, it imports nothing
-heavy by itself: what a job needs, its function imports."""
+"""Jobs, in the caller's process or in one of their own.
+
+As a script it is a worker: it reads the working folders of jobs from its standard input, a line each, and does one after
+another, until there is no more or a job asks for a `fresh` process. Imports, and what a job caches, are there for the next
+one. It imports nothing heavy by itself: what a job needs, its function imports."""
 
 import json
 import os
@@ -11,7 +14,8 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 
-ORDER_FILE = "order.json"  # what to do: "function", "settings", "inputs"
+ORDER_FILE = "order.json"  # what to do: "function", "settings", "inputs", "fresh"
+LOG_FILE = "log.txt"  # what the job prints
 ANSWER_FILE = "answer.json"  # {"result"}, or {"message", "details"} of a failure
 
 
@@ -26,19 +30,35 @@ def answer_of(function: str, settings: dict, inputs: dict[str, Path], folder: Pa
     return {"result": result}
 
 
-def main(folder: Path) -> int:
-    """Do what `order.json` says and write `answer.json`; 130 when interrupted."""
+def main() -> int:
+    """Do what is ordered; 130 when interrupted."""
     threading.Thread(target=_stop_without, args=(os.getppid(),), daemon=True).start()
-    order = json.loads((folder / ORDER_FILE).read_text(encoding="utf-8"))
-    inputs = {name: Path(path) for name, path in order["inputs"].items()}
+    orders = os.fdopen(os.dup(0))
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)  # a job that asks a question must not read orders
     try:
-        answer = answer_of(order["function"], order["settings"], inputs, folder)
+        for line in orders:
+            if work(Path(line.rstrip("\n"))):
+                break
     except KeyboardInterrupt:
         return 130
+    return 0
+
+
+def work(folder: Path) -> bool:
+    """Do what `order.json` says and write `answer.json`; whether this process may do no other job."""
+    order = json.loads((folder / ORDER_FILE).read_text(encoding="utf-8"))
+    with (folder / LOG_FILE).open("ab") as log:
+        sys.stdout.flush(), sys.stderr.flush()
+        for stream in (1, 2):  # of the process, so that libraries' output goes there too
+            os.dup2(log.fileno(), stream)
+    inputs = {name: Path(path) for name, path in order["inputs"].items()}
+    answer = answer_of(order["function"], order["settings"], inputs, folder)
+    sys.stdout.flush(), sys.stderr.flush()
     aside = folder / f".{ANSWER_FILE}.part"
     aside.write_text(json.dumps(answer), encoding="utf-8")
     os.replace(aside, folder / ANSWER_FILE)
-    return 0
+    return order["fresh"]
 
 
 def _stop_without(parent: int) -> None:
@@ -50,4 +70,4 @@ def _stop_without(parent: int) -> None:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this file's own folder, where other modules have names of libraries
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

@@ -36,6 +36,7 @@ class Job:
         needs: names of other jobs.
         seconds: an estimate.
         version: of the function's code; raise it when equal settings give another result.
+        fresh: the job has a process to itself, because it leaves process-wide state behind.
         tolerant: run it even if some of what it needs has failed; `inputs` then holds the others. Its key does not tell
             these cases apart, its record does.
     """
@@ -47,6 +48,7 @@ class Job:
     needs: tuple[str, ...] = ()
     seconds: float = 1.0
     version: int = 1
+    fresh: bool = False
     tolerant: bool = False
 
     def __post_init__(self):

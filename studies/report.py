@@ -157,10 +157,13 @@ def _stories(report: dict, kind: str, number: int) -> list[str]:
     for index in range(number):
         for name, arm in report["arms"].items():
             story = arm[kind][index]
-            text = html.escape(story["text"], quote=False)
-            if story["prompt"]:
-                prompt = html.escape(story["prompt"], quote=False)
-                text = f"**{prompt}**" + text[len(prompt) :]
-            quoted = "\n>\n".join("> " + line for line in text.split("\n") if line.strip())
-            parts.append(f"**{name}**, seed {story['seed']}\n\n{quoted}")
+            parts.append(f"**{name}**, seed {story['seed']}\n\n{quoted(story['prompt'], story['text'])}")
     return parts
+
+
+def quoted(prompt: str, text: str) -> str:
+    """A story as a quotation in Markdown, its prompt (which it begins with) in bold."""
+    prompt, text = (html.escape(part, quote=False) for part in (prompt, text))
+    if prompt:
+        text = f"**{prompt}**" + text[len(prompt) :]
+    return "\n>\n".join("> " + line for line in text.split("\n") if line.strip())

@@ -98,7 +98,9 @@ def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0) 
     distinct = corpus.distinct(np.ones(len(data), dtype=bool))
     stories = corpus.per_story(protocol, streams[0])
     estimates = distinct | {name: float(values.mean()) for name, values in stories.items()}
-    intervals = _half_sample_intervals(corpus, distinct, streams[1]) | _bootstrap_intervals(stories, streams[1])
+    intervals = _half_sample_intervals(corpus.distinct, len(data), distinct, streams[1]) | _bootstrap_intervals(
+        stories, streams[1]
+    )
     references_at_equal_n = {}
     if references is not None:
         drawn = streams[2].choice(len(references), size=len(data), replace=False)
@@ -111,6 +113,35 @@ def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0) 
         if references is not None:
             result[f"{name}_reference"] = references_at_equal_n[name]
     return result
+
+
+def diversity_differences(first, second, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Diversity of `first` minus that of `second`, two lists of as many texts, those at one place from the same prompt.
+
+    Returns `estimate`, `low` and `high` (95 %) for each of `NAMES`. Means over texts: bootstrap over pairs; counts of
+    distinct things: half-samples of pairs. Raises ValueError as `diversity` does, and for lists of unequal length.
+    """
+    first, second = _check_texts("first", first), _check_texts("second", second)
+    if len(first) != len(second):
+        raise ValueError(f"first has {len(first)} texts and second {len(second)}: a difference is of as many, in pairs")
+    streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)]
+    one, other = _Corpus.read(first), _Corpus.read(second)
+
+    def distinct(chosen: np.ndarray) -> dict:
+        return _minus(one.distinct(chosen), other.distinct(chosen))
+
+    estimates = distinct(np.ones(len(first), dtype=bool))
+    stories = _minus(one.per_story("exact", streams[0]), other.per_story("exact", streams[0]))
+    intervals = _half_sample_intervals(distinct, len(first), estimates, streams[0], lowest=-1.0)
+    intervals |= _bootstrap_intervals(stories, streams[1])
+    estimates |= {name: float(values.mean()) for name, values in stories.items()}
+    return {
+        name: {"estimate": estimates[name], "low": intervals[name][0], "high": intervals[name][1]} for name in NAMES
+    }
+
+
+def _minus(first: dict, second: dict) -> dict:
+    return {name: value - second[name] for name, value in first.items()}
 
 
 def per_story_self_bleu(texts) -> np.ndarray:
@@ -268,8 +299,10 @@ class _Corpus:
         return np.where(positive, np.exp(np.log(precision).mean(axis=0) + brevity), 0.0)
 
 
-def _half_sample_intervals(corpus: _Corpus, estimates: dict, rng: np.random.Generator) -> dict:
+def _half_sample_intervals(distinct, num_texts: int, estimates: dict, rng: np.random.Generator, lowest=0.0) -> dict:
     """95 % intervals of counts of distinct things: the estimate -+ 1.96 of its standard deviation, cut to its range.
+
+    `distinct(chosen)` gives the figures of the texts of a mask (num_texts,), which are between `lowest` and 1.
 
     The standard deviation S_m of m texts drawn without replacement out of n tells how much one text matters at that
     size: I_m = S_m sqrt(m / (1 - m / n)), and n fresh texts deviate by I_n / sqrt(n). For a mean I does not depend on
@@ -278,9 +311,8 @@ def _half_sample_intervals(corpus: _Corpus, estimates: dict, rng: np.random.Gene
     at least 1 / 2 and at most 2 times: n^-1 and n^1 are the extremes of these two. Measured on TinyStories, n = 400 and
     1,000: 0.8 to 1.2 of the spread over fresh samples, where the half-samples alone give 0.7 to 1.4.
     """
-    num_texts = len(corpus.lengths)
     half, quarter = num_texts // 2, max(1, num_texts // 4)
-    at_half, at_quarter = _influence(corpus, half, rng), _influence(corpus, quarter, rng)
+    at_half, at_quarter = (_influence(distinct, num_texts, size, rng) for size in (half, quarter))
     intervals = {}
     for name, estimate in estimates.items():
         growth = 1.0
@@ -288,20 +320,21 @@ def _half_sample_intervals(corpus: _Corpus, estimates: dict, rng: np.random.Gene
             growth = (at_half[name] / at_quarter[name]) ** (np.log(num_texts / half) / np.log(half / quarter))
         deviation = at_half[name] * np.clip(growth, 0.5, 2) / np.sqrt(num_texts)
         deviation *= num_texts if name == "vocabulary_size" else 1
-        highest = np.inf if name == "vocabulary_size" else 1.0
         low, high = float(estimate - 1.96 * deviation), float(estimate + 1.96 * deviation)
-        intervals[name] = (max(0.0, low), min(highest, high))
+        if name == "vocabulary_size":
+            intervals[name] = (max(0.0, low) if lowest == 0 else low, high)
+        else:
+            intervals[name] = (max(lowest, low), min(1.0, high))
     return intervals
 
 
-def _influence(corpus: _Corpus, size: int, rng: np.random.Generator) -> dict[str, float]:
+def _influence(distinct, num_texts: int, size: int, rng: np.random.Generator) -> dict[str, float]:
     """I of `_half_sample_intervals` for samples of `size` texts; of the vocabulary per text, to make it a share too."""
-    num_texts = len(corpus.lengths)
     samples = []
     for _ in range(_NUM_HALVES):
         chosen = np.zeros(num_texts, dtype=bool)
         chosen[rng.choice(num_texts, size=size, replace=False)] = True
-        figures = corpus.distinct(chosen)
+        figures = distinct(chosen)
         samples.append(figures | {"vocabulary_size": figures["vocabulary_size"] / size})
     scale = np.sqrt(size / (1 - size / num_texts))
     return {name: scale * float(np.std([sample[name] for sample in samples], ddof=1)) for name in samples[0]}

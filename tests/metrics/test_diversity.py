@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from nltk.translate.bleu_score import sentence_bleu
 
-from arche_mdlm.metrics.diversity import diversity, per_story_self_bleu
+from arche_mdlm.metrics.diversity import diversity, diversity_differences, per_story_self_bleu
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "metrics" / "diversity"
@@ -165,6 +165,42 @@ def test_an_interval_of_distinct_things_has_the_width_of_fresh_samples():
         widths.append((high - low) / 2 / 1.96)
 
     assert 0.8 * fresh < np.mean(widths) < 1.25 * fresh
+
+
+def test_differences_are_those_of_the_figures():
+    first, second = stories(60), stories(60, seed=1, vocabulary=20)
+    one, other = diversity(first), diversity(second)
+    found = diversity_differences(first, second)
+    assert list(found) == NAMES
+    for name, interval in found.items():
+        assert interval["estimate"] == pytest.approx(one[name] - other[name]), name
+        assert interval["low"] <= interval["estimate"] <= interval["high"], name
+    assert found["distinct_2"]["low"] > 0  # the second has a third of the words
+    assert all(set(same.values()) == {0.0} for same in diversity_differences(first, first).values())
+    with pytest.raises(ValueError, match="first has 60 texts and second 59"):
+        diversity_differences(first, second[1:])
+
+
+def test_an_interval_of_a_paired_difference_has_the_width_of_fresh_pairs():
+    """Openings of two arms that have most of their prompt in common: pairing takes the prompts' noise out."""
+    rng = np.random.default_rng(0)
+
+    def sample():
+        own = rng.zipf(1.5, size=400)
+        changed = np.where(rng.random(400) < 0.2, rng.zipf(1.5, size=400), own)
+        return [[f"w{number} tail" for number in numbers] for numbers in (own, changed)]
+
+    def difference(first, second):
+        return (len(set(first)) - len(set(second))) / 400
+
+    fresh = np.std([difference(*sample()) for _ in range(400)])
+    alone = np.std([len(set(sample()[0])) / 400 for _ in range(400)])
+    widths = []
+    for seed in range(12):
+        found = diversity_differences(*sample(), seed=seed)["distinct_openings"]
+        widths.append((found["high"] - found["low"]) / 2 / 1.96)
+    assert 0.8 * fresh < np.mean(widths) < 1.25 * fresh
+    assert np.mean(widths) < alone
 
 
 def test_few_texts_give_a_warning():

@@ -7,6 +7,7 @@ import torch
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.studies.controlled import AR_COLUMNS, ControlledSettings, build_plan, data_hash
+from arche_mdlm.studies.controlled_conclusions import MAIN, conclusions
 from arche_mdlm.studies.controlled_texts import prompts
 from arche_mdlm.studies.jobs import StudyFolder
 from arche_mdlm.training.loop import Trainer
@@ -125,10 +126,30 @@ def check_report(report):
             assert mean["low"] <= mean["estimate"] <= mean["high"]
             for entry in group["seeds"].values():
                 assert entry["nats_per_token_ci"][0] <= entry["nats_per_token"] <= entry["nats_per_token_ci"][1]
-    difference = report["differences"]["mdlm-nelbo"]["nats_per_token (best)"]["seeds"]["0"]["estimate"]
+    difference = report["differences"]["mdlm-nelbo"]["likelihood"]["best"]["seeds"]["0"]["estimate"]
     of = {name: report["arms"][name]["likelihood"]["best"]["seeds"]["0"] for name in ("mdlm-nelbo", "ar-seen")}
     assert difference == pytest.approx(of["mdlm-nelbo"]["nats_per_token"] - of["ar-seen"]["nats_per_token"])
+    check_differences(report)
     assert report["reference"]["figures"]["mean_words"] == 6.5  # half of them have a "to"
+
+
+def check_differences(report):
+    """Of paired sets, and distances from the held-out stories."""
+    key = "best, opening, 1.0"
+    arms = {name: report["arms"][name]["samples"][key]["seeds"]["0"]["figures"] for name in ("mdlm-nelbo", "ar-seen")}
+    found = report["differences"]["mdlm-nelbo"]["samples"][key]
+    for name in ("distinct_2", "self_bleu", "mean_words", "unigram_entropy"):
+        interval = found[name]["seeds"]["0"]
+        assert interval["estimate"] == pytest.approx(arms["mdlm-nelbo"][name] - arms["ar-seen"][name])
+        assert interval["low"] <= interval["estimate"] <= interval["high"]
+    distances = report["distances"]["mdlm-nelbo"]["best, bos, 1.0"]["mean_words"]
+    means = [
+        entry["figures"]["mean_words"]
+        for entry in report["arms"]["mdlm-nelbo"]["samples"]["best, bos, 1.0"]["seeds"].values()
+    ]
+    assert distances["distance"]["estimate"] == pytest.approx(sum(abs(value - 6.5) for value in means) / 2)
+    assert any("Distinct five-word openings" in line for line in report["conclusions"])
+    assert any("4 texts a set" in line for line in report["conclusions"])
 
 
 def check_prompts(folder, workplace):
@@ -152,9 +173,10 @@ def test_plan_changes_only_where_settings_do(workplace):
         before, after = build_plan(settings(workplace)), build_plan(settings(workplace, **changes))
         return {job.kind for job in after if before.keys.get(job.name) != after.keys[job.name]}
 
-    assert changed(num_samples=5) == {"sample", "metrics", "references", "summarise"}
+    assert changed(num_samples=5) == {"sample", "metrics", "paired", "references", "summarise"}
     assert changed(likelihood_samples=4) == {"likelihood", "summarise"}
     assert changed(cut_tokens=6) == {"metrics", "references", "summarise"}
+    assert changed(judge_samples=2) == {"metrics", "references", "summarise"}
     assert "train" in changed(max_steps=5)
     plan, other = build_plan(settings(workplace)), build_plan(settings(workplace, num_diffusion_steps=3))
     ar = [job.name for job in plan if "ar-seen" in job.name]
@@ -174,6 +196,78 @@ def test_data_is_part_of_the_key(workplace, tmp_path):
         data_hash(own, str(tmp_path / "none.jsonl"))
 
 
+def test_one_result_where_best_and_last_are_one(tmp_path):
+    """The last checkpoint's job takes the best one's result, and only there."""
+    from arche_mdlm.studies import controlled_jobs
+
+    def finished(name, result):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps({"result": result}))
+        return {name: tmp_path / name}
+
+    inputs = finished("likelihood-mdlm-nelbo-s0-best", {"nats_per_token": 1.5})
+    same = inputs | finished("train-mdlm-nelbo-s0", {"best_step": 4, "steps": 4})
+    assert controlled_jobs.likelihood({}, same, tmp_path) == {"nats_per_token": 1.5}
+    other = inputs | finished("train-mdlm-nelbo-s1", {"best_step": 2, "steps": 4, "last": "run", "best": "run"})
+    with pytest.raises(KeyError, match="checkpoint"):  # it goes on to load a model
+        controlled_jobs.likelihood({}, other, tmp_path)
+
+
+def test_the_judge_sees_the_first_texts(tokenizer, monkeypatch):
+    from arche_mdlm.studies import controlled_texts
+
+    seen = []
+
+    def judged(texts, judge, per_story):
+        seen.append(texts)
+        return {}
+
+    monkeypatch.setattr(controlled_texts, "_judged", judged)
+    texts = ["One cat.", "Two cats.", "Three cats.", "Four."]
+    settings = {"cut_tokens": 5, "judge": "some", "mauve": False}
+    found = controlled_texts.measure(texts, tokenizer, settings | {"judge_samples": 3})
+    assert "judged: the first 3 texts of 4" in found["notes"]
+    controlled_texts.measure(texts, tokenizer, settings | {"judge_samples": None})
+    assert seen == [texts[:3], texts]
+
+
+def interval(estimate, half):
+    return {"estimate": estimate, "low": estimate - half, "high": estimate + half}
+
+
+def test_conclusions_claim_no_more_than_the_intervals():
+    def report(likelihood, openings, seeds=(0, 1, 2), samples=100, best=8):
+        arms = {name: {"training": {"0": {"best_step": best if name == "ar-seen" else 8, "steps": 8}},
+                       "samples": {MAIN: {"mean": {"distinct_openings": {"estimate": share}}}}}
+                for name, share in (("mdlm-nelbo", 0.5 + openings["estimate"]), ("ar-seen", 0.5))}  # fmt: skip
+        own = {
+            "likelihood": {"best": {"mean": likelihood}},
+            "samples": {MAIN: {"distinct_openings": {"mean": openings}}},
+        }
+        return {
+            "arms": arms,
+            "differences": {"mdlm-nelbo": own},
+            "settings": {"num_samples": samples},
+            "seeds": list(seeds),
+        }
+
+    above = " ".join(conclusions(report(interval(0.5, 0.1), interval(0.01, 0.02))))
+    assert "a bound alone cannot tell which" in above
+    assert "not decided by openings" in above
+    assert "is not a difference between the two ways of modelling" in above
+    assert "no run was past its best validation" in above
+    below = " ".join(conclusions(report(interval(-0.5, 0.1), interval(0.47, 0.02), (0, 1), 50, best=4)))
+    assert "MDLM is the better density model" in below
+    assert "more diverse than AR by openings" in below
+    assert "of the paper's order" in below
+    assert "ar-seen seed 0 had its best validation before" in below
+    assert "50 texts a set" in below
+    assert "2 seed(s)" in below
+    undecided = " ".join(conclusions(report(interval(0.05, 0.1), {"estimate": 0.3, "low": None, "high": None}, (0,))))
+    assert "no difference is shown" in undecided
+    assert "not decided by openings" in undecided
+
+
 def test_no_prompt_is_a_bos(tiny_mdlm, tiny_ar, tokenizer):
     """So that the prompts "none" and "BOS" are one."""
     assert prompts("bos", [], tokenizer, 2) == ["", ""]
@@ -189,6 +283,7 @@ def test_no_prompt_is_a_bos(tiny_mdlm, tiny_ar, tokenizer):
         ({"seeds": (1, 1)}, "seeds="),
         ({"temperatures": (0.7,)}, "temperatures="),
         ({"num_samples": 1}, "num_samples=1"),
+        ({"judge_samples": 1}, "judge_samples=1"),
         ({"prompts": ()}, "prompts="),
     ],
 )

@@ -49,9 +49,9 @@ def _toys(tmp_path, monkeypatch):
     sys.modules.pop("toys", None)
 
 
-def job(name, needs=(), value=1, kind="add", tolerant=False, seconds=1.0, **settings):
+def job(name, needs=(), value=1, kind="add", tolerant=False, seconds=1.0, fresh=False, **settings):
     settings |= {"name": name, "value": value}
-    return Job(name, kind, "toys:add", settings, tuple(needs), seconds, tolerant=tolerant)
+    return Job(name, kind, "toys:add", settings, tuple(needs), seconds, tolerant=tolerant, fresh=fresh)
 
 
 def diamond(**changes):
@@ -172,9 +172,31 @@ def test_two_workers(tmp_path):
     assert run(root, plan, workers=2, threads=1)[0] == {}
     assert sorted(calls(root)) == ["a", "b", "c", "d"]
     results = {name: StudyFolder(root, plan).result(name) for name in "abcd"}
-    assert len({result["pid"] for result in results.values()} | {os.getpid()}) == 5
+    pids = {result["pid"] for result in results.values()}
+    assert len(pids) == 2  # of each worker, which does job after job
+    assert os.getpid() not in pids
     assert {result["threads"] for result in results.values()} == {"1"}
     assert results["d"]["value"] == 5
+
+
+def test_a_fresh_job_has_a_process_to_itself(tmp_path):
+    root = tmp_path / "study"
+    plan = diamond(b={"fresh": True}, c={"fresh": True})
+    assert run(root, plan, workers=1)[0] == {}
+    assert len({StudyFolder(root, plan).result(name)["pid"] for name in "abcd"}) == 4
+
+
+def test_a_job_cannot_read_the_orders_of_the_next(tmp_path):
+    """Its standard input is empty, its output goes to its own log."""
+    (tmp_path / "modules" / "asking.py").write_text(
+        "import sys\n\ndef ask(settings, inputs, folder):\n    print('asked', flush=True)\n"
+        "    return {'read': sys.stdin.read(), 'log': (folder / 'log.txt').read_text()}\n"
+    )
+    jobs = tuple(Job(name, "ask", "asking:ask", {"name": name}) for name in "ab")
+    root, plan = tmp_path / "study", Plan(jobs)
+    assert run(root, plan, workers=1)[0] == {}
+    for name in "ab":
+        assert StudyFolder(root, plan).result(name) == {"read": "", "log": "asked\n"}
 
 
 def test_a_killed_worker_loses_its_own_job_only(tmp_path):
