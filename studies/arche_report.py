@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+from arche_mdlm.studies.arche_effects import effects, sentence
 from arche_mdlm.studies.arche_protocol import PAPER, VARIANTS
+from arche_mdlm.studies.job_provenance import provenance
 from arche_mdlm.studies.job_runner import without_path
 from arche_mdlm.studies.report import table
 from arche_mdlm.training.checkpointing import write_json_atomically
@@ -34,14 +36,29 @@ _NAMES = {"ar": "AR", "mdlm": "MDLM"}
 def write_report(report: dict, settings: dict, failed: dict[str, str], output: Path) -> Path:
     """Write report.md and report.json into `output`; returns report.md."""
     paper = json.loads(PAPER.read_text(encoding="utf-8"))
-    report = portable({"settings": settings, "paper": paper, **report, "failed": without_path(failed, output)})
+    found = {arm: {f: effects(report["cells"], arm, f) for f in ("distinct_openings", "self_bleu")} for arm in VARIANTS}
+    report = {"settings": settings, "paper": paper, **report, "effects": found, **provenance(output)}
+    report = portable(report | {"failed": without_path(failed, output)})
+    drawn = _draw(report, Path(output) / "factors.png")
     write_json_atomically(Path(output) / "report.json", report)
     path = Path(output) / "report.md"
-    path.write_text(_markdown(report), encoding="utf-8")
+    path.write_text(_markdown(report, drawn), encoding="utf-8")
     return path
 
 
-def _markdown(report: dict) -> str:
+def _draw(report: dict, path: Path) -> bool:
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return False
+    mpl.use("Agg")  # files only: there may be no screen
+    from arche_mdlm.studies.arche_plots import draw_factors
+
+    draw_factors(report, path)
+    return True
+
+
+def _markdown(report: dict, drawn: bool) -> str:
     settings = report["settings"]
     parts = [
         "# The paper's protocol, and its confounds one at a time",
@@ -49,6 +66,12 @@ def _markdown(report: dict) -> str:
         f"{settings['temperature']}; MDLM in {settings['num_diffusion_steps']} steps of the sampler `arche`.",
         *(["## What is missing", "\n".join(f"- `{name}`: {why}" for name, why in report["failed"].items())]
           if report["failed"] else []),
+        "## Which choices make the paper's contrast",
+        "\n".join(f"- {line}" for arm in VARIANTS if (line := sentence(report["cells"], arm, _NAMES[arm]))) or "No cells.",
+        "Paper: 93.4 % distinct openings of MDLM, 3.3 % of AR. Its AR arm is the only one that is forced to begin with "
+        '"Once", its MDLM arm the only one whose repetitions are penalised.',
+        "![Every cell, the paper's own choice filled](factors.png)" if drawn else "*No picture: matplotlib is not installed "
+        "(`pip install arche-mdlm[plot]`).*",
         "## Training",
         _beside(report, _RUN, _our_run),
         "The losses are the paper's: nats a token of AR, the masked mean at one draw of MDLM, on 50 batches of held-out "
@@ -61,8 +84,17 @@ def _markdown(report: dict) -> str:
         "In brackets: 95 % intervals over texts. A free start is a BOS with rows, and the first token of a random training "
         "window with windows. Rows end at EOS, so they have texts of unequal length: distinct figures fall with the number "
         "of words, which stands beside them.",
+        "## How it was made",
+        f"- `{report['command']}`\n- data: hash `{report['data_hash']}`\n- {_made(report)}\n- every training's command and "
+        "every job's key is in `report.json` under `training_commands` and `jobs`",
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _made(report: dict) -> str:
+    runs = report["training"].values()
+    versions = sorted({f"{name} {version}" for run in runs for name, version in run["versions"].items()})
+    return "; ".join([*sorted({run["device"] for run in runs}), *versions])
 
 
 def _beside(report: dict, figures: dict, ours) -> str:

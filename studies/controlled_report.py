@@ -1,12 +1,10 @@
 """The report of the controlled comparison: tables, pictures, and all figures as JSON."""
 
-import json
-import shlex
-import sys
 from pathlib import Path
 
 from arche_mdlm.studies.controlled_conclusions import MAIN, NAMES, conclusions, sign
 from arche_mdlm.studies.controlled_summary import sample_key
+from arche_mdlm.studies.job_provenance import provenance
 from arche_mdlm.studies.job_runner import without_path
 from arche_mdlm.studies.report import quoted, table
 from arche_mdlm.training.checkpointing import write_json_atomically
@@ -42,27 +40,6 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
     write_json_atomically(output / "report.json", report)
     (output / "report.md").write_text(_markdown(report, pictures), encoding="utf-8")
     return output / "report.md"
-
-
-def provenance(study: Path) -> dict:
-    """`command`, `data_hash`, `jobs` (keys by name) and `training_commands` of the study in a folder."""
-    described = json.loads((Path(study) / "study.json").read_text(encoding="utf-8"))
-    trainings = {job["name"]: job["settings"] for job in described["jobs"] if job["kind"] == "train"}
-    return {
-        "command": " ".join(["arche-mdlm", *map(shlex.quote, portable(sys.argv[1:]))]),
-        "data_hash": described["data_hash"],
-        "jobs": {job["name"]: job["key"] for job in described["jobs"]},
-        "training_commands": {name: _training_command(own) for name, own in trainings.items()},
-    }
-
-
-def _training_command(own: dict) -> str:
-    words = ["arche-mdlm", "train", "--preset", own["preset"]]
-    for option in ("data", "validation_data"):
-        words += [f"--{option}", portable(own[option])] if own[option] is not None else []
-    for change in own["changes"]:
-        words += ["--set", change]
-    return " ".join(map(shlex.quote, words))
 
 
 def _draw(report: dict, output: Path) -> dict[str, str]:

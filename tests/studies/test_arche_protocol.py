@@ -9,6 +9,7 @@ from arche_mdlm import available_samplers, samplers_mdlm
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.metrics.diversity import diversity
+from arche_mdlm.studies.arche_effects import effects, sentence
 from arche_mdlm.studies.arche_jobs import plain_sampler
 from arche_mdlm.studies.arche_protocol import PAPER, ArcheSettings, build_plan, paper_cell
 from arche_mdlm.studies.jobs import StudyFolder
@@ -85,6 +86,11 @@ def test_end_to_end(workplace, tmp_path, capsys, monkeypatch):
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     assert len(report["cells"]) == 16
     assert all(cell["figures"] for cell in report["cells"])
+    assert (output / "factors.png").stat().st_size > 10_000
+    assert "What matters most is" in printed
+    assert report["training_commands"]["train-ar-rows"].startswith(
+        "arche-mdlm train --preset arche-paper-ar --data stories"
+    )
     for arm in ("ar", "mdlm"):
         path = folder.path(paper_cell(arm).replace("metrics", "sample")) / "samples.jsonl"
         texts = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
@@ -95,6 +101,34 @@ def test_end_to_end(workplace, tmp_path, capsys, monkeypatch):
     once = folder.path("sample-ar-rows-training-once") / "samples.jsonl"
     assert all(json.loads(line)["text"].startswith("Once") for line in once.read_text(encoding="utf-8").splitlines())
     assert str(tmp_path) not in json.dumps(report)
+
+
+def test_effects_of_the_factors():
+    """The paper's level minus the other one, over the four cells of the other two factors."""
+
+    def cell(layout, length, variant):
+        value = 0.1 + 0.5 * (variant == "free") + 0.1 * (layout == "rows") * (length == "short")
+        return {
+            "arm": "ar",
+            "layout": layout,
+            "length": length,
+            "variant": variant,
+            "figures": {"distinct_openings": value},
+        }
+
+    cells = [cell(a, b, c) for a in ("windows", "rows") for b in ("short", "training") for c in ("once", "free")]
+    layout, length, variant = effects(cells, "ar", "distinct_openings")
+    assert variant["mean"] == pytest.approx(-0.5)
+    assert (variant["low"], variant["high"]) == (pytest.approx(-0.5), pytest.approx(-0.5))
+    assert layout["mean"] == pytest.approx(-0.05)
+    assert (layout["low"], layout["high"]) == (pytest.approx(-0.1), pytest.approx(0))
+    assert length["mean"] == pytest.approx(0.05)
+    said = sentence(cells, "ar", "AR")
+    assert '"Once" forced instead of free start -50.0%' in said
+    assert 'What matters most is "Once" forced against free start' in said
+    cells[0]["figures"] = None
+    assert effects(cells, "ar", "distinct_openings") == []
+    assert sentence(cells, "ar", "AR") == ""
 
 
 def test_the_penalty_can_be_left_out(build_mdlm):

@@ -1,0 +1,54 @@
+"""What each choice of the paper's protocol does to a figure, from the 2 x 2 x 2 cells of an arm."""
+
+FACTORS = {  # by arm: factor, the paper's level, the other one
+    "ar": (("layout", "windows", "rows"), ("length", "short", "training"), ("variant", "once", "free")),
+    "mdlm": (("layout", "windows", "rows"), ("length", "short", "training"), ("variant", "penalty", "plain")),
+}
+LABELS = {
+    "windows": "windows",
+    "rows": "rows",
+    "short": "short",
+    "training": "full length",
+    "once": '"Once" forced',
+    "free": "free start",
+    "penalty": "penalty",
+    "plain": "no penalty",
+}
+
+
+def effects(cells: list[dict], arm: str, figure: str) -> list[dict]:
+    """By factor: how much higher the figure is at the paper's level than at the other one.
+
+    `mean` over the cells of the other two factors, `low` and `high` the least and the most of them. A factor of which
+    a cell is missing is left out.
+    """
+    values = {
+        (c["layout"], c["length"], c["variant"]): c["figures"][figure]
+        for c in cells
+        if c["arm"] == arm and c["figures"]
+    }
+    found = []
+    for place, (factor, paper, other) in enumerate(FACTORS[arm]):
+        differences = []
+        for key, value in values.items():
+            partner = (*key[:place], other, *key[place + 1 :])
+            if key[place] == paper and partner in values:
+                differences.append(value - values[partner])
+        if len(differences) == 4:
+            found.append({"factor": factor, "paper": paper, "other": other, "mean": sum(differences) / 4,
+                          "low": min(differences), "high": max(differences)})  # fmt: skip
+    return found
+
+
+def sentence(cells: list[dict], arm: str, name: str) -> str:
+    """Which choice moves the share of distinct openings most."""
+    found = effects(cells, arm, "distinct_openings")
+    if not found:
+        return ""
+    most = max(found, key=lambda effect: abs(effect["mean"]))
+    parts = [f"{LABELS[e['paper']]} instead of {LABELS[e['other']]} {e['mean']:+.1%} ({e['low']:+.1%} to {e['high']:+.1%})"
+             for e in found]  # fmt: skip
+    return (
+        f"**{name}**, distinct openings, mean over the other factors (least to most): {'; '.join(parts)}. "
+        f"What matters most is {LABELS[most['paper']]} against {LABELS[most['other']]}."
+    )
