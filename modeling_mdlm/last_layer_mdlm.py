@@ -2,13 +2,20 @@
 
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import eager_attention_forward, rotate_half
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, eager_attention_forward, rotate_half
 
 _BACKENDS = ("sdpa", "eager")  # flash and flex attention take other masks
 
 
-def can_select(config, **kwargs) -> bool:
-    """Whether `last_layer_at` can stand in for the whole layer: a known backend, and nothing that looks inside it."""
+def can_select(layer, **kwargs) -> bool:
+    """Whether `last_layer_at` can stand in for the whole layer: a known backend, and nothing that looks inside it or is
+    wrapped around it (hooks, FSDP, checkpointing, dropout, a compiler, which wants one shape)."""
+    config = layer.self_attn.config
+    wrapped = type(layer) is not LlamaDecoderLayer or layer._forward_hooks or layer._forward_pre_hooks
+    if wrapped or torch.compiler.is_compiling():
+        return False
+    if layer.training and (config.attention_dropout or getattr(layer, "gradient_checkpointing", False)):
+        return False
     wanted = kwargs.get("output_attentions") or config.output_attentions or kwargs.get("output_hidden_states")
     return config._attn_implementation in _BACKENDS and not wanted and not config.output_hidden_states
 
@@ -24,7 +31,7 @@ def last_layer_at(layer, hidden_states, positions, attention_mask, position_embe
         position_embeddings: cos and sin, each (B or 1, L, head_dim).
     """
     attention = layer.self_attn
-    width = int(positions.sum(-1).max())
+    width = max(1, int(positions.sum(-1).max()))  # attention over no queries at all is refused
     # Each row's positions from left to right, filled up with others; `real` says which are no filling.
     index = (~positions).long().argsort(dim=-1, stable=True)[:, :width]
     real = positions.gather(1, index)

@@ -18,6 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mdlm import MDLMConfig
 from .generation_mdlm import MDLMGenerationMixin
+from .head_loss_mdlm import head_loss
 from .last_layer_mdlm import can_select, last_layer_at
 from .schedule_mdlm import get_schedule
 
@@ -28,8 +29,10 @@ class MaskedDiffusionOutput(ModelOutput):
 
     Args:
         loss: scalar, nats a token (see `forward`); with `labels` only.
-        logits: (B, L, vocab_size), or (N, vocab_size) at the N asked positions in row-major order; -inf at the mask.
-        token_nll: (N,) unweighted cross-entropies in nats at the labelled positions; with `labels` only.
+        logits: (B, L, vocab_size), or (N, vocab_size) at the N asked positions in row-major order; -inf at the mask. None
+            where `skip_logits` says so.
+        token_nll: (N,) unweighted cross-entropies in nats at the labelled positions; with `labels` only. Without gradient
+            where the logits are skipped.
         hidden_states, attentions: as everywhere in transformers.
     """
 
@@ -107,7 +110,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
         layers = self.layers[: self.config.num_hidden_layers]
-        selects = positions is not None and not self.training and can_select(self.config, **kwargs)
+        selects = positions is not None and can_select(layers[-1], **kwargs)
         for layer in layers[:-1] if selects else layers:
             hidden_states = layer(
                 hidden_states,
@@ -155,6 +158,7 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         positions: torch.BoolTensor | None = None,
         loss_weights: torch.FloatTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        skip_logits: bool | None = None,
         **kwargs,
     ) -> MaskedDiffusionOutput:
         """Predict the clean tokens of a corrupted canvas; the head runs only where it is asked to.
@@ -169,32 +173,43 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
                 config's noise schedule where `timesteps` are given, else 1.
             num_items_in_batch: what the loss is divided by. Default: with `timesteps`, all attended tokens (the NELBO
                 can then stand beside an AR NLL); without, the labelled ones (a plain masked-LM loss).
+            skip_logits: with `labels`, compute the loss in chunks without ever holding all logits, and return none
+                (`head_loss`). Default: in training mode.
 
         Returns:
             MaskedDiffusionOutput. Raises ValueError for both `labels` and `positions`, or shapes that do not fit.
         """
         if labels is not None and positions is not None:
             raise ValueError("give labels or positions, not both: labels say where the head runs")
+        if labels is not None:
+            positions = labels != -100
+        canvas = input_ids if input_ids is not None else inputs_embeds
+        if positions is not None and canvas is not None and positions.shape != canvas.shape[:2]:
+            raise ValueError(
+                f"positions or labels of shape {tuple(positions.shape)} do not fit {tuple(canvas.shape[:2])}"
+            )
         hidden = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             timesteps=timesteps,
+            positions=positions,
             **kwargs,
         )
-        states = hidden.last_hidden_state
+        states, loss, logits, token_nll = hidden.last_hidden_state, None, None, None
         if labels is not None:
-            positions = labels != -100
-        if positions is not None:
-            if positions.shape != states.shape[:2]:
-                raise ValueError(f"positions or labels of shape {tuple(positions.shape)} do not fit {states.shape[:2]}")
-            states = states[positions]
-        logits = self.subs_logits(states)
-        loss = token_nll = None
-        if labels is not None:
-            token_nll = F.cross_entropy(logits.float(), labels[positions], reduction="none")
-            loss = self._loss(token_nll, positions, timesteps, attention_mask, loss_weights, num_items_in_batch)
+            factors = self._coefficients(positions, timesteps, attention_mask, loss_weights, num_items_in_batch)
+            targets = labels[positions]
+            if self.training if skip_logits is None else skip_logits:
+                mask_id = self.config.mask_token_id
+                loss, token_nll = head_loss(states, self.lm_head.weight, targets, factors, mask_id)
+            else:
+                logits = self.subs_logits(states)
+                token_nll = F.cross_entropy(logits.float(), targets, reduction="none")
+                loss = (token_nll * factors).sum()
+        else:
+            logits = self.subs_logits(states)
         return MaskedDiffusionOutput(loss, logits, token_nll, hidden.hidden_states, hidden.attentions)
 
     def subs_logits(self, states: torch.Tensor) -> torch.Tensor:
@@ -209,19 +224,20 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         forbidden = torch.arange(logits.shape[-1], device=logits.device) == self.config.mask_token_id
         return logits.masked_fill(forbidden, -torch.inf)
 
-    def _loss(self, token_nll, positions, timesteps, attention_mask, loss_weights, num_items_in_batch):
-        if loss_weights is None and timesteps is not None:
-            loss_weights = get_schedule(self.config.noise_schedule).weight(timesteps)
-        if loss_weights is not None:
-            if loss_weights.dim() == 1:
-                loss_weights = loss_weights[:, None].expand(positions.shape)
-            token_nll = token_nll * loss_weights[positions].to(token_nll.dtype)
+    def _coefficients(self, positions, timesteps, attention_mask, loss_weights, num_items_in_batch) -> torch.Tensor:
+        """(N,) factor of the loss for the cross-entropy of each True one of `positions` (B, L), float32."""
         if num_items_in_batch is None:
             if timesteps is None:
                 num_items_in_batch = positions.sum().clamp(min=1)
             else:
                 num_items_in_batch = positions.numel() if attention_mask is None else attention_mask.sum()
-        return token_nll.sum() / num_items_in_batch
+        if loss_weights is None and timesteps is not None:
+            loss_weights = get_schedule(self.config.noise_schedule).weight(timesteps)
+        if loss_weights is None:
+            loss_weights = torch.ones((), device=positions.device)
+        elif loss_weights.dim() == 1:
+            loss_weights = loss_weights[:, None]
+        return loss_weights.expand(positions.shape)[positions].float() / num_items_in_batch
 
 
 __all__ = ["MDLMForMaskedDiffusion", "MDLMModel", "MDLMPreTrainedModel", "MaskedDiffusionOutput", "TimeEmbedding"]

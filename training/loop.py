@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from arche_mdlm.configuration.presets import Preset, TrainingSettings
 from arche_mdlm.training.checkpointing import STATE_FILE, rotate, write_folder_atomically, write_json_atomically
 from arche_mdlm.training.evaluation import Evaluator
+from arche_mdlm.training.fused_head import fuse_head
 from arche_mdlm.training.loading import is_diffusion, save_arm
 from arche_mdlm.training.step_batches import StepBatches
 
@@ -74,6 +75,8 @@ class Trainer:
         self.batches, self.evaluator = batches, evaluator
         optimizer = build_optimizer(model, self.settings)
         self.raw_model = model
+        if not is_diffusion(model):
+            fuse_head(model)
         self.ema = None
         if self.settings.ema_decay:
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))

@@ -1,0 +1,103 @@
+"""Head and cross-entropy in one, a chunk of positions at a time: the logits of a batch never exist at once.
+
+The idea is that of Liger-Kernel (Hsu et al. 2024, arXiv 2410.10989) and of Cut Cross-Entropy (Wijmans et al. 2024,
+arXiv 2411.09009): softmax minus one-hot is the gradient of the logits, so it is made from them in place, in the forward pass,
+and multiplied out before the next chunk's logits take their memory. Nothing is computed twice.
+"""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+# Logits held at once: on a CPU few enough to stay near its caches, on a GPU enough for efficient matrix products.
+_CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}
+
+
+class _HeadLoss(torch.autograd.Function):
+    """sum_i coefficient_i * nll_i, and the nlls, of which no gradient is taken."""
+
+    @staticmethod
+    def forward(ctx, states, weight, targets, coefficients, forbidden_id, chunk):
+        differentiate = any(ctx.needs_input_grad[:2])
+        dtype = _compute_dtype(states)
+        head = weight.to(dtype)
+        inputs = states.to(dtype)
+        nll = torch.empty(len(states), dtype=torch.float32, device=states.device)
+        d_states = torch.empty_like(inputs) if differentiate else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if differentiate else None
+        for start in range(0, len(states), chunk):
+            part = slice(start, start + chunk)
+            logits = (inputs[part] @ head.T).float()
+            nll[part], total = _nll_in_place(logits, targets[part], forbidden_id)
+            if differentiate:
+                _gradient_in_place(logits, total, targets[part], coefficients[part])
+                gradient = logits.to(dtype)
+                torch.mm(gradient, head, out=d_states[part])
+                if dtype == torch.float32:
+                    d_weight.addmm_(gradient.T, inputs[part])
+                else:
+                    d_weight += gradient.T @ inputs[part]
+        if differentiate:
+            ctx.save_for_backward(d_states.to(states.dtype), d_weight.to(weight.dtype))
+        ctx.mark_non_differentiable(nll)
+        return (nll * coefficients).sum(), nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, _):
+        d_states, d_weight = ctx.saved_tensors
+        return d_states * d_loss, d_weight * d_loss, None, None, None, None
+
+
+def _compute_dtype(states: torch.Tensor) -> torch.dtype:
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+
+
+def _nll_in_place(logits, targets, forbidden_id) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropies (n,) of float32 logits (n, V), which become exp(logit - row's peak), and the sums (n, 1) of those."""
+    if forbidden_id is not None and forbidden_id < logits.shape[-1]:
+        logits[:, forbidden_id] = -torch.inf
+    chosen = logits.gather(-1, targets[:, None])
+    peak = logits.amax(-1, keepdim=True)
+    total = logits.sub_(peak).exp_().sum(-1, keepdim=True)
+    return (peak + total.log() - chosen)[:, 0], total
+
+
+def _gradient_in_place(exponentials, total, targets, coefficients) -> None:
+    """coefficient * (softmax - one-hot), in place of the exponentials (n, V)."""
+    exponentials.mul_(coefficients[:, None] / total)
+    exponentials.scatter_add_(-1, targets[:, None], -coefficients[:, None])
+
+
+@torch.compiler.disable
+def head_loss(
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    coefficients: torch.Tensor | None = None,
+    forbidden_id: int | None = None,
+    chunk: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(loss, nll): the weighted sum of N cross-entropies in nats, and each of them (N,), float32, without gradient.
+
+    Equal to the plain way up to rounding; a gradient of the gradient does not exist. Matrix products run in the type of
+    autocast, if it is on, all else in float32.
+
+    Args:
+        states: (N, H). weight: (V, H), the head's. targets: (N,), below V.
+        coefficients: (N,) factors, default 1.
+        forbidden_id: a token that has probability zero (the mask), which may lie past a narrow head.
+        chunk: positions whose logits exist at once; changes nothing else up to rounding.
+
+    Raises:
+        ValueError: for numbers of states, targets and coefficients that differ.
+    """
+    if coefficients is None:
+        coefficients = torch.ones(len(states), device=states.device)
+    if not len(states) == len(targets) == len(coefficients):
+        raise ValueError(
+            f"{len(states)} states, {len(targets)} targets and {len(coefficients)} coefficients: give one a position"
+        )
+    if chunk is None:
+        chunk = max(1, _CHUNK_LOGITS.get(states.device.type, 1 << 27) // len(weight))
+    return _HeadLoss.apply(states, weight, targets, coefficients.float(), forbidden_id, chunk)
