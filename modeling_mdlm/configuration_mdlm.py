@@ -59,3 +59,7 @@ class MDLMConfig(LlamaConfig):
         if self.num_diffusion_steps < 1:
             raise ValueError(f"num_diffusion_steps={self.num_diffusion_steps} must be at least 1")
         self.auto_map = dict(AUTO_MAP)
+
+
+# Makes save_pretrained copy the code beside the config.
+MDLMConfig.register_for_auto_class()

@@ -240,4 +240,8 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         return loss_weights.expand(positions.shape)[positions].float() / num_items_in_batch
 
 
+# Makes save_pretrained copy the code beside the weights; the config's own auto_map names the rest of the classes.
+MDLMModel.register_for_auto_class("AutoModel")
+MDLMForMaskedDiffusion.register_for_auto_class("AutoModelForCausalLM")
+
 __all__ = ["MDLMForMaskedDiffusion", "MDLMModel", "MDLMPreTrainedModel", "MaskedDiffusionOutput", "TimeEmbedding"]
