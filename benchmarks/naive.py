@@ -10,7 +10,7 @@ from torch.nn import functional as F
 def masked_mean_loss(model, input_ids: torch.Tensor, targets: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
     """Loss of a corrupted batch (B, L): logits and cross-entropy at every position, then the mean of the masked ones."""
     hidden = model.model(input_ids=input_ids, timesteps=timesteps).last_hidden_state
-    logits = _full_logits(model, hidden)
+    logits = full_logits(model, hidden)
     masked = input_ids == model.config.mask_token_id
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     return (loss * masked).sum() / masked.sum()
@@ -76,10 +76,10 @@ def _logits_of_one(model, tokens: torch.Tensor, t: float, device) -> torch.Tenso
     """Logits (L, V) of one canvas, at every position."""
     timesteps = torch.tensor([t], device=device)
     hidden = model.model(input_ids=tokens[None], timesteps=timesteps).last_hidden_state
-    return _full_logits(model, hidden)[0]
+    return full_logits(model, hidden)[0]
 
 
-def _full_logits(model, hidden: torch.Tensor) -> torch.Tensor:
+def full_logits(model, hidden: torch.Tensor) -> torch.Tensor:
     """The head on every position; the mask is never predicted (the paper's own head has no row for it)."""
     logits = model.lm_head(hidden)
     if model.config.mask_token_id < logits.shape[-1]:

@@ -16,9 +16,9 @@ import transformers
 
 from arche_mdlm import available_samplers
 from arche_mdlm.configuration.presets import load_preset
-from arche_mdlm.training.checkpointing import write_json_atomically
 from benchmarks import sampling
-from benchmarks.__main__ import MIN_ROUNDS, Report, current_commit, describe_machine, describe_versions, show
+from benchmarks.__main__ import MIN_ROUNDS
+from benchmarks.report import Report, describe_machine, note, write
 from benchmarks.timing import interleave, rates
 
 RESULTS = Path(__file__).parent / "results" / "samplers.json"
@@ -63,7 +63,7 @@ def side_by_side(
     contestants: dict[str, sampling.Contestant], rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Texts a second of each call of each contestant, in turn. A call takes long: the median needs no warm-up."""
-    print(" and ".join(contestants), "...", file=sys.stderr, flush=True)
+    note(" and ".join(contestants))
     seconds = interleave({key: call for key, (call, _) in contestants.items()}, rounds, device, warm_up=False)
     return {key: rates(texts, seconds[key]) for key, (_, texts) in contestants.items()}
 
@@ -88,32 +88,22 @@ def main(argv: list[str] | None = None) -> int:
         args.rounds, device)  # fmt: skip
     report.add(f"sampling_{args.few_steps}_steps_vs_ar_cached", ar_speed[few], ar_speed["AR"], "stories/s",
                f"{size}, {args.few_steps} steps over AR of equal size with its KV cache")  # fmt: skip
-    note = f"{size} in {args.steps} steps, over the paper's loop, one text at a time"
+    what = f"{size} in {args.steps} steps, over the paper's loop, one text at a time"
     speed = side_by_side(
         {EXACT: ours(EXACT, args.steps), "paper": sampling.paper(mdlm, args.length, args.steps)}, args.rounds, device
     )
-    report.add(f"{EXACT}_vs_naive", speed[EXACT], speed["paper"], "stories/s", note)
+    report.add(f"{EXACT}_vs_naive", speed[EXACT], speed["paper"], "stories/s", what)
     for sampler in args.samplers:
         if sampler != EXACT:
             once = side_by_side({sampler: ours(sampler, args.steps)}, 1, device)[sampler]
-            report.add(f"{sampler}_vs_naive", once * args.rounds, speed["paper"], "stories/s", note + "; timed once")
-    document = {
-        "machine": machine,
-        "versions": describe_versions(),
-        "commit": current_commit(),
-        "settings": {
-            "model": dataclasses.asdict(settings[0]),
-            "parameters": sum(p.numel() for p in mdlm.parameters()),
-            "trunk_parameters": sum(p.numel() for p in mdlm.model.layers.parameters()),
-            "rounds": {EXACT: args.rounds, "others": 1},
-        },
-        "throughput": {},
-        "results": report.results,
+            report.add(f"{sampler}_vs_naive", once * args.rounds, speed["paper"], "stories/s", what + "; timed once")
+    described = {
+        "model": dataclasses.asdict(settings[0]),
+        "parameters": sum(p.numel() for p in mdlm.parameters()),
+        "trunk_parameters": sum(p.numel() for p in mdlm.model.layers.parameters()),
+        "rounds": {EXACT: args.rounds, "others": 1},
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(args.output, document)
-    show(document)
-    print(f"\nwritten to {args.output}")
+    write(args.output, report, machine, described)
     return 0
 
 

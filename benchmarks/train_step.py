@@ -10,6 +10,7 @@ import torch
 from arche_mdlm.configuration.presets import ModelSettings, Preset
 from arche_mdlm.schedule_mdlm import get_schedule
 from arche_mdlm.training.build import build_model
+from arche_mdlm.training.fused_head import fuse_head
 from arche_mdlm.training.loop import build_optimizer
 from arche_mdlm.training.objectives import corrupt_batch, loss_denominator
 from benchmarks import naive
@@ -94,6 +95,8 @@ def autocast_of(dtype: str, device: torch.device):
 def our_step(shape: Shape, arm: str, dtype: str, device: torch.device) -> tuple[Callable[[], None], int]:
     """(step, tokens a step) of an arm, our way."""
     model, batch = _setup(shape, arm, device)
+    if arm == "ar":
+        fuse_head(model)
     optimizer = build_optimizer(model, (shape.mdlm if arm == "mdlm" else shape.ar).training)
     inputs, denominator = _of(batch, arm)
     step = make_step(model, lambda: our_loss(model, inputs, denominator), optimizer, autocast_of(dtype, device))
@@ -115,6 +118,14 @@ def paper_step(shape: Shape, arm: str, device: torch.device) -> tuple[Callable[[
 
     optimizer = naive.plain_adamw(model, 3e-4)
     return make_step(model, loss, optimizer, nullcontext), batch.num_tokens
+
+
+def transformers_step(shape: Shape, dtype: str, device: torch.device) -> tuple[Callable[[], None], int]:
+    """(step, tokens a step) of stock LlamaForCausalLM with its own loss and the optimiser that Trainer uses."""
+    model, batch = _setup(shape, "ar", device)
+    optimizer = build_optimizer(model, shape.ar.training)
+    loss = lambda: model(**batch.ar_inputs, use_cache=False).loss  # noqa: E731
+    return make_step(model, loss, optimizer, autocast_of(dtype, device)), batch.num_tokens
 
 
 def fastest_dtype(shape: Shape, device: torch.device) -> tuple[str, dict[str, float]]:

@@ -7,7 +7,6 @@
 import argparse
 import hashlib
 import json
-import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from arche_mdlm.studies import speed_quality_cells as cells
 from arche_mdlm.studies.references import draw, fingerprint, fitting_stories
 from arche_mdlm.training.checkpointing import write_json_atomically
 from arche_mdlm.training.loading import is_diffusion, load_arm
-from arche_mdlm.training.provenance import portable
+from arche_mdlm.training.provenance import cpu_name, portable
 
 # More than one row of a sampler: label and settings. A sampler that is not here appears once, with its defaults.
 VARIANTS: dict[str, dict[str, dict]] = {
@@ -248,11 +247,7 @@ def _code_hash() -> str:
 
 
 def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

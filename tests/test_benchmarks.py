@@ -100,15 +100,20 @@ def test_a_quick_run_reports_every_comparison(tmp_path):
 
     report = json.loads(output.read_text(encoding="utf-8"))
     results = {result["name"]: result for result in report["results"]}
-    assert {"train_step_vs_naive", "mdlm_vs_ar_tokens_per_s", "ancestral_vs_naive"} <= set(results)
+    assert set(results) == {
+        "train_step_vs_naive", "ar_train_step_vs_naive", "ar_train_step_vs_transformers", "mdlm_vs_ar_tokens_per_s",
+        "train_memory_vs_naive", "ar_train_memory_vs_naive", "sampling_2_steps_vs_ar_cached", "ancestral_vs_naive",
+        "nelbo_vs_naive", "self_bleu_vs_pairwise", "tokenise_vs_tokenizers", "import_vs_torch_transformers", "load_vs_ar",
+    }  # fmt: skip
     for name, result in results.items():
         assert 0 < result["low"] <= result["ratio"] <= result["high"], name
-        assert result["ours_per_second"] > 0
-        assert result["reference_per_second"] > 0
-        assert result["unit"] in ("tokens/s", "stories/s")
+        assert result["ours"] > 0
+        assert result["reference"] > 0
+        alone = "memory" in name or "import" in name or "load" in name  # a process each time: once in a quick run
+        assert result["rounds"] == (1 if alone else 5), name
         assert result["command"].startswith("python -m benchmarks --quick")
         assert name in process.stdout
-    assert set(report["throughput"]) == {"mdlm", "mdlm_paper", "ar", "ar_paper"}
+    assert set(report["throughput"]) == {"mdlm", "mdlm_paper", "ar", "ar_paper", "ar_transformers"}
     assert report["settings"]["quick"] is True
     assert report["settings"]["rounds"] >= 5
     assert {"machine", "versions", "commit"} <= set(report)

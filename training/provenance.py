@@ -1,6 +1,7 @@
 """What a result was made with: command, preset, data, versions, machine; nothing that means something on one machine only."""
 
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,16 @@ def portable(value: Any) -> Any:
     if isinstance(value, str) and os.path.isabs(value):
         return Path(value).name
     return value
+
+
+def cpu_name() -> str:
+    """The processor's name as its maker has it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def describe_run(preset, corpus, model, num_processes: int) -> dict:
