@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from arche_mdlm.configuration.presets import Preset, TrainingSettings
 from arche_mdlm.training.checkpointing import STATE_FILE, rotate, write_folder_atomically, write_json_atomically
 from arche_mdlm.training.evaluation import Evaluator
+from arche_mdlm.training.flops import StepFlops, peak_flops, runs_last_layer_at_labels
 from arche_mdlm.training.fused_head import fuse_head
 from arche_mdlm.training.loading import is_diffusion, save_arm
 from arche_mdlm.training.step_batches import StepBatches
@@ -85,6 +86,8 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         if self.ema is not None:
             self.ema.to(accelerator.device)
+        self.flops = StepFlops.of(model.config, selects=not self.settings.compile and runs_last_layer_at_labels(model))
+        self.peak_flops = peak_flops(accelerator.device)
         self.state = RunState()
         if resume_from is not None:
             self._restore(resume_from)
@@ -108,7 +111,7 @@ class Trainer:
         window = _Window()
         try:
             for batch in loader:
-                window.add(batch, self._step(batch))
+                window.add(batch, self._step(batch), self._count_flops(batch))
                 self._after_step(bar, window)
                 if self._agreed_to_stop():
                     break
@@ -150,6 +153,14 @@ class Trainer:
             self.ema.update_parameters(self.raw_model)
         return total, norm
 
+    def _count_flops(self, batch: dict) -> int:
+        """Of this process's share of the step."""
+        total, share = 0, batch["num_supervised"] / self.accelerator.num_processes
+        for inputs in batch["inputs"]:
+            rows, length = inputs["input_ids"].shape
+            total += self.flops.count(rows, length, round(share / len(batch["inputs"])))
+        return total
+
     def _loss(self, inputs: dict) -> torch.Tensor:
         """Sum over the micro-batch; `num_items_in_batch=1` leaves the division to the caller."""
         # A tensor on the right device: transformers' losses want one.
@@ -183,9 +194,16 @@ class Trainer:
         state.seconds += entry["seconds"]
         state.tokens += entry["tokens"]
         state.supervised += entry["supervised"]
+        flops = entry.pop("flops") / max(entry["seconds"], 1e-9)
+        entry["tflop_per_second"] = flops / 1e12  # of one process, matrix products only
+        if self.peak_flops:
+            entry["mfu"] = flops / self.peak_flops
+        if self.accelerator.device.type == "cuda":
+            entry["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         entry |= {"step": state.step, "learning_rate": learning_rate(state.step - 1, self.settings)}
         self._record(entry)
-        bar.set_postfix_str(f"loss {entry['loss']:.3f}, {entry['tokens_per_second']:,.0f} tok/s")
+        utilised = f", MFU {entry['mfu']:.0%}" if "mfu" in entry else ""
+        bar.set_postfix_str(f"loss {entry['loss']:.3f}, {entry['tokens_per_second']:,.0f} tok/s{utilised}")
 
     def evaluate(self) -> dict:
         """Likelihood of the validation split, with the averaged weights where there are any."""
@@ -273,15 +291,15 @@ class _Window:
     """Sums since the last log entry; losses stay on the device until they are read."""
 
     def __init__(self):
-        self.losses, self.norms, self.tokens, self.supervised, self.steps = [], [], 0, 0, 0
+        self.losses, self.norms, self.tokens, self.supervised, self.flops = [], [], 0, 0, 0
         self.seconds, self.start = 0.0, time.perf_counter()
 
-    def add(self, batch: dict, step: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def add(self, batch: dict, step: tuple[torch.Tensor, torch.Tensor], flops: int) -> None:
         self.losses.append(step[0])
         self.norms.append(step[1])
         self.tokens += batch["num_tokens"]
         self.supervised += batch["num_supervised"]
-        self.steps += 1
+        self.flops += flops
 
     def restart_clock(self) -> None:
         """Leave out the time since the last reading: it went to an evaluation or a checkpoint."""
@@ -295,6 +313,7 @@ class _Window:
             "grad_norm": torch.stack([torch.as_tensor(norm) for norm in self.norms]).mean().item(),
             "tokens": self.tokens,
             "supervised": self.supervised,
+            "flops": self.flops,
             "seconds": seconds,
             "tokens_per_second": self.tokens / max(seconds, 1e-9),
         }

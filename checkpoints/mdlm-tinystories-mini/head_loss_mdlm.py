@@ -31,7 +31,7 @@ class _HeadLoss(torch.autograd.Function):
             if differentiate:
                 _gradient_in_place(logits, total, targets[part], coefficients[part])
                 gradient = logits.to(dtype)
-                torch.mm(gradient, head, out=d_states[part])
+                d_states[part] = gradient @ head
                 if dtype == torch.float32:
                     d_weight.addmm_(gradient.T, inputs[part])
                 else:
