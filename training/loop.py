@@ -37,6 +37,7 @@ class RunState:
     tokens: int = 0
     supervised: int = 0
     history: list[dict] = field(default_factory=list)
+    window: dict = field(default_factory=dict)  # steps since the last log entry
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
@@ -108,11 +109,11 @@ class Trainer:
         previous = self._catch_signals()
         show = self.accelerator.is_main_process
         bar = tqdm(total=last, initial=self.state.step, desc=self.preset.name, unit="step", disable=not show)
-        window = _Window()
+        self.window = _Window(self.accelerator, self.state.window)
         try:
             for batch in loader:
-                window.add(batch, self._step(batch), self._count_flops(batch))
-                self._after_step(bar, window)
+                self.window.add(batch, self._step(batch), self._count_flops(batch))
+                self._after_step(bar)
                 if self._agreed_to_stop():
                     break
         finally:
@@ -168,23 +169,25 @@ class Trainer:
         extra = {} if is_diffusion(self.raw_model) else {"use_cache": False}
         return self.model(**inputs, **extra, num_items_in_batch=one).loss
 
-    def _after_step(self, bar, window: "_Window") -> None:
+    def _after_step(self, bar) -> None:
         self.state.step += 1
         step, settings = self.state.step, self.settings
         bar.update()
         if step % settings.log_every == 0 or step == settings.max_steps:
-            self._log(window, bar)
+            self._log(bar)
         improved = False
         if step % settings.eval_every == 0 or step == settings.max_steps:
+            self.window.stop_clock()
             self.evaluate()
             improved = self.state.best_step == step
-            window.restart_clock()
+            self.window.restart_clock()
         if improved or step % settings.save_every == 0 or step == settings.max_steps:
             self.save()
-            window.restart_clock()
+            self.window.restart_clock()
 
-    def _log(self, window: "_Window", bar) -> None:
-        entry = window.read(self.accelerator)
+    def _log(self, bar) -> None:
+        entry = self.window.entry()
+        self.window = _Window(self.accelerator)
         if not math.isfinite(entry["loss"]):
             raise TrainingDiverged(
                 f"loss is {entry['loss']} at step {self.state.step}; lower training.learning_rate "
@@ -248,6 +251,7 @@ class Trainer:
     def save(self) -> Path:
         """Write checkpoint-NNNNNN atomically, rotate, and rewrite the log."""
         folder = self.output_dir / self._folder_name()
+        self.state.window = self.window.to_dict()
         if self.accelerator.is_main_process:
             write_folder_atomically(folder, self._write)
             rotate(self.output_dir, self.settings.keep_checkpoints, self.state.best_step)
@@ -288,34 +292,49 @@ def _finite(value: float) -> float | None:
 
 
 class _Window:
-    """Sums since the last log entry; losses stay on the device until they are read."""
+    """Sums since the last log entry; losses stay on the device until they are read.
 
-    def __init__(self):
-        self.losses, self.norms, self.tokens, self.supervised, self.flops = [], [], 0, 0, 0
-        self.seconds, self.start = 0.0, time.perf_counter()
+    `saved` is what `to_dict` gave of a run that stopped between two entries.
+    """
+
+    def __init__(self, accelerator: Accelerator, saved: dict | None = None):
+        saved = saved or {"losses": [], "norms": [], "tokens": 0, "supervised": 0, "flops": 0, "seconds": 0.0}
+        self.accelerator = accelerator
+        self.losses, self.norms = ([torch.tensor(v) for v in saved[key]] for key in ("losses", "norms"))
+        self.tokens, self.supervised, self.flops = saved["tokens"], saved["supervised"], saved["flops"]
+        self.seconds, self.start = saved["seconds"], time.perf_counter()
 
     def add(self, batch: dict, step: tuple[torch.Tensor, torch.Tensor], flops: int) -> None:
         self.losses.append(step[0])
-        self.norms.append(step[1])
+        self.norms.append(torch.as_tensor(step[1]))
         self.tokens += batch["num_tokens"]
         self.supervised += batch["num_supervised"]
         self.flops += flops
 
+    def stop_clock(self) -> None:
+        """What follows, an evaluation or a checkpoint, does not count until `restart_clock`."""
+        self.seconds += time.perf_counter() - self.start
+        self.restart_clock()
+
     def restart_clock(self) -> None:
-        """Leave out the time since the last reading: it went to an evaluation or a checkpoint."""
         self.start = time.perf_counter()
 
-    def read(self, accelerator: Accelerator) -> dict:
-        loss = accelerator.reduce(torch.stack(self.losses), reduction="mean").mean().item()
-        seconds = time.perf_counter() - self.start
-        entry = {
-            "loss": loss,
-            "grad_norm": torch.stack([torch.as_tensor(norm) for norm in self.norms]).mean().item(),
-            "tokens": self.tokens,
-            "supervised": self.supervised,
-            "flops": self.flops,
-            "seconds": seconds,
-            "tokens_per_second": self.tokens / max(seconds, 1e-9),
+    def to_dict(self) -> dict:
+        """For a checkpoint; the clock goes on from here."""
+        device = self.accelerator.device
+        losses = [loss.to(device) for loss in self.losses]
+        if losses:  # of all processes, so that any one of them can go on from it
+            losses = self.accelerator.reduce(torch.stack(losses), reduction="mean")
+        self.losses = list(losses)
+        self.stop_clock()
+        return {"losses": [float(loss) for loss in losses], "norms": [float(norm) for norm in self.norms],
+                "tokens": self.tokens, "supervised": self.supervised, "flops": self.flops,
+                "seconds": self.seconds}  # fmt: skip
+
+    def entry(self) -> dict:
+        saved = self.to_dict()
+        return saved | {
+            "loss": sum(saved.pop("losses")) / len(self.losses),
+            "grad_norm": sum(saved.pop("norms")) / len(self.norms),
+            "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
         }
-        self.__init__()
-        return entry

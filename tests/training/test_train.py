@@ -156,6 +156,24 @@ def test_an_interrupted_run_equals_one_that_was_not(whole, arguments, tmp_path, 
     assert_same_run(tmp_path / "run", whole(arm))
 
 
+def test_a_run_stopped_between_two_log_entries_loses_no_count(arguments, tmp_path):
+    """Tokens, losses and operations of the steps behind the last entry are in the checkpoint."""
+    seldom = {"training__log_every": 3, "training__eval_every": 8, "training__save_every": 8}
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    assert train.main(arguments("mdlm", output_dir=whole, **seldom)) == 0
+    for more in ([], ["--resume"], ["--resume"], ["--resume"]):
+        assert train.main(arguments("mdlm", "--stop_after", "2", *more, output_dir=parts, **seldom)) == 0
+    assert len(losses(whole)) == 3
+    assert_same_run(parts, whole)
+    states = [json.loads((run / "checkpoint-000008" / "trainer_state.json").read_text()) for run in (parts, whole)]
+    for key in ("tokens", "supervised", "window"):
+        left, right = (
+            {k: v for k, v in s[key].items() if k != "seconds"} if key == "window" else s[key] for s in states
+        )
+        assert left == right, key
+    assert states[0]["tokens"] == sum(entry.get("tokens", 0) for entry in figures(parts))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_resume_goes_on(whole, arguments, tmp_path, monkeypatch, number):
     real = Trainer._step
