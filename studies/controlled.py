@@ -19,7 +19,7 @@ import torch
 
 from arche_mdlm.configuration.presets import Preset, load_preset
 from arche_mdlm.studies.controlled_summary import BASE
-from arche_mdlm.studies.controlled_texts import mauve_installed
+from arche_mdlm.studies.controlled_texts import judge_installed, mauve_installed
 from arche_mdlm.studies.estimates import forward_seconds, training_seconds
 from arche_mdlm.studies.job_command import SUMMARY, add_running_arguments, run_plan
 from arche_mdlm.studies.jobs import Job, Plan
@@ -219,6 +219,8 @@ def _sample_jobs(settings, preset, about, prompt, temperature, train, device) ->
 def _measuring(settings: ControlledSettings) -> dict:
     """What the figures of a set of texts depend on."""
     own = {key: getattr(settings, key) for key in ("num_samples", "cut_tokens", "judge", "judge_samples")}
+    if not judge_installed(settings.judge):
+        own["judge_missing"] = True  # measured again once it is there
     return own | {"mauve": mauve_installed()}
 
 

@@ -1,6 +1,7 @@
 """The report of the controlled comparison: tables, pictures, and all figures as JSON."""
 
 from pathlib import Path
+from statistics import median
 
 from arche_mdlm.studies.controlled_conclusions import MAIN, NAMES, conclusions, sign
 from arche_mdlm.studies.controlled_summary import sample_key
@@ -66,7 +67,8 @@ def _markdown(report: dict, pictures: dict[str, str]) -> str:
         _training(report),
         "AR at equal tokens seen, and at equal tokens supervised (`ar-supervised`: trained, with a schedule of its own, for as "
         "many steps as give AR as many supervised real tokens as MDLM's masks give it). Supervised counts here include the "
-        "canvas's tail, where MDLM says that the story is over.",
+        "canvas's tail, where MDLM says that the story is over. Tokens/s: median of the log's entries, other jobs beside it; "
+        "MFU and peak memory are measured on GPUs whose peak is known.",
         "## Likelihood on the held-out stories",
         _likelihood(report),
         "AR: exact NLL. MDLM: NELBO, an upper bound on its NLL; nats divided by the story's tokens, EOS counted.",
@@ -143,12 +145,22 @@ def number(value: dict | None, style: str) -> str:
 
 
 def _training(report: dict) -> str:
-    rows = []
+    rows, measured = [], ("tokens_per_second", "mfu", "peak_memory_gib")
     for name, arm in report["arms"].items():
         for seed, run in arm["training"].items():
+            pace = {
+                key: median(values) if (values := [e[key] for e in run["history"] if key in e]) else None
+                for key in measured
+            }
             rows.append([f"{name}, seed {seed}", f"{run['steps']:,}", f"{run['best_step']:,}", f"{run['tokens']:,}",
-                         f"{run['supervised']:,}", f"{run['seconds'] / 60:.1f}"])  # fmt: skip
-    return table(["arm", "steps", "best at", "tokens seen", "supervised", "minutes"], rows)
+                         f"{run['supervised']:,}", f"{run['seconds'] / 60:.1f}", plain(pace["tokens_per_second"], ",.0f"),
+                         plain(pace["mfu"], ".1%"), plain(pace["peak_memory_gib"], ".1f")])  # fmt: skip
+    header = ["arm", "steps", "best at", "tokens seen", "supervised", "minutes", "tokens/s", "MFU", "peak GiB"]
+    return table(header, rows)
+
+
+def plain(value: float | None, style: str) -> str:
+    return "–" if value is None else format(value, style)
 
 
 def _likelihood(report: dict) -> str:

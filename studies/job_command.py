@@ -1,6 +1,7 @@
 """What the commands of all studies of jobs have in common: how they are run, and what becomes of the result."""
 
 import argparse
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def add_running_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     add("--output", type=Path, default=Path(output), help="the study's folder; finished jobs in it are not done again")
     add("--workers", type=int, default=1, help="processes at a time, with a GPU each in turn; 0: all in this one")
     add("--threads", type=int, default=1, help="of each process")
+    add("--publish", type=Path, metavar="FILE", help="copy the report to FILE.md, FILE.json and FILE/, to be committed")
     add("--dry_run", action="store_true", help="print the jobs, with an estimate of time, and stop")
 
 
@@ -39,6 +41,22 @@ def run_plan(
         raise RuntimeError(f"there is no report, because the job {SUMMARY} failed: {failed[SUMMARY]}")
     path = write_report(folder.result(SUMMARY), about, failed, args.output)
     show(f"The report is in {path}, all figures in {path.with_name('report.json')}")
+    if args.publish is not None:
+        show(f"published as {publish(path, args.publish)}")
     for name, reason in failed.items():
         show(f"not in it: {name}: {reason}")
     return (1 if failed else 0), path
+
+
+def publish(report: Path, target: Path) -> Path:
+    """Copy a report to `target`.md, its figures to `target`.json, its pictures into the folder `target`; the first of them."""
+    text, pictures = report.read_text(encoding="utf-8"), sorted(report.parent.glob("*.png"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        target.mkdir(exist_ok=True)
+        shutil.copyfile(picture, target / picture.name)
+        text = text.replace(f"]({picture.name})", f"]({target.name}/{picture.name})")
+    shutil.copyfile(report.with_name("report.json"), target.with_name(f"{target.name}.json"))
+    page = target.with_name(f"{target.name}.md")
+    page.write_text(text.replace("`report.json`", f"`{target.name}.json`"), encoding="utf-8")
+    return page

