@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.training.provenance import portable
 from benchmarks import suites
 from benchmarks.report import Report, describe_machine, write
 from benchmarks.train_step import Shape, fastest_dtype
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     transformers.utils.logging.set_verbosity_error()
     device = torch.device(args.device)
     machine, shape = describe_machine(device), make_shape(args)
-    report = Report(shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if argv is None else argv)]))
+    report = Report(shlex.join(["python", "-m", "benchmarks", *portable(sys.argv[1:] if argv is None else argv)]))
     dtype, trials = args.dtype, None
     if dtype == "auto" and {"training", "memory"} & set(args.only):
         dtype, trials = fastest_dtype(shape, device)

@@ -1,14 +1,34 @@
-"""Peak memory of a training step: a process of its own, ordered by JSON on its standard input, answers in JSON."""
+"""Peak memory and speed of a training step, in a process of its own: ordered by JSON on its standard input, answers in JSON."""
 
 import json
 import os
 import resource
+import subprocess
 import sys
+import time
+from statistics import median
 
 import torch
 
 from arche_mdlm.configuration.presets import DataSettings, ModelSettings, Preset, TrainingSettings
 from benchmarks import train_step
+from benchmarks.report import REPOSITORY
+
+
+def measure(shape: train_step.Shape, arm: str, way: str, dtype: str, device: torch.device, timed: int = 0) -> dict:
+    """`peak_bytes` of two steps of an arm, "ours" or the "paper" way, and with `timed` steps `tokens_per_second` of them.
+
+    Bytes are those of weights, gradients, optimiser and activations; on a CPU all that the process has grown by since its
+    imports. Raises RuntimeError with the process's errors if it fails.
+    """
+    order = {"arm": arm, "way": way, "dtype": dtype, "device": str(device), "threads": torch.get_num_threads(), "timed": timed,
+             "mdlm": shape.mdlm.to_dict(), "ar": shape.ar.to_dict(), "batch_size": shape.batch_size,
+             "length": shape.length}  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks.memory"]
+    done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, cwd=REPOSITORY)
+    if done.returncode:
+        raise RuntimeError(f"measuring {arm}, {way} failed:\n{done.stderr}")
+    return json.loads(done.stdout)
 
 
 def main() -> None:
@@ -18,9 +38,9 @@ def main() -> None:
     shape = train_step.Shape(_preset(order["mdlm"]), _preset(order["ar"]), order["batch_size"], order["length"])
     before = _resident()
     if order["way"] == "ours":
-        step, _ = train_step.our_step(shape, order["arm"], order["dtype"], device)
+        step, tokens = train_step.our_step(shape, order["arm"], order["dtype"], device)
     else:
-        step, _ = train_step.paper_step(shape, order["arm"], device)
+        step, tokens = train_step.paper_step(shape, order["arm"], device)
     for _ in range(2):  # the optimiser's state is there from the second one on
         step()
     if device.type == "cuda":
@@ -28,7 +48,18 @@ def main() -> None:
     else:
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
-    print(json.dumps({"peak_bytes": peak}))
+    answer = {"peak_bytes": peak}
+    if order["timed"]:
+        answer["tokens_per_second"] = tokens / median(_seconds(step, device) for _ in range(order["timed"]))
+    print(json.dumps(answer))
+
+
+def _seconds(step, device: torch.device) -> float:
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
 def _preset(values: dict) -> Preset:

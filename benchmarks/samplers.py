@@ -16,6 +16,7 @@ import transformers
 
 from arche_mdlm import available_samplers
 from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.training.provenance import portable
 from benchmarks import sampling
 from benchmarks.__main__ import MIN_ROUNDS
 from benchmarks.report import Report, describe_machine, note, write
@@ -76,7 +77,9 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device(args.device)
     machine = describe_machine(device)
     (mdlm, ar), settings = make_models(args, device)
-    report = Report(shlex.join(["python", "-m", "benchmarks.samplers", *(sys.argv[1:] if argv is None else argv)]))
+    report = Report(
+        shlex.join(["python", "-m", "benchmarks.samplers", *portable(sys.argv[1:] if argv is None else argv)])
+    )
     size = f"{args.batch_size} texts of {args.length} tokens"
 
     def ours(sampler, steps):

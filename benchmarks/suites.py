@@ -1,15 +1,12 @@
 """What `python -m benchmarks` measures: ours and a reference side by side, round after round."""
 
 import argparse
-import json
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import torch
 
-from benchmarks import data, likelihood, loading, metrics, sampling, train_step
-from benchmarks.report import REPOSITORY, Report, note
+from benchmarks import data, likelihood, loading, memory, metrics, sampling, train_step
+from benchmarks.report import Report, note
 from benchmarks.timing import interleave, rates
 
 
@@ -65,28 +62,14 @@ def measure_memory(run: Run) -> None:
     found: dict[str, list[float]] = {}
     for _ in range(run.process_rounds):
         for arm, way in (("mdlm", "ours"), ("mdlm", "paper"), ("ar", "ours"), ("ar", "paper")):
-            found.setdefault(f"{arm}_{way}", []).append(peak_bytes(run, arm, way))
+            found.setdefault(f"{arm}_{way}", []).append(
+                memory.measure(run.shape, arm, way, run.dtype, run.device)["peak_bytes"]
+            )
     what = "peak bytes of two steps, weights, gradients and optimiser included, imports not"
     for arm, name in (("mdlm", "train_memory_vs_naive"), ("ar", "ar_train_memory_vs_naive")):
         run.report.add(
             name, found[f"{arm}_ours"], found[f"{arm}_paper"], "bytes", f"{arm.upper()}: {what}; less is better"
         )
-
-
-def peak_bytes(run: Run, arm: str, way: str) -> float:
-    order = {"arm": arm, "way": way, "dtype": run.dtype, "device": str(run.device), "threads": torch.get_num_threads(),
-             "mdlm": run.shape.mdlm.to_dict(), "ar": run.shape.ar.to_dict(), "batch_size": run.shape.batch_size,
-             "length": run.shape.length}  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory"],
-        input=json.dumps(order),
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-    )
-    if done.returncode:
-        raise RuntimeError(f"measuring the memory of {arm}, {way} failed:\n{done.stderr}")
-    return json.loads(done.stdout)["peak_bytes"]
 
 
 def measure_sampling(run: Run) -> None:

@@ -148,3 +148,35 @@ def test_a_small_run_of_the_samplers_reports_each(tmp_path, capsys):
     assert set(results) == {f"{name}_vs_naive" for name in available_samplers()} | {"sampling_2_steps_vs_ar_cached"}
     assert all(0 < result["low"] <= result["ratio"] <= result["high"] for result in results.values())
     assert "written to" in capsys.readouterr().out
+
+
+def test_scaling_measures_speed_and_memory_of_each_line(tmp_path, monkeypatch):
+    from benchmarks import scaling
+
+    small = {"batch_size": 2, "length": 16, "hidden_size": 32, "vocab_size": 64, "num_hidden_layers": 1}
+    monkeypatch.setitem(scaling._CENTRES, "cpu", small)
+    monkeypatch.setitem(scaling._AXES, "cpu", {"vocab_size": [64, 96]})
+    output = tmp_path / "scaling.json"
+    assert (
+        scaling.main(
+            ["--device", "cpu", "--axes", "vocab_size", "--points", "1", "--steps", "1", "--output", str(output)]
+        )
+        == 0
+    )
+    found = json.loads(output.read_text(encoding="utf-8"))["axes"]["vocab_size"]
+    assert found["at"] == [64]
+    assert len(found["lines"]) == 3
+    assert all(value["tokens_per_second"] > 0 for values in found["lines"].values() for value in values)
+    assert all(value["peak_bytes"] > 0 for values in found["lines"].values() for value in values)
+    assert output.with_suffix(".png").stat().st_size > 5_000
+
+
+def test_a_profile_names_operations(tmp_path):
+    from benchmarks.profile import main
+
+    output = tmp_path / "profile.md"
+    assert main(["--quick", "--device", "cpu", "--output", str(output)]) == 0
+    text = output.read_text(encoding="utf-8")
+    assert "## MDLM, the paper's way" in text
+    assert "`aten::" in text
+    assert str(tmp_path) not in text
