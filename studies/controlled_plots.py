@@ -40,12 +40,12 @@ def _curves(report: dict, colours: dict):
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for name, arm in report["arms"].items():
         for number, run in enumerate(arm["training"].values()):
-            scores = [(e["tokens"], e["nats"]) for e in _validation(run["history"])]
+            scores = [(e["tokens"] / 1e6, e["nats"]) for e in _validation(run["history"])]
             if scores:
                 axis.plot(
                     *zip(*scores, strict=True), "o-", ms=3, color=colours[name], label=name if not number else None
                 )
-    axis.set(xlabel="tokens seen", ylabel="nats a token (MDLM: NELBO)", yscale="log")
+    axis.set(xlabel="million tokens seen", ylabel="nats a token (MDLM: NELBO)")
     _finish(axis)
     axis.legend(frameon=False)
     return figure
@@ -76,13 +76,16 @@ def _frontier(report: dict, colours: dict):
         points = [(t, x["estimate"], y["estimate"]) for t, x, y in points if x and y]
         if points:
             axis.plot([p[1] for p in points], [p[2] for p in points], "o-", color=colours[name], label=name)
-            for temperature, x, y in (points[0], points[-1]):
+            for temperature, x, y in points:
                 axis.annotate(f"{temperature:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     reference = report["reference"]
     if reference and reference["figures"] and reference["figures"].get(key) is not None:
         axis.axvline(reference["figures"]["self_bleu"], ls="--", color="0.4", lw=1)
         axis.axhline(reference["figures"][key], ls="--", color="0.4", lw=1)
-    axis.set(xlabel="Self-BLEU (lower is more diverse)", ylabel=label)
+    axis.set(xlabel="Self-BLEU (lower is more diverse)", ylabel=f"{label} (numbers: temperature)")
+    if judged:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
     _finish(axis)
     axis.legend(frameon=False)
     return figure

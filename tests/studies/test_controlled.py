@@ -1,6 +1,7 @@
 """The controlled comparison, end to end on tiny models and short sentences, with one objective that diverges."""
 
 import json
+import math
 from importlib.util import find_spec
 
 import pytest
@@ -271,7 +272,7 @@ def test_conclusions_claim_no_more_than_the_intervals():
     above = " ".join(conclusions(report(interval(0.5, 0.1), interval(0.01, 0.02))))
     assert "a bound alone cannot tell which" in above
     assert "not decided by openings" in above
-    assert "is not a difference between the two ways of modelling" in above
+    assert "where both arms start alike, is 1.0%, not 90.1%" in above
     assert "no run was past its best validation" in above
     below = " ".join(conclusions(report(interval(-0.5, 0.1), interval(0.47, 0.02), (0, 1), 50, best=4)))
     assert "MDLM is the better density model" in below
@@ -283,6 +284,24 @@ def test_conclusions_claim_no_more_than_the_intervals():
     undecided = " ".join(conclusions(report(interval(0.05, 0.1), {"estimate": 0.3, "low": None, "high": None}, (0,))))
     assert "no difference is shown" in undecided
     assert "not decided by openings" in undecided
+
+
+def test_perplexity_at_equal_self_bleu_is_read_off_between_ar_s_points():
+    from arche_mdlm.studies.controlled_conclusions import _at, _curve, _frontier
+
+    def arm(points):
+        return {"samples": {f"best, bos, {t}": {"mean": {"self_bleu": {"estimate": x}, "generative_perplexity": {"estimate": y}}}
+                            for t, (x, y) in points.items()} | {"last, bos, 1.0": {"mean": {}}}}  # fmt: skip
+
+    arms = {
+        "mdlm-nelbo": arm({1.0: (0.2, 80.0), 1.3: (0.01, 900.0)}),
+        "ar-seen": arm({1.0: (0.3, 10.0), 1.3: (0.1, 1000.0)}),
+    }
+    assert _curve(arms["ar-seen"])[0][0] == 0.1
+    assert _at(_curve(arms["ar-seen"]), 0.2) == pytest.approx(math.log(100))
+    assert _at(_curve(arms["ar-seen"]), 0.05) is None
+    (line,) = _frontier({"arms": arms})
+    assert "is 0.80 at 0.20." in line
 
 
 def test_no_prompt_is_a_bos(tiny_mdlm, tiny_ar, tokenizer):
