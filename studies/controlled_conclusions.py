@@ -59,7 +59,7 @@ def _likelihood(report: dict, column: str) -> list[str]:
     if not group:
         return []
     said = {
-        1: "Its bound is looser than AR's exact value: MDLM assigns the held-out stories less, or the bound is slack; a "
+        1: "The bound lies above AR's exact value: MDLM gives the held-out stories less probability, or the bound is slack; a "
            "bound alone cannot tell which.",
         0: "The interval holds zero: no difference is shown.",
         -1: "Even its upper bound is below AR's exact value: MDLM is the better density model here.",

@@ -4,7 +4,7 @@ from pathlib import Path
 from statistics import median
 
 from arche_mdlm.studies.controlled_conclusions import MAIN, NAMES, conclusions, sign
-from arche_mdlm.studies.controlled_summary import sample_key
+from arche_mdlm.studies.controlled_summary import CUT_FIGURES, sample_key
 from arche_mdlm.studies.job_provenance import provenance
 from arche_mdlm.studies.job_runner import without_path
 from arche_mdlm.studies.report import quoted, table
@@ -107,11 +107,15 @@ def _what(report: dict) -> str:
     )
 
 
+def _best_is_last(report: dict) -> bool:
+    """In every run."""
+    runs = [run for arm in report["arms"].values() for run in arm["training"].values()]
+    return bool(runs) and all(run["best_step"] == run["steps"] for run in runs)
+
+
 def _all_samples(report: dict) -> list[str]:
     """A section a checkpoint and prompt; the last checkpoints' are left out where all are the best ones."""
-    runs = [run for arm in report["arms"].values() for run in arm["training"].values()]
-    same = bool(runs) and all(run["best_step"] == run["steps"] for run in runs)
-    parts = []
+    same, parts = _best_is_last(report), []
     for checkpoint in ("best",) if same else ("best", "last"):
         for prompt in report["settings"]["prompts"]:
             key = sample_key({"checkpoint": checkpoint, "prompt": prompt, "temperature": 1.0})
@@ -167,6 +171,8 @@ def _likelihood(report: dict) -> str:
     rows = []
     for name, arm in report["arms"].items():
         for checkpoint, group in arm["likelihood"].items():
+            if checkpoint == "last" and _best_is_last(report):
+                continue
             sign = "≤ " if any(entry["bound"] for entry in group["seeds"].values()) else ""
             mean = group["mean"]
             by_seed = ", ".join(f"{entry['nats_per_token']:.4f}" for entry in group["seeds"].values())
@@ -181,14 +187,24 @@ def _samples(report: dict, key: str) -> str:
     rows = []
     for group, suffix in (("mean", ""), ("mean_cut", f", first {report['settings']['cut_tokens']} tokens")):
         for figure, (label, style) in _ROWS.items():
+            if suffix and figure not in CUT_FIGURES:
+                continue
             cells = [arm["samples"].get(key, {}).get(group, {}).get(figure) for arm in report["arms"].values()]
             if not any(cells):
                 continue
-            line = [label + suffix, *(number(cell, style) for cell in cells)]
+            line = [label + suffix, *(number(_in_range(cell, style), style) for cell in cells)]
             if reference:
                 line.append(_reference(reference["cut" if suffix else "figures"], figure, style))
             rows.append(line)
     return table(header, rows)
+
+
+def _in_range(value: dict | None, style: str) -> dict | None:
+    """Student's interval knows nothing of ranges: none of these figures is negative, no share above 1."""
+    if value is None or value["low"] is None:
+        return value
+    high = min(1.0, value["high"]) if style.endswith("%") else value["high"]
+    return value | {"low": max(0.0, value["low"]), "high": high}
 
 
 def _reference(figures: dict, name: str, style: str) -> str:
@@ -203,7 +219,7 @@ def _differences(report: dict) -> str:
     """A line a figure, a column an arm."""
     columns = list(report["differences"])
     rows = []
-    for checkpoint in ("best", "last"):
+    for checkpoint in ("best",) if _best_is_last(report) else ("best", "last"):
         cells = [report["differences"][c]["likelihood"].get(checkpoint, {}).get("mean") for c in columns]
         if any(cells):
             rows.append([f"nats a token, {checkpoint}", *(number(cell, "+.4f") for cell in cells)])
