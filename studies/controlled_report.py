@@ -173,11 +173,11 @@ def _likelihood(report: dict) -> str:
         for checkpoint, group in arm["likelihood"].items():
             if checkpoint == "last" and _best_is_last(report):
                 continue
-            sign = "≤ " if any(entry["bound"] for entry in group["seeds"].values()) else ""
+            at_most = "≤ " if any(entry["bound"] for entry in group["seeds"].values()) else ""
             mean = group["mean"]
             by_seed = ", ".join(f"{entry['nats_per_token']:.4f}" for entry in group["seeds"].values())
-            rows.append([f"{name}, {checkpoint}", sign + number(mean["nats_per_token"], ".4f"),
-                         sign + number(mean["bits_per_byte"], ".4f"), by_seed])  # fmt: skip
+            rows.append([f"{name}, {checkpoint}", at_most + number(mean["nats_per_token"], ".4f"),
+                         at_most + number(mean["bits_per_byte"], ".4f"), by_seed])  # fmt: skip
     return table(["arm, checkpoint", "nats a token", "bits a byte", "nats a token, by seed"], rows)
 
 
