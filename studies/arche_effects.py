@@ -40,15 +40,34 @@ def effects(cells: list[dict], arm: str, figure: str) -> list[dict]:
     return found
 
 
+def contrasts(cells: list[dict], figure: str) -> list[dict]:
+    """By layout and length: MDLM minus AR under the paper's choices ("Once" forced, penalty), and under neither of them."""
+    values = {(c["arm"], c["layout"], c["length"], c["variant"]): c["figures"][figure] for c in cells if c["figures"]}
+    found = []
+    for layout in ("windows", "rows"):
+        for length in ("short", "training"):
+            entry = {"layout": layout, "length": length}
+            for name, variants in (("paper", ("penalty", "once")), ("alike", ("plain", "free"))):
+                both = [
+                    values.get((arm, layout, length, own)) for arm, own in zip(("mdlm", "ar"), variants, strict=True)
+                ]
+                entry[name] = (
+                    None if None in both else {"mdlm": both[0], "ar": both[1], "difference": both[0] - both[1]}
+                )
+            found.append(entry)
+    return found
+
+
 def sentence(cells: list[dict], arm: str, name: str) -> str:
-    """Which choice moves the share of distinct openings most."""
+    """Which of the paper's choices moves the share of distinct openings most to where the paper has it: AR's low, MDLM's high."""
     found = effects(cells, arm, "distinct_openings")
     if not found:
         return ""
-    most = max(found, key=lambda effect: abs(effect["mean"]))
+    direction = -1 if arm == "ar" else 1
+    most = max(found, key=lambda effect: direction * effect["mean"])
     parts = [f"{LABELS[e['paper']]} instead of {LABELS[e['other']]} {e['mean']:+.1%} ({e['low']:+.1%} to {e['high']:+.1%})"
              for e in found]  # fmt: skip
     return (
         f"**{name}**, distinct openings, mean over the other factors (least to most): {'; '.join(parts)}. "
-        f"What matters most is {LABELS[most['paper']]} against {LABELS[most['other']]}."
+        f"What {'lowers' if arm == 'ar' else 'raises'} it most is {LABELS[most['paper']]}."
     )

@@ -9,7 +9,7 @@ from arche_mdlm import available_samplers, samplers_mdlm
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.metrics.diversity import diversity
-from arche_mdlm.studies.arche_effects import effects, sentence
+from arche_mdlm.studies.arche_effects import contrasts, effects, sentence
 from arche_mdlm.studies.arche_jobs import plain_sampler
 from arche_mdlm.studies.arche_protocol import PAPER, ArcheSettings, build_plan, paper_cell
 from arche_mdlm.studies.jobs import StudyFolder
@@ -92,7 +92,7 @@ def test_end_to_end(workplace, tmp_path, capsys, monkeypatch):
     assert len(report["cells"]) == 16
     assert all(cell["figures"] for cell in report["cells"])
     assert (output / "factors.png").stat().st_size > 10_000
-    assert "What matters most is" in printed
+    assert "it most is" in printed
     assert report["training_commands"]["train-ar-rows"].startswith(
         "arche-mdlm train --preset arche-paper-ar --data stories"
     )
@@ -130,10 +130,24 @@ def test_effects_of_the_factors():
     assert length["mean"] == pytest.approx(0.05)
     said = sentence(cells, "ar", "AR")
     assert '"Once" forced instead of free start -50.0%' in said
-    assert 'What matters most is "Once" forced against free start' in said
+    assert 'What lowers it most is "Once" forced.' in said
     cells[0]["figures"] = None
     assert effects(cells, "ar", "distinct_openings") == []
     assert sentence(cells, "ar", "AR") == ""
+
+
+def test_contrasts_set_the_arms_beside_each_other():
+    def cell(arm, variant, value, layout="rows"):
+        figures = None if value is None else {"distinct_openings": value}
+        return {"arm": arm, "layout": layout, "length": "short", "variant": variant, "figures": figures}
+
+    cells = [cell("mdlm", "penalty", 0.9), cell("mdlm", "plain", 0.4), cell("ar", "once", 0.1), cell("ar", "free", 0.5),
+             cell("mdlm", "penalty", None, "windows")]  # fmt: skip
+    found = {(entry["layout"], entry["length"]): entry for entry in contrasts(cells, "distinct_openings")}
+    assert found["rows", "short"]["paper"]["difference"] == pytest.approx(0.8)
+    assert found["rows", "short"]["alike"]["difference"] == pytest.approx(-0.1)
+    assert found["windows", "short"]["paper"] is None
+    assert found["rows", "training"]["alike"] is None
 
 
 def test_the_penalty_can_be_left_out(build_mdlm):
