@@ -1,9 +1,9 @@
 """What each choice of the paper's protocol does to a figure, from the 2 x 2 x 2 cells of an arm."""
 
-FACTORS = {  # by arm: factor, the paper's level, the other one
-    "ar": (("layout", "windows", "rows"), ("length", "short", "training"), ("variant", "once", "free")),
-    "mdlm": (("layout", "windows", "rows"), ("length", "short", "training"), ("variant", "penalty", "plain")),
-}
+from arche_mdlm.studies.arche_protocol import LAYOUTS, LENGTHS, VARIANTS
+
+# By arm: factor, the paper's level, the other one.
+FACTORS = {arm: (("layout", *LAYOUTS), ("length", *LENGTHS), ("variant", *own)) for arm, own in VARIANTS.items()}
 LABELS = {
     "windows": "windows",
     "rows": "rows",
@@ -44,8 +44,8 @@ def contrasts(cells: list[dict], figure: str) -> list[dict]:
     """By layout and length: MDLM minus AR under the paper's choices ("Once" forced, penalty), and under neither of them."""
     values = {(c["arm"], c["layout"], c["length"], c["variant"]): c["figures"][figure] for c in cells if c["figures"]}
     found = []
-    for layout in ("windows", "rows"):
-        for length in ("short", "training"):
+    for layout in LAYOUTS:
+        for length in LENGTHS:
             entry = {"layout": layout, "length": length}
             for name, variants in (("paper", ("penalty", "once")), ("alike", ("plain", "free"))):
                 both = [

@@ -11,7 +11,7 @@ from arche_mdlm import available_samplers, register_sampler
 from arche_mdlm.configuration.presets import TrainingSettings
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.ordered_samplers_mdlm import ArcheSampler
-from arche_mdlm.studies.controlled_jobs import load_checkpoint, read_corpus, result_of
+from arche_mdlm.studies.controlled_jobs import load_checkpoint, read_corpus, read_samples, result_of
 from arche_mdlm.studies.stories import own_seed
 from arche_mdlm.training.batching import BatchPlanner
 from arche_mdlm.training.loading import is_diffusion
@@ -121,7 +121,7 @@ def _text(ids: list[int], tokenizer) -> str:
 def metrics(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """As the paper's code has them: Self-BLEU of 200 texts against 50 each, the forced "Once" counted."""
     (source,) = inputs.values()
-    texts = [json.loads(line)["text"] for line in (source / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [story["text"] for story in read_samples(source)]
     if not any(text.split() for text in texts):
         raise ValueError(f"all {len(texts)} texts are empty")
     with warnings.catch_warnings():

@@ -107,6 +107,7 @@ class StudyFolder:
 
     def __init__(self, root: Path, plan: Plan):
         self.root, self.plan = Path(root), plan
+        self._seconds: dict[str, float] = {}  # of finished jobs, so that an estimate does not read all results again
         self._check_version()
 
     def _check_version(self) -> None:
@@ -181,6 +182,7 @@ class StudyFolder:
         write_json_atomically(work / RESULT_FILE, record)
         shutil.rmtree(self.path(name), ignore_errors=True)  # there only of a tolerant job, done with less
         os.replace(work, self.path(name))
+        self._seconds[name] = seconds
 
     def fail(self, name: str, message: str, seconds: float, details: str = "") -> None:
         value = {"job": vars(self.plan.by_name[name]), "message": message, "seconds": seconds, "details": details}
@@ -195,7 +197,9 @@ class StudyFolder:
         for job in self.plan:
             if self.is_done(job.name):
                 pair = measured.setdefault(job.kind, [0.0, 0.0])
-                pair[0] += self.record(job.name)["seconds"]
+                if job.name not in self._seconds:
+                    self._seconds[job.name] = self.record(job.name)["seconds"]
+                pair[0] += self._seconds[job.name]
                 pair[1] += job.seconds
         return {kind: seconds / max(estimated, 1e-9) for kind, (seconds, estimated) in measured.items()}
 
