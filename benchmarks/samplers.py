@@ -20,7 +20,7 @@ from arche_mdlm.training.provenance import portable
 from benchmarks import sampling
 from benchmarks.__main__ import MIN_ROUNDS
 from benchmarks.report import Report, describe_machine, note, write
-from benchmarks.timing import interleave, rates
+from benchmarks.timing import side_by_side
 
 RESULTS = Path(__file__).parent / "results" / "samplers.json"
 EXACT = "ancestral"
@@ -60,13 +60,10 @@ def make_models(args: argparse.Namespace, device: torch.device) -> tuple:
     return [sampling.random_model(one, device) for one in settings], settings
 
 
-def side_by_side(
-    contestants: dict[str, sampling.Contestant], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Texts a second of each call of each contestant, in turn. A call takes long: the median needs no warm-up."""
+def timed(contestants: dict[str, sampling.Contestant], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """`side_by_side`, said aloud. A call takes long: the median needs no warm-up."""
     note(" and ".join(contestants))
-    seconds = interleave({key: call for key, (call, _) in contestants.items()}, rounds, device, warm_up=False)
-    return {key: rates(texts, seconds[key]) for key, (_, texts) in contestants.items()}
+    return side_by_side(contestants, rounds, device, warm_up=False)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,19 +83,19 @@ def main(argv: list[str] | None = None) -> int:
         return sampling.ours(mdlm, sampler, args.length, steps, args.batch_size)
 
     few = f"{EXACT}, {args.few_steps} steps"
-    ar_speed = side_by_side(
+    ar_speed = timed(
         {few: ours(EXACT, args.few_steps), "AR": sampling.autoregressive(ar, args.length, args.batch_size)},
         args.rounds, device)  # fmt: skip
     report.add(f"sampling_{args.few_steps}_steps_vs_ar_cached", ar_speed[few], ar_speed["AR"], "stories/s",
                f"{size}, {args.few_steps} steps over AR of equal size with its KV cache")  # fmt: skip
     what = f"{size} in {args.steps} steps, over the paper's loop, one text at a time"
-    speed = side_by_side(
+    speed = timed(
         {EXACT: ours(EXACT, args.steps), "paper": sampling.paper(mdlm, args.length, args.steps)}, args.rounds, device
     )
     report.add(f"{EXACT}_vs_naive", speed[EXACT], speed["paper"], "stories/s", what)
     for sampler in args.samplers:
         if sampler != EXACT:
-            once = side_by_side({sampler: ours(sampler, args.steps)}, 1, device)[sampler]
+            once = timed({sampler: ours(sampler, args.steps)}, 1, device)[sampler]
             report.add(f"{sampler}_vs_naive", once * args.rounds, speed["paper"], "stories/s", what + "; timed once")
     described = {
         "model": dataclasses.asdict(settings[0]),

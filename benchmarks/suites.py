@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import data, likelihood, loading, memory, metrics, sampling, train_step
 from benchmarks.report import Report, note
-from benchmarks.timing import interleave, rates
+from benchmarks.timing import side_by_side
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,15 @@ class Run:
         return 1 if self.args.quick else self.args.rounds
 
 
-def side_by_side(
-    run: Run, contestants: dict, warm_up: bool = True, rounds: int | None = None
-) -> dict[str, list[float]]:
-    """Units a second of each contestant, (call, units), in every round."""
-    calls = {name: call for name, (call, _) in contestants.items()}
-    seconds = interleave(calls, rounds or run.args.rounds, run.device, warm_up)
-    return {name: rates(units, seconds[name]) for name, (_, units) in contestants.items()}
+def timed(run: Run, contestants: dict, warm_up: bool = True, rounds: int | None = None) -> dict[str, list[float]]:
+    """`side_by_side` with the run's rounds and device."""
+    return side_by_side(contestants, rounds or run.args.rounds, run.device, warm_up)
 
 
 def measure_training(run: Run) -> None:
     note("training steps of both arms: ours, the paper's, and AR as transformers' Trainer has it")
     shape, device = run.shape, run.device
-    speed = side_by_side(
+    speed = timed(
         run,
         {
             "mdlm": train_step.our_step(shape, "mdlm", run.dtype, device),
@@ -74,26 +70,26 @@ def measure_sampling(run: Run) -> None:
     size = f"{args.sample_batch_size} texts of {args.sample_length} tokens"
     few = sampling.ours(mdlm, "ancestral", args.sample_length, args.few_steps, args.sample_batch_size)
     cached = sampling.autoregressive(ar, args.sample_length, args.sample_batch_size)
-    speed = side_by_side(run, {"ours": few, "ar": cached}, warm_up=False)
+    speed = timed(run, {"ours": few, "ar": cached}, warm_up=False)
     run.report.add(f"sampling_{args.few_steps}_steps_vs_ar_cached", speed["ours"], speed["ar"], "stories/s",
                    f"{size}, ancestral in {args.few_steps} steps over AR of equal size with its KV cache")  # fmt: skip
     many = sampling.ours(mdlm, "ancestral", args.sample_length, args.sample_steps, args.sample_batch_size)
     paper = sampling.paper(mdlm, args.sample_length, args.sample_steps)
-    speed = side_by_side(run, {"ours": many, "paper": paper}, warm_up=False)
+    speed = timed(run, {"ours": many, "paper": paper}, warm_up=False)
     run.report.add("ancestral_vs_naive", speed["ours"], speed["paper"], "stories/s",
                    f"{size} in {args.sample_steps} steps, float32, over the paper's loop, one text at a time")  # fmt: skip
 
 
 def measure_likelihood(run: Run) -> None:
     note("likelihood: NELBO in batches, and one canvas at a time with full logits")
-    speed = side_by_side(run, likelihood.contestants(run.shape, run.device))
+    speed = timed(run, likelihood.contestants(run.shape, run.device))
     run.report.add("nelbo_vs_naive", speed["ours"], speed["naive"], "canvases/s",
                    "NELBO, float32: head at the masked positions of a batch over full logits, one canvas at a time")  # fmt: skip
 
 
 def measure_metrics(run: Run) -> None:
     note("metrics: exact Self-BLEU, and NLTK's text by text")
-    speed = side_by_side(run, metrics.contestants(run.args.texts))
+    speed = timed(run, metrics.contestants(run.args.texts))
     run.report.add("self_bleu_vs_pairwise", speed["ours"], speed["pairwise"], "texts/s",
                    f"exact Self-BLEU of {run.args.texts} texts over NLTK's sentence_bleu against all others (of two of the "
                    "texts a round)")  # fmt: skip
@@ -102,7 +98,7 @@ def measure_metrics(run: Run) -> None:
 def measure_data(run: Run) -> None:
     note("data: text to rows on the disk, and the bare tokenizer")
     with data.workplace(1 if run.args.quick else data.REPEATS) as contestants:
-        speed = side_by_side(run, contestants)
+        speed = timed(run, contestants)
     run.report.add("tokenise_vs_tokenizers", speed["ours"], speed["tokenizers"], "bytes/s",
                    "reading, hashing, tokenising and writing rows over `encode_batch_fast` of texts in memory, one thread "
                    "each")  # fmt: skip
@@ -110,7 +106,7 @@ def measure_data(run: Run) -> None:
 
 def measure_loading(run: Run) -> None:
     note("import and load, each in a process of its own")
-    speed = side_by_side(run, loading.contestants(), not run.args.quick, run.process_rounds)
+    speed = timed(run, loading.contestants(), not run.args.quick, run.process_rounds)
     run.report.add("import_vs_torch_transformers", speed["ours"], speed["alone"], "imports/s",
                    "import of torch, transformers and arche_mdlm over torch and transformers alone")  # fmt: skip
     run.report.add("load_vs_ar", speed["load_mdlm"], speed["load_ar"], "loads/s",

@@ -37,6 +37,14 @@ def interleave(
     return seconds
 
 
+def side_by_side(
+    contestants: dict[str, tuple[Callable[[], None], float]], rounds: int, device: torch.device, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Units a second of each contestant, (call, units a call), in every round."""
+    seconds = interleave({name: call for name, (call, _) in contestants.items()}, rounds, device, warm_up)
+    return {name: rates(units, seconds[name]) for name, (_, units) in contestants.items()}
+
+
 def compare(ours: list[float], reference: list[float]) -> Ratio:
     """How many times as fast `ours` is, from calls of one round each (rates a second, higher is better)."""
     ratios = [a / b for a, b in zip(ours, reference, strict=True)]
