@@ -8,8 +8,10 @@ and multiplied out before the next chunk's logits take their memory. Nothing is 
 import torch
 from torch.autograd.function import once_differentiable
 
-# Logits held at once: on a CPU few enough to stay near its caches, on a GPU enough for efficient matrix products.
+# Logits held at once: enough for efficient matrix products.
 _CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}
+# Of those a CPU's cores hold so many in their caches while it goes over them several times.
+_CACHED_LOGITS = 1 << 20
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -24,18 +26,20 @@ class _HeadLoss(torch.autograd.Function):
         nll = torch.empty(len(states), dtype=torch.float32, device=states.device)
         d_states = torch.empty_like(inputs) if differentiate else None
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if differentiate else None
+        # One piece of memory for all chunks: fresh pages cost a CPU more than what is computed on them.
+        memory = inputs.new_empty(min(chunk, len(states)), len(head))
         for start in range(0, len(states), chunk):
             part = slice(start, start + chunk)
-            logits = (inputs[part] @ head.T).float()
-            nll[part], total = _nll_in_place(logits, targets[part], forbidden_id)
+            rows = inputs[part]
+            logits = torch.mm(rows, head.T, out=memory[: len(rows)]).float()
+            nll[part] = _nll_and_gradient_in_place(logits, targets[part], coefficients[part], forbidden_id)
             if differentiate:
-                _gradient_in_place(logits, total, targets[part], coefficients[part])
                 gradient = logits.to(dtype)
                 d_states[part] = gradient @ head
                 if dtype == torch.float32:
-                    d_weight.addmm_(gradient.T, inputs[part])
+                    d_weight.addmm_(gradient.T, rows)
                 else:
-                    d_weight += gradient.T @ inputs[part]
+                    d_weight += gradient.T @ rows
         if differentiate:
             ctx.save_for_backward(d_states.to(states.dtype), d_weight.to(weight.dtype))
         ctx.mark_non_differentiable(nll)
@@ -45,7 +49,8 @@ class _HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_loss, _):
         d_states, d_weight = ctx.saved_tensors
-        return d_states * d_loss, d_weight * d_loss, None, None, None, None
+        # In place, which autograd notices if it should ever come here twice.
+        return d_states.mul_(d_loss), d_weight.mul_(d_loss), None, None, None, None
 
 
 def _compute_dtype(states: torch.Tensor) -> torch.dtype:
@@ -53,20 +58,24 @@ def _compute_dtype(states: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
-def _nll_in_place(logits, targets, forbidden_id) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropies (n,) of float32 logits (n, V), which become exp(logit - row's peak), and the sums (n, 1) of those."""
+def _nll_and_gradient_in_place(logits, targets, coefficients, forbidden_id) -> torch.Tensor:
+    """Cross-entropies (n,) of float32 logits (n, V), which become coefficient * (softmax - one-hot)."""
+    rows = max(1, _CACHED_LOGITS // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(logits))
+    nll = [
+        _few_in_place(*few, forbidden_id)
+        for few in zip(logits.split(rows), targets[:, None].split(rows), coefficients[:, None].split(rows), strict=True)
+    ]
+    return torch.cat(nll)[:, 0]
+
+
+def _few_in_place(logits, targets, coefficients, forbidden_id) -> torch.Tensor:
     if forbidden_id is not None and forbidden_id < logits.shape[-1]:
         logits[:, forbidden_id] = -torch.inf
-    chosen = logits.gather(-1, targets[:, None])
+    chosen = logits.gather(-1, targets)
     peak = logits.amax(-1, keepdim=True)
     total = logits.sub_(peak).exp_().sum(-1, keepdim=True)
-    return (peak + total.log() - chosen)[:, 0], total
-
-
-def _gradient_in_place(exponentials, total, targets, coefficients) -> None:
-    """coefficient * (softmax - one-hot), in place of the exponentials (n, V)."""
-    exponentials.mul_(coefficients[:, None] / total)
-    exponentials.scatter_add_(-1, targets[:, None], -coefficients[:, None])
+    logits.mul_(coefficients / total).scatter_add_(-1, targets, -coefficients)
+    return peak + total.log() - chosen
 
 
 @torch.compiler.disable
