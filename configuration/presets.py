@@ -9,6 +9,7 @@ import yaml
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 ARCHITECTURES = ("mdlm", "llama", "gpt2")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 OBJECTIVES = ("nelbo", "low_variance", "masked_mean", "next_token")
 
 
@@ -57,7 +58,11 @@ class TrainingSettings:
     short_canvas_share: float = 0.5
     ema_decay: float | None = None
     mixed_precision: str = "no"
+    tf32: bool = True
+    length_multiple: int = 1
+    length_pool: int = 16
     compile: bool = False
+    compile_mode: str = "default"
     eval_every: int = 500
     eval_samples: int = 2
     eval_rows: int | None = None
@@ -123,12 +128,14 @@ def validate(preset: Preset) -> None:
     _one_of("training.objective", training.objective, OBJECTIVES)
     _one_of("training.time_sampling", training.time_sampling, ("stratified", "uniform"))
     _one_of("training.mixed_precision", training.mixed_precision, ("no", "bf16", "fp16"))
+    _one_of("training.compile_mode", training.compile_mode, COMPILE_MODES)
     if (training.objective == "next_token") == (model.architecture == "mdlm"):
         raise ValueError(
             f"training.objective={training.objective!r} does not fit model.architecture={model.architecture!r}: "
             "next_token is for llama and gpt2, the others for mdlm"
         )
-    for name in ("max_steps", "batch_size", "accumulation", "eval_every", "save_every", "log_every", "eval_samples"):
+    for name in ("max_steps", "batch_size", "accumulation", "eval_every", "save_every", "log_every", "eval_samples",
+                 "length_multiple", "length_pool"):  # fmt: skip
         if getattr(training, name) < 1:
             raise ValueError(f"training.{name}={getattr(training, name)} must be at least 1")
     if training.learning_rate <= 0:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.masking_utils import create_bidirectional_mask
+from transformers.masking_utils import create_bidirectional_mask, packed_sequence_mask_function
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
@@ -19,7 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_mdlm import MDLMConfig
 from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import head_loss
-from .last_layer_mdlm import can_select, last_layer_at
+from .last_layer_mdlm import can_select, can_split, last_layer_at, mlp_at
 from .schedule_mdlm import get_schedule
 
 
@@ -85,14 +85,16 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         timesteps: torch.FloatTensor | None = None,
-        positions: torch.BoolTensor | None = None,
+        positions: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
-        """Hidden states (B, L, hidden_size) of the canvas `input_ids` (B, L), or (N, hidden_size) at the N True `positions`
-        (B, L) alone, in row-major order, for which most of the last layer runs only there.
+        """Hidden states (B, L, hidden_size) of the canvas `input_ids` (B, L), or (N, hidden_size) at N `positions` alone, for
+        which most of the last layer runs only there: the True ones of (B, L) bool in row-major order, or (N,) indices into
+        the B * L, for which a GPU need not be waited for.
 
-        `attention_mask` (B, L) is 0 at padding, on either side; `timesteps` (B,) in [0, 1] are used (and needed) with
-        `time_conditioning="additive"` only. Raises ValueError when they are missing there.
+        `attention_mask` (B, L) is 0 at padding, on either side; without one, `position_ids` (B, L) that start again say, as
+        everywhere in transformers, where another document starts, and nothing is seen across. `timesteps` (B,) in [0, 1] are
+        used (and needed) with `time_conditioning="additive"` only. Raises ValueError when they are missing there.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -104,25 +106,28 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
                     "timesteps=None, but this model has time_conditioning='additive': give t of shape (B,)"
                 )
             inputs_embeds = inputs_embeds + self.time_embedding(timesteps)[:, None]
+        documents = None
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
+        elif attention_mask is None:
+            documents = packed_sequence_mask_function(documents_of(position_ids.expand(len(inputs_embeds), -1)))
+        mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, and_mask_function=documents
+        )
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
         layers = self.layers[: self.config.num_hidden_layers]
-        selects = positions is not None and can_select(layers[-1], **kwargs)
+        indexed = positions is not None and positions.dtype != torch.bool
+        selects = positions is not None and (can_split if indexed else can_select)(layers[-1], **kwargs)
+        inputs = {"attention_mask": mask, "position_embeddings": position_embeddings, "position_ids": position_ids}
         for layer in layers[:-1] if selects else layers:
-            hidden_states = layer(
-                hidden_states,
-                attention_mask=mask,
-                position_embeddings=position_embeddings,
-                position_ids=position_ids,
-                **kwargs,
-            )
-        if selects:
+            hidden_states = layer(hidden_states, **inputs, **kwargs)
+        if selects and indexed:
+            hidden_states = mlp_at(layers[-1], hidden_states, positions, **inputs, **kwargs)
+        elif selects:
             hidden_states = last_layer_at(layers[-1], hidden_states, positions, mask, position_embeddings)
         elif positions is not None:
-            hidden_states = hidden_states[positions]
+            hidden_states = _at(hidden_states, positions)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
@@ -131,6 +136,11 @@ def positions_from_mask(attention_mask: torch.Tensor | None, inputs_embeds: torc
     if attention_mask is None or attention_mask.dim() != 2:
         return torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def documents_of(position_ids: torch.Tensor) -> torch.Tensor:
+    """Which document of its row each position (B, L) belongs to: another one begins where `position_ids` do not go on."""
+    return (position_ids.diff(dim=-1, prepend=position_ids[:, :1] - 1) != 1).cumsum(-1)
 
 
 class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
@@ -155,7 +165,8 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         timesteps: torch.FloatTensor | None = None,
-        positions: torch.BoolTensor | None = None,
+        positions: torch.Tensor | None = None,
+        label_positions: torch.LongTensor | None = None,
         loss_weights: torch.FloatTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         skip_logits: bool | None = None,
@@ -168,7 +179,11 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
             attention_mask: (B, L), 0 at padding; either side.
             labels: (B, L), clean tokens where the loss is wanted, -100 elsewhere.
             timesteps: (B,) in (0, 1]; conditions the model where it is conditioned, and weights the default loss.
-            positions: (B, L) bool, where logits are wanted; default all, or where `labels` are not -100.
+            positions: where logits are wanted, (B, L) bool or (N,) indices into the B * L; default all, or where `labels` are
+                not -100.
+            label_positions: (N,) indices into the B * L of each labelled position once and of any number of others, which
+                count for nothing. Given by who made the batch, it saves a GPU the wait for their number, and N can be one
+                of a few sizes.
             loss_weights: (B,) or (B, L), a factor for each cross-entropy. Default: the NELBO weight w(t) of the
                 config's noise schedule where `timesteps` are given, else 1.
             num_items_in_batch: what the loss is divided by. Default: with `timesteps`, all attended tokens (the NELBO
@@ -182,12 +197,12 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         if labels is not None and positions is not None:
             raise ValueError("give labels or positions, not both: labels say where the head runs")
         if labels is not None:
-            positions = labels != -100
+            positions = labels != -100 if label_positions is None else label_positions
         canvas = input_ids if input_ids is not None else inputs_embeds
-        if positions is not None and canvas is not None and positions.shape != canvas.shape[:2]:
-            raise ValueError(
-                f"positions or labels of shape {tuple(positions.shape)} do not fit {tuple(canvas.shape[:2])}"
-            )
+        where = labels if labels is not None else positions
+        a_row_each = labels is not None or (where is not None and where.dtype == torch.bool)
+        if a_row_each and canvas is not None and where.shape != canvas.shape[:2]:
+            raise ValueError(f"positions or labels of shape {tuple(where.shape)} do not fit {tuple(canvas.shape[:2])}")
         hidden = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -199,8 +214,8 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         )
         states, loss, logits, token_nll = hidden.last_hidden_state, None, None, None
         if labels is not None:
-            factors = self._coefficients(positions, timesteps, attention_mask, loss_weights, num_items_in_batch)
-            targets = labels[positions]
+            weights = self._weights(labels != -100, timesteps, attention_mask, loss_weights, num_items_in_batch)
+            factors, targets = _at(weights, positions), _at(labels, positions).clamp(min=0)
             if self.training if skip_logits is None else skip_logits:
                 mask_id = self.config.mask_token_id
                 loss, token_nll = head_loss(states, self.lm_head.weight, targets, factors, mask_id)
@@ -224,20 +239,25 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         forbidden = torch.arange(logits.shape[-1], device=logits.device) == self.config.mask_token_id
         return logits.masked_fill(forbidden, -torch.inf)
 
-    def _coefficients(self, positions, timesteps, attention_mask, loss_weights, num_items_in_batch) -> torch.Tensor:
-        """(N,) factor of the loss for the cross-entropy of each True one of `positions` (B, L), float32."""
+    def _weights(self, labelled, timesteps, attention_mask, loss_weights, num_items_in_batch) -> torch.Tensor:
+        """(B, L) float32, the factor of the loss for each position's cross-entropy; 0 where `labelled` (B, L) is False."""
         if num_items_in_batch is None:
             if timesteps is None:
-                num_items_in_batch = positions.sum().clamp(min=1)
+                num_items_in_batch = labelled.sum().clamp(min=1)
             else:
-                num_items_in_batch = positions.numel() if attention_mask is None else attention_mask.sum()
+                num_items_in_batch = labelled.numel() if attention_mask is None else attention_mask.sum()
         if loss_weights is None and timesteps is not None:
             loss_weights = get_schedule(self.config.noise_schedule).weight(timesteps)
         if loss_weights is None:
-            loss_weights = torch.ones((), device=positions.device)
+            loss_weights = torch.ones((), device=labelled.device)
         elif loss_weights.dim() == 1:
             loss_weights = loss_weights[:, None]
-        return loss_weights.expand(positions.shape)[positions].float() / num_items_in_batch
+        return torch.where(labelled, loss_weights.float() / num_items_in_batch, 0.0)
+
+
+def _at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """`values` (B, L, ...) at `positions`, (B, L) bool or (N,) flat indices: (N, ...)."""
+    return values[positions] if positions.dtype == torch.bool else values.flatten(0, 1)[positions]
 
 
 # Makes save_pretrained copy the code beside the weights; the config's own auto_map names the rest of the classes.

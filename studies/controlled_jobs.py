@@ -74,7 +74,8 @@ def supervision(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     tokenizer, pad = corpus.tokenizer, corpus.tokenizer.pad_token_id
     planner = BatchPlanner(
         corpus.train_lengths, training.batch_size, settings["preset"]["data"]["context_length"], training.seed,
-        training.short_canvas_share, corpus.leading_bos,
+        training.short_canvas_share, corpus.leading_bos, training.length_multiple,
+        training.length_pool,
     )  # fmt: skip
     schedule = settings["preset"]["model"]["config"].get("noise_schedule", "linear")
     config = SimpleNamespace(model_type="mdlm", noise_schedule=schedule, mask_token_id=tokenizer.mask_token_id)

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-_POOL_BATCHES = 16  # rows are grouped by length inside a pool of this many batches: less padding, still random
-
 
 class BatchPlan(NamedTuple):
     """One global batch, before any text is read."""
@@ -28,6 +26,8 @@ class BatchPlanner:
         short_canvas_share: share of the batches whose canvas is drawn between the longest row and the context
             (FORMULAS: a canvas always brim-full would teach one length only).
         leading_bos: whether each row starts with a BOS that is context only.
+        length_multiple: canvases are rounded up to a multiple of it (and down to the context), so that few lengths occur.
+        length_pool: rows are grouped by length inside a pool of so many batches: less padding, still random.
     """
 
     lengths: Sequence[int]
@@ -36,6 +36,8 @@ class BatchPlanner:
     seed: int
     short_canvas_share: float = 0.5
     leading_bos: bool = True
+    length_multiple: int = 1
+    length_pool: int = 16
 
     def __post_init__(self):
         if len(self.lengths) < self.batch_size:
@@ -56,6 +58,7 @@ class BatchPlanner:
         canvas = self.context_length
         if rng.random() < self.short_canvas_share:
             canvas = int(rng.integers(max(lengths), self.context_length + 1))
+        canvas = min(-(-canvas // self.length_multiple) * self.length_multiple, self.context_length)
         return BatchPlan(step, rows, canvas, sum(lengths) - self.leading_bos * len(rows))
 
     def _epoch(self, epoch: int) -> list[list[int]]:
@@ -70,8 +73,9 @@ class BatchPlanner:
         order = rng.permutation(len(self.lengths))[: self.batches_per_epoch * self.batch_size]
         lengths = np.asarray(self.lengths)
         batches = []
-        for start in range(0, len(order), _POOL_BATCHES * self.batch_size):
-            pool = order[start : start + _POOL_BATCHES * self.batch_size]
+        size = self.length_pool * self.batch_size
+        for start in range(0, len(order), size):
+            pool = order[start : start + size]
             pool = pool[np.argsort(lengths[pool], kind="stable")]
             batches += list(pool.reshape(-1, self.batch_size))
         return [batches[i].tolist() for i in rng.permutation(len(batches))]
@@ -108,13 +112,24 @@ def lay_out(rows: Sequence[dict], length: int, pad_token_id: int, leading_bos: b
     return Canvas(input_ids, maskable, real, documents)
 
 
-def document_attention(document_ids: torch.Tensor, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Additive attention mask (B, 1, L, L) inside documents, and positions (B, L) that restart at each."""
-    same = document_ids[:, :, None] == document_ids[:, None, :]
-    if causal:
-        same = same & torch.ones_like(same[0]).tril()
-    mask = torch.zeros(same.shape).masked_fill(~same, torch.finfo(torch.float32).min)[:, None]
+def document_positions(document_ids: torch.Tensor) -> torch.Tensor:
+    """Positions (B, L) that start again at each document.
+
+    By these alone every model of transformers, and MDLM, knows the documents of a packed row, and no attention mask has to be
+    carried to the device.
+    """
     index = torch.arange(document_ids.shape[1]).expand_as(document_ids)
     starts = torch.ones_like(document_ids, dtype=torch.bool)
     starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-    return mask, index - torch.cummax(index * starts, dim=1).values
+    return index - torch.cummax(index * starts, dim=1).values
+
+
+def label_positions(scored: torch.Tensor) -> torch.Tensor:
+    """Indices (N,) into the B * L of every True position of `scored` (B, L), and of others up to one of 16 sizes.
+
+    With few sizes a compiler meets few shapes; stratified times keep the number near a half, so only two or three occur.
+    """
+    flat = scored.flatten()
+    step = max(1, flat.numel() // 16)
+    wanted = min(-(-int(flat.sum()) // step) * step, flat.numel())
+    return (~flat).to(torch.uint8).argsort(stable=True)[:wanted]

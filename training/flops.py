@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from arche_mdlm.last_layer_mdlm import can_select
+from arche_mdlm.last_layer_mdlm import can_select, can_split
 from arche_mdlm.training.loading import is_diffusion
 
 # Dense bf16 matrix products a second, from the makers' data sheets.
@@ -33,10 +33,10 @@ class StepFlops:
     head_rows: int  # of the output layer
     mlp_products: int  # 3 where gated
     causal: bool
-    selects: bool  # the last layer runs at supervised positions only
+    at_labels: str  # what of the last layer runs at supervised positions only: "nothing", "mlp" or "most"
 
     @classmethod
-    def of(cls, config, selects: bool = False) -> "StepFlops":
+    def of(cls, config, at_labels: str = "nothing") -> "StepFlops":
         gated = config.model_type != "gpt2"
         hidden, heads = config.hidden_size, config.num_attention_heads
         return cls(
@@ -49,7 +49,7 @@ class StepFlops:
             head_rows=getattr(config, "output_vocab_size", None) or config.vocab_size,
             mlp_products=3 if gated else 2,
             causal=config.model_type != "mdlm",
-            selects=selects,
+            at_labels=at_labels,
         )
 
     def count(self, rows: int, length: int, supervised: int, causal_halving: bool = True) -> int:
@@ -57,28 +57,38 @@ class StepFlops:
 
         With `causal_halving` a causal model's attention counts for the pairs that it may see, (L + 1) / 2L of all.
         """
-        full = self._layer(rows * length, rows * length, length)
-        last = self._layer(supervised, rows * length, length) if self.selects else full
+        tokens = rows * length
+        full = self._layer(tokens, tokens, length)
+        asked = {"nothing": (tokens, tokens), "mlp": (tokens, supervised), "most": (supervised, supervised)}
+        last = self._layer(*asked[self.at_labels], length, tokens)
         share = (length + 1) / (2 * length) if self.causal and causal_halving else 1.0
         total = 0.0
         for layer, times in ((full, self.layers - 1), (last, 1)):
             total += times * (layer["linear"] + share * layer["attention"])
         return round(3 * (total + 2 * supervised * self.hidden * self.head_rows))
 
-    def _layer(self, queries: int, tokens: int, length: int) -> dict[str, float]:
-        """Forward, with keys and values at `tokens` positions, the rest at `queries`."""
+    def _layer(self, queries: int, outputs: int, length: int, tokens: int | None = None) -> dict[str, float]:
+        """Forward, with keys and values at `tokens` positions (default: as many), queries and output projection at
+        `queries`, the MLP at `outputs`."""
+        tokens = queries if tokens is None else tokens
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
         linear = 2 * tokens * self.hidden * 2 * narrow
-        linear += 2 * queries * (2 * self.hidden * wide + self.mlp_products * self.hidden * self.inner)
+        linear += 2 * queries * 2 * self.hidden * wide + 2 * outputs * self.mlp_products * self.hidden * self.inner
         return {"linear": linear, "attention": 4 * queries * length * wide}
 
 
-def runs_last_layer_at_labels(model) -> bool:
-    """Whether a model's training step runs most of its last layer at the supervised positions only."""
+def part_at_labels(model, indexed: bool = False) -> str:
+    """What of its last layer a model's training step runs at the supervised positions only ("nothing", "mlp" or "most").
+
+    Args:
+        indexed: whether it is told them as indices (`label_positions`).
+    """
     if not is_diffusion(model):
-        return False
+        return "nothing"
     layer = model.model.layers[-1]
-    return can_select(layer) and not getattr(layer, "gradient_checkpointing", False)
+    if getattr(layer, "gradient_checkpointing", False) or not (can_split if indexed else can_select)(layer):
+        return "nothing"
+    return "mlp" if indexed else "most"
 
 
 def peak_flops(device: torch.device) -> float | None:

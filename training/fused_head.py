@@ -6,31 +6,45 @@ Liger-Kernel exchanges it in the same way. Weights, configuration and what is sa
 from types import MethodType
 
 import torch
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from arche_mdlm.head_loss_mdlm import head_loss
 
 
+def next_tokens(labels: torch.Tensor) -> torch.Tensor:
+    """(B, L): at each position the label of the next one, -100 at the last."""
+    return functional.pad(labels[:, 1:], (0, 1), value=-100)
+
+
 def fuse_head(model: PreTrainedModel) -> None:
     """Let a causal LM with a plain linear head compute its training loss without ever holding all logits.
 
-    In training mode with `labels`, forward then returns `loss` alone; in all other cases it is the stock one. ValueError for
-    a head with a bias, which `head_loss` does not know.
+    In training mode with `labels`, forward then returns `loss` alone; in all other cases it is the stock one. It also takes
+    `label_positions` (N,), indices into the B * L of each position whose next token is labelled, and of any number of others,
+    which count for nothing (as `MDLMForMaskedDiffusion.forward` does). ValueError for a head with a bias, which `head_loss`
+    does not know.
     """
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear) or head.bias is not None:
         raise ValueError(f"the head of {type(model).__name__} is no linear layer without bias: {head!r}")
     stock = type(model).forward  # not of this instance: averaged weights are a copy of it
 
-    def forward(self, *args, labels=None, num_items_in_batch=None, **kwargs):
+    def forward(self, *args, labels=None, num_items_in_batch=None, label_positions=None, **kwargs):
         if labels is None or not self.training:
             extra = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
             return stock(self, *args, labels=labels, **extra, **kwargs)
         hidden = self.base_model(*args, **kwargs)[0]
-        targets = labels[:, 1:]
+        targets = next_tokens(labels).flatten()
         scored = targets != -100
-        loss, _ = head_loss(hidden[:, :-1][scored], self.get_output_embeddings().weight, targets[scored])
+        where = scored if label_positions is None else label_positions
+        loss, _ = head_loss(
+            hidden.flatten(0, 1)[where],
+            self.get_output_embeddings().weight,
+            targets[where].clamp(min=0),
+            scored[where].float(),
+        )
         return CausalLMOutputWithPast(loss=loss / (scored.sum() if num_items_in_batch is None else num_items_in_batch))
 
     model.forward = MethodType(forward, model)

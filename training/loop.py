@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from arche_mdlm.configuration.presets import Preset, TrainingSettings
 from arche_mdlm.training.checkpointing import STATE_FILE, rotate, write_folder_atomically, write_json_atomically
+from arche_mdlm.training.compiling import compile_layers
 from arche_mdlm.training.evaluation import Evaluator
-from arche_mdlm.training.flops import StepFlops, peak_flops, runs_last_layer_at_labels
+from arche_mdlm.training.flops import StepFlops, part_at_labels, peak_flops
 from arche_mdlm.training.fused_head import fuse_head
 from arche_mdlm.training.loading import is_diffusion, save_arm
 from arche_mdlm.training.step_batches import StepBatches
@@ -83,11 +84,11 @@ class Trainer:
         if self.settings.ema_decay:
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
         if self.settings.compile:
-            model.compile(dynamic=True)
+            compile_layers(model, mode=self.settings.compile_mode)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         if self.ema is not None:
             self.ema.to(accelerator.device)
-        self.flops = StepFlops.of(model.config, selects=not self.settings.compile and runs_last_layer_at_labels(model))
+        self.flops = StepFlops.of(model.config, part_at_labels(model, batches.index_labels))
         self.peak_flops = peak_flops(accelerator.device)
         self.state = RunState()
         if resume_from is not None:

@@ -6,7 +6,8 @@ from torch.utils.data import Dataset
 
 from arche_mdlm.configuration.presets import TrainingSettings
 from arche_mdlm.schedule_mdlm import get_schedule
-from arche_mdlm.training.batching import BatchPlanner, document_attention, lay_out
+from arche_mdlm.training.batching import BatchPlanner, document_positions, label_positions, lay_out
+from arche_mdlm.training.fused_head import next_tokens
 from arche_mdlm.training.objectives import Corrupted, corrupt_batch, loss_denominator
 
 
@@ -19,6 +20,7 @@ class StepBatches(Dataset):
     Args:
         rows: a `datasets.Dataset` with `input_ids` (and `document_ids` where packed).
         model_config: of the model to be trained; an `mdlm` is given corrupted canvases, others clean rows.
+        index_labels: give `label_positions` too, for a GPU or a compiler; the loss is the same.
 
     Raises:
         ValueError: when batch_size does not divide into processes times accumulation.
@@ -33,6 +35,7 @@ class StepBatches(Dataset):
         pad_token_id: int,
         rank: int = 0,
         world_size: int = 1,
+        index_labels: bool = False,
     ):
         if settings.batch_size % (world_size * settings.accumulation):
             raise ValueError(
@@ -41,7 +44,7 @@ class StepBatches(Dataset):
             )
         self.rows, self.planner, self.settings = rows, planner, settings
         self.config, self.pad_token_id = model_config, pad_token_id
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.index_labels = rank, world_size, index_labels
 
     def __len__(self) -> int:
         return self.settings.max_steps
@@ -70,8 +73,7 @@ class StepBatches(Dataset):
         else:
             denominator = max(int((labels != -100).sum()), 1)
         if canvas.document_ids is not None:
-            mask, positions = document_attention(canvas.document_ids, causal=not diffusion)
-            inputs |= {"attention_mask": mask, "position_ids": positions}
+            inputs["position_ids"] = document_positions(canvas.document_ids)
         return {
             "inputs": self._share(inputs),
             "denominator": denominator,
@@ -98,4 +100,9 @@ class StepBatches(Dataset):
         size = self.settings.batch_size // (self.world_size * self.settings.accumulation)
         first = self.rank * size * self.settings.accumulation
         starts = range(first, first + size * self.settings.accumulation, size)
-        return [{name: value[start : start + size] for name, value in inputs.items()} for start in starts]
+        shares = [{name: value[start : start + size] for name, value in inputs.items()} for start in starts]
+        if self.index_labels:
+            for share in shares:
+                labels = share["labels"] if self.config.model_type == "mdlm" else next_tokens(share["labels"])
+                share["label_positions"] = label_positions(labels != -100)
+        return shares

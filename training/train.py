@@ -48,7 +48,7 @@ def run(args) -> int:
     if precision != "no" and not torch.cuda.is_available():
         print(f"note: mixed_precision={precision!r} is for GPUs; training in float32 here", file=sys.stderr)
         precision = "no"
-    torch.backends.cuda.matmul.allow_tf32 = preset.training.mixed_precision != "no"
+    torch.backends.cuda.matmul.allow_tf32 = preset.training.tf32  # of what is left in float32; no GPU, no effect
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=precision,
@@ -67,6 +67,8 @@ def run(args) -> int:
         seed=preset.training.seed,
         short_canvas_share=preset.training.short_canvas_share if preset.data.layout == "rows" else 0.0,
         leading_bos=corpus.leading_bos,
+        length_multiple=preset.training.length_multiple,
+        length_pool=preset.training.length_pool,
     )
     pad = corpus.tokenizer.pad_token_id
     batches = StepBatches(
@@ -77,6 +79,7 @@ def run(args) -> int:
         pad,
         accelerator.process_index,
         accelerator.num_processes,
+        index_labels=preset.training.compile or accelerator.device.type == "cuda",
     )
     settings = preset.training
     evaluator = Evaluator(

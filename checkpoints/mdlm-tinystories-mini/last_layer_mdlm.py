@@ -1,5 +1,7 @@
 """The last layer of a trunk at some positions only: nothing reads its output anywhere else."""
 
+from functools import cache
+
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, eager_attention_forward, rotate_half
@@ -7,17 +9,44 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, eager_at
 _BACKENDS = ("sdpa", "eager")  # flash and flex attention take other masks
 
 
-def can_select(layer, **kwargs) -> bool:
-    """Whether `last_layer_at` can stand in for the whole layer: a known backend, and nothing that looks inside it or is
-    wrapped around it (hooks, FSDP, checkpointing, dropout, a compiler, which wants one shape)."""
+def can_split(layer, **kwargs) -> bool:
+    """Whether `mlp_at` can stand in for the whole layer: nothing looks inside it or is wrapped around it (hooks, FSDP,
+    checkpointing)."""
     config = layer.self_attn.config
     wrapped = type(layer) is not LlamaDecoderLayer or layer._forward_hooks or layer._forward_pre_hooks
-    if wrapped or torch.compiler.is_compiling():
-        return False
-    if layer.training and (config.attention_dropout or getattr(layer, "gradient_checkpointing", False)):
-        return False
+    checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
     wanted = kwargs.get("output_attentions") or config.output_attentions or kwargs.get("output_hidden_states")
-    return config._attn_implementation in _BACKENDS and not wanted and not config.output_hidden_states
+    return not (wrapped or checkpointed or wanted or config.output_hidden_states)
+
+
+def can_select(layer, **kwargs) -> bool:
+    """Whether `last_layer_at` can: as `can_split`, with a known backend and without dropout or a compiler, which wants one
+    shape."""
+    config = layer.self_attn.config
+    if torch.compiler.is_compiling() or (layer.training and config.attention_dropout):
+        return False
+    return config._attn_implementation in _BACKENDS and can_split(layer, **kwargs)
+
+
+def mlp_at(layer, hidden_states, index, **kwargs) -> torch.Tensor:
+    """A Llama layer's output (N, H) at the flat positions `index` (N,) of `hidden_states` (B, L, H).
+
+    Attention is that of the whole layer, in any backend; the MLP, two thirds of a layer, runs at the N alone. Nothing here
+    depends on a value on the device: N is the length of a tensor that the caller made.
+    """
+    run = _compiled_mlp_at() if layer._compiled_call_impl is not None else _mlp_at
+    return run(layer, hidden_states, index, **kwargs)
+
+
+def _mlp_at(layer, hidden_states, index, **kwargs) -> torch.Tensor:
+    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)
+    states = (hidden_states + attended).flatten(0, 1)[index]
+    return states + layer.mlp(layer.post_attention_layernorm(states))
+
+
+@cache
+def _compiled_mlp_at():
+    return torch.compile(_mlp_at, dynamic=False)
 
 
 def last_layer_at(layer, hidden_states, positions, attention_mask, position_embeddings) -> torch.Tensor:

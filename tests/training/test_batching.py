@@ -3,12 +3,13 @@
 import random
 
 import datasets
+import numpy as np
 import pytest
 import torch
 
 from arche_mdlm import MDLMConfig
 from arche_mdlm.configuration.presets import TrainingSettings
-from arche_mdlm.training.batching import BatchPlanner, document_attention, lay_out
+from arche_mdlm.training.batching import BatchPlanner, document_positions, label_positions, lay_out
 from arche_mdlm.training.step_batches import StepBatches
 
 BOS, EOS, PAD, MASK = range(4)
@@ -81,37 +82,52 @@ def test_the_tail_is_padded_supervised_and_not_real():
     assert bool(lay_out([{"input_ids": [5, 6]}], 2, PAD, leading_bos=False).maskable.all())
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_document_attention_stays_inside_documents(causal):
+def test_positions_start_again_at_each_document():
     documents = torch.tensor([[0, 0, 0, 1, 1, 2], [4, 5, 5, 5, 5, 5]])
-    mask, positions = document_attention(documents, causal)
-    assert positions.tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]]
-    for b in range(2):
-        for i in range(6):
-            for j in range(6):
-                sees = documents[b, i] == documents[b, j] and not (causal and j > i)
-                assert (mask[b, 0, i, j] == 0) == bool(sees)
-                assert sees or mask[b, 0, i, j] < -1e30
+    assert document_positions(documents).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention"])
 @pytest.mark.parametrize("arm", ["tiny_mdlm", "tiny_ar"])
-def test_packed_documents_do_not_see_each_other(request, arm):
+def test_packed_documents_do_not_see_each_other(request, arm, attention):
     model = request.getfixturevalue(arm)
-    first, second = torch.randint(4, 40, (1, 7)), torch.randint(4, 40, (1, 5))
-    mask, positions = document_attention(torch.tensor([[0] * 7 + [1] * 5]), causal=arm == "tiny_ar")
-    packed = torch.cat([first, second], dim=1)
+    model.set_attn_implementation(attention)
+    lengths = (7, 1, 1, 5)
+    documents = [torch.randint(4, 40, (2, length)) for length in lengths]
+    ids = torch.cat([torch.full((2, length), number) for number, length in enumerate(lengths)], dim=1)
+    extra = {"use_cache": False} if arm == "tiny_ar" else {}  # with a cache transformers does not look for documents
     with torch.no_grad():
-        together = model(input_ids=packed, attention_mask=mask, position_ids=positions).logits
-        apart = torch.cat([model(input_ids=first).logits, model(input_ids=second).logits], dim=1)
+        packed = torch.cat(documents, dim=1)
+        together = model(input_ids=packed, position_ids=document_positions(ids), **extra).logits
+        apart = torch.cat([model(input_ids=document).logits for document in documents], dim=1)
+        mixed = model(input_ids=packed, **extra).logits
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(mixed[:, 8:], apart[:, 8:], atol=1e-3)
+
+
+def test_indices_of_labels_come_in_few_sizes_and_hold_each_label_once():
+    generator = torch.Generator().manual_seed(0)
+    sizes = set()
+    for _ in range(200):
+        rate = torch.rand(4, 1, generator=generator)
+        scored = torch.rand(4, 40, generator=generator) < rate
+        index = label_positions(scored)
+        assert len(set(index.tolist())) == len(index)
+        assert int(scored.flatten()[index].sum()) == int(scored.sum())
+        assert len(index) - int(scored.sum()) < 10
+        sizes.add(len(index))
+    assert sizes <= {10 * n for n in range(17)}
+    assert len(sizes) > 4
+    assert label_positions(torch.ones(3, 5, dtype=torch.bool)).tolist() == list(range(15))
+    assert label_positions(torch.zeros(3, 5, dtype=torch.bool)).tolist() == []
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def batches(config, rank=0, world_size=1, rows=ROWS, plans=None, **settings) -> StepBatches:
+def batches(config, rank=0, world_size=1, rows=ROWS, plans=None, index_labels=False, **settings) -> StepBatches:
     settings = TrainingSettings(batch_size=8, max_steps=50, **settings)
-    return StepBatches(rows, plans or planner(), settings, config, PAD, rank, world_size)
+    return StepBatches(rows, plans or planner(), settings, config, PAD, rank, world_size, index_labels)
 
 
 @pytest.fixture
@@ -194,11 +210,34 @@ def test_packed_rows_count_no_bos(configs, arm):
     batch = batches(configs[arm], rows=rows, plans=plans)[0]
     assert batch["denominator"] == 8 * 7
     inputs = batch["inputs"][0]
-    assert inputs["attention_mask"].shape == (8, 1, 10, 10)
+    assert "attention_mask" not in inputs, "no mask is carried to the device: positions say it"
     assert inputs["position_ids"][0].tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1, 2]
     starts = [0, 4, 7]
     assert bool((inputs["input_ids"][:, starts] == BOS).all())
     assert bool((inputs["labels"][:, starts] == -100).all())
+
+
+def test_few_lengths_where_they_are_asked_for():
+    fine, coarse = planner(), planner(length_multiple=16)
+    lengths = {coarse.plan(step).canvas_length for step in range(60)}
+    assert len(lengths) < len({fine.plan(step).canvas_length for step in range(60)})
+    for step in range(60):
+        exact, rounded = fine.plan(step), coarse.plan(step)
+        assert rounded.rows == exact.rows
+        assert rounded.canvas_length == min(-(-exact.canvas_length // 16) * 16, fine.context_length)
+
+
+def test_a_larger_pool_pads_less():
+    def padding(pool: int) -> int:
+        lengths = np.random.default_rng(0).integers(10, 200, 1024).tolist()
+        plans = BatchPlanner(lengths, batch_size=8, context_length=200, seed=0, length_pool=pool)
+        rows = [plans.plan(step).rows for step in range(plans.batches_per_epoch)]
+        assert sorted(sum(rows, [])) == list(range(1024))
+        return sum(
+            len(batch) * max(lengths[row] for row in batch) - sum(lengths[row] for row in batch) for batch in rows
+        )
+
+    assert padding(64) < padding(16) < padding(1) / 2
 
 
 def test_a_batch_that_does_not_divide_is_an_error(configs):

@@ -44,7 +44,7 @@ def test_equal_to_the_counter(arm):
     in_place = {torch.ops.aten.addmm_: lambda added, a, b, **_: 2 * a[0] * a[1] * b[1]}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         model(input_ids=ids, labels=labels, **extra).loss.backward()
-    flops = StepFlops.of(model.config, selects=arm == "mdlm")
+    flops = StepFlops.of(model.config, "most" if arm == "mdlm" else "nothing")
     # The eager attention of a causal model computes what it may not see, too.
     assert flops.count(3, 10, supervised, causal_halving=False) == counter.get_total_flops()
     assert (flops.count(3, 10, supervised) < counter.get_total_flops()) == (arm != "mdlm")
@@ -59,7 +59,7 @@ def test_causal_halving_is_the_share_of_pairs():
 
 def test_the_whole_last_layer_where_it_is_not_selected():
     config = MDLMConfig(mask_token_id=49, **SHAPE)
-    whole, selected = StepFlops.of(config), StepFlops.of(config, selects=True)
+    whole, selected = StepFlops.of(config), StepFlops.of(config, "most")
     assert whole.count(3, 10, 30) == selected.count(3, 10, 30)
     assert whole.count(3, 10, 12) > selected.count(3, 10, 12)
 

@@ -1,0 +1,38 @@
+"""`torch.compile`, a layer at a time: all layers of a trunk share what is compiled for one of them."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from arche_mdlm.training.loading import is_diffusion
+
+# Lengths of the canvas and sizes of the last layer, of which there are few (`length_multiple`, `label_positions`); one graph each.
+_MOST_GRAPHS = 64
+
+
+def compile_layers(model: PreTrainedModel, **options) -> None:
+    """Compile each layer of `model`'s trunk in place; head and loss stay as they are (`head_loss`).
+
+    MDLM's canvases have few lengths and get static shapes; AR's rows have any length, and one graph for all.
+
+    A whole trunk takes a compiler minutes for each shape, a layer seconds (PyTorch's "regional compilation").
+
+    Args:
+        options: `mode` and others of `torch.compile`.
+
+    Raises:
+        ValueError: for a model whose trunk has no list of layers.
+    """
+    layers = repeated_layers(model)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+    for layer in layers:
+        layer.compile(dynamic=not is_diffusion(model), **options)
+
+
+def repeated_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The longest list of modules of one type in the trunk: its layers."""
+    lists = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
+    lists = [module for module in lists if len({type(layer) for layer in module}) == 1]
+    if not lists:
+        raise ValueError(f"training.compile=true: {type(model).__name__} has no list of layers to compile")
+    return max(lists, key=len)
