@@ -20,6 +20,9 @@ class MDLMConfig(LlamaConfig):
         mask_token_id: id of the absorbing state; below `vocab_size`.
         output_vocab_size: rows of an untied head; ids from there on are never predicted. Default `vocab_size`.
         time_conditioning: `"none"`, or `"additive"`: an embedding of t is added to the token embeddings.
+        attention_block_length: a position sees the positions of its own block of so many, and of the blocks before
+            (block-causal, Arriola et al. 2025, arXiv 2503.09573); None: all. Its keys and values never change once its block
+            is written, so a cache of them is exact.
         noise_schedule: `"linear"` (alpha = 1 - t) or `"cosine"` (alpha = cos^2(pi t / 2)).
         num_diffusion_steps: default number of sampling steps, used where the generation config has none.
 
@@ -33,6 +36,7 @@ class MDLMConfig(LlamaConfig):
 
     mask_token_id: int = 0
     output_vocab_size: int | None = None
+    attention_block_length: int | None = None
     time_conditioning: str = "none"
     noise_schedule: str = "linear"
     num_diffusion_steps: int = 64
@@ -56,6 +60,8 @@ class MDLMConfig(LlamaConfig):
                 f"output_vocab_size={self.output_vocab_size} needs tie_word_embeddings=False: a tied head has "
                 f"vocab_size={self.vocab_size} rows"
             )
+        if self.attention_block_length is not None and self.attention_block_length < 1:
+            raise ValueError(f"attention_block_length={self.attention_block_length} must be at least 1, or None")
         if self.num_diffusion_steps < 1:
             raise ValueError(f"num_diffusion_steps={self.num_diffusion_steps} must be at least 1")
         self.auto_map = dict(AUTO_MAP)

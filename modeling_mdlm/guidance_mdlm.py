@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .canvas_mdlm import model_inputs
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -64,8 +66,7 @@ class Guidance:
         attended = torch.cat([self.attended[rows], attended[:, self.width :]], dim=1)
         where = torch.cat([torch.zeros_like(self.attended[rows]), where[:, self.width :]], dim=1)
         positions = (attended.long().cumsum(-1) - 1).clamp(min=0)
-        mask = None if bool(attended.all()) else attended.long()
-        return {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}, where
+        return model_inputs(tokens, attended, positions), where
 
     def combine(self, given: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Guided log-probabilities (n, V) from logits (n, V) of both canvases; what is impossible stays so."""

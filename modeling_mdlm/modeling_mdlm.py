@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.masking_utils import create_bidirectional_mask, packed_sequence_mask_function
+from transformers.masking_utils import and_masks, create_bidirectional_mask, packed_sequence_mask_function
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
@@ -106,13 +106,14 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
                     "timesteps=None, but this model has time_conditioning='additive': give t of shape (B,)"
                 )
             inputs_embeds = inputs_embeds + self.time_embedding(timesteps)[:, None]
-        documents = None
+        packed = position_ids is not None and attention_mask is None
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
-        elif attention_mask is None:
-            documents = packed_sequence_mask_function(documents_of(position_ids.expand(len(inputs_embeds), -1)))
         mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, and_mask_function=documents
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            and_mask_function=self._sees(position_ids.expand(len(inputs_embeds), -1), packed),
         )
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
@@ -129,6 +130,16 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         elif positions is not None:
             hidden_states = _at(hidden_states, positions)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+    def _sees(self, position_ids: torch.Tensor, packed: bool):
+        """The mask function, for positions (B, L), of packed documents and of blocks; None where everything sees everything."""
+        rules = []
+        if packed:
+            rules.append(packed_sequence_mask_function(documents_of(position_ids)))
+        if self.config.attention_block_length is not None:
+            block = position_ids // self.config.attention_block_length
+            rules.append(lambda row, head, query, key: block[row, key] <= block[row, query])
+        return and_masks(*rules) if rules else None
 
 
 def positions_from_mask(attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor:

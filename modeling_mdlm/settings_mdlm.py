@@ -27,6 +27,10 @@ def check_settings(get, given: dict) -> None:
             )
     if get("output_history") and not get("return_dict_in_generate"):
         raise ValueError("output_history=True needs return_dict_in_generate=True: the history is a field of its output")
+    if get("prefix_cache") and get("block_length") is None:
+        raise ValueError(
+            "prefix_cache=True needs block_length: it keeps what stands outside of the block being written"
+        )
     _check_sampler(get, given)
 
 

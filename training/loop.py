@@ -13,9 +13,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from arche_mdlm.compiling_mdlm import compile_layers
 from arche_mdlm.configuration.presets import Preset, TrainingSettings
 from arche_mdlm.training.checkpointing import STATE_FILE, rotate, write_folder_atomically, write_json_atomically
-from arche_mdlm.training.compiling import compile_layers
 from arche_mdlm.training.evaluation import Evaluator
 from arche_mdlm.training.flops import StepFlops, part_at_labels, peak_flops
 from arche_mdlm.training.fused_head import fuse_head

@@ -27,6 +27,7 @@ class Canvas:
     given: torch.Tensor  # (B, P) the prompts as they came
     confidence: torch.Tensor  # (B, L) float64, a sampler's memory
     block: torch.Tensor  # (B, L), the block of each fillable position, -1 elsewhere
+    window: torch.Tensor  # (B, L), the block with which each position is read and written; negative: before the first
     num_blocks: torch.Tensor  # (B,) at least 1
     num_forwards: torch.Tensor  # (B,)
     num_filled: torch.Tensor  # (B,)
@@ -64,17 +65,23 @@ class Canvas:
         if pad is None:
             pad = eos[0] if eos else 0
         zeros = torch.zeros(len(tokens), dtype=torch.long, device=device)
-        block = _blocks(masked, getattr(generation_config, "block_length", None))
+        position_ids = (attended.long().cumsum(-1) - 1).clamp(min=0)
+        block_length = getattr(generation_config, "block_length", None)
+        if block_length is None or config.attention_block_length is None:
+            block = window = _blocks(masked, block_length)
+        else:
+            block, window = _aligned_blocks(masked, position_ids, int(block_length), config.attention_block_length)
         return cls(
             tokens=tokens,
             masked=masked,
             fillable=masked.clone(),  # `write` changes `masked` in place
             attended=attended,
-            position_ids=(attended.long().cumsum(-1) - 1).clamp(min=0),
+            position_ids=position_ids,
             generated=(index > last_known) & attended,
             given=input_ids,
             confidence=torch.zeros(tokens.shape, dtype=torch.float64, device=device),
             block=block,
+            window=window,
             num_blocks=(block.amax(-1) + 1).clamp(min=1),
             num_forwards=zeros,
             num_filled=zeros.clone(),
@@ -123,12 +130,7 @@ class Canvas:
 
     def inputs(self, rows: torch.Tensor) -> dict:
         """`rows` as the model takes them; no mask where nothing is padded (attention is faster without)."""
-        attended = self.attended[rows]
-        return {
-            "input_ids": self.tokens[rows],
-            "attention_mask": None if bool(attended.all()) else attended.long(),
-            "position_ids": self.position_ids[rows],
-        }
+        return model_inputs(self.tokens[rows], self.attended[rows], self.position_ids[rows])
 
     def is_eos(self) -> torch.Tensor:
         return torch.isin(self.tokens, self.eos_token_ids) & self.generated & ~self.masked
@@ -148,6 +150,24 @@ class Canvas:
         padding = ~self.attended[:, :width]
         sequences[:, :width] = torch.where(padding, self.given, sequences[:, :width])
         return sequences
+
+
+def model_inputs(tokens, attended, position_ids) -> dict:
+    """Arguments of forward for canvases (B, L), of which the model need not be told what goes without saying."""
+    if bool(attended.all()):
+        return {"input_ids": tokens}
+    return {"input_ids": tokens, "attention_mask": attended.long(), "position_ids": position_ids}
+
+
+def _aligned_blocks(masked, position_ids, block_length: int, seen: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(block, window), each (B, L), for a block-causal model: blocks begin at multiples of `block_length` positions, and the
+    prompt's part of one is in its window. ValueError for a length that cuts the model's own blocks of `seen` positions."""
+    if block_length % seen:
+        raise ValueError(f"block_length={block_length} is no multiple of this model's attention_block_length={seen}")
+    absolute = position_ids // block_length
+    first = absolute.masked_fill(~masked, position_ids.shape[1]).amin(-1, keepdim=True)
+    window = absolute - first
+    return window.masked_fill(~masked, -1), window
 
 
 def _blocks(masked: torch.Tensor, block_length: int | None) -> torch.Tensor:

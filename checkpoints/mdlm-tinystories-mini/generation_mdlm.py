@@ -7,9 +7,11 @@ from functools import partial
 
 import torch
 from transformers import GenerationConfig, GenerationMixin
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
+from .block_cache_mdlm import BlockCache
 from .canvas_mdlm import Canvas
+from .compiling_mdlm import compile_layers, is_compiled
 from .guidance_mdlm import Guidance
 from .noise_mdlm import RowNoise, draw_seeds
 from .ordered_samplers_mdlm import OrderedSampler  # noqa: F401  (registers its samplers, as the next one does)
@@ -20,6 +22,8 @@ from .samplers_mdlm import get_sampler
 from .settings_mdlm import check_settings
 from .streaming_mdlm import CanvasStream
 from .timetable_mdlm import Timetable
+
+logger = logging.get_logger(__name__)
 
 _OWN_FIELDS = {
     "num_diffusion_steps": None,
@@ -32,6 +36,7 @@ _OWN_FIELDS = {
     "remasking": None,
     "remasking_rate": None,
     "output_history": None,
+    "prefix_cache": None,
 }
 
 # What stock `generate` would take and then ignore, or do wrongly on a canvas: option, its neutral values.
@@ -71,6 +76,9 @@ class MDLMGenerationConfig(GenerationConfig):
         threshold, threshold_factor, entropy_bound, remasking, remasking_rate: settings of the samplers `threshold`,
             `entropy_bound` and `remdm`, explained there.
         output_history: return the canvas after each step; needs `return_dict_in_generate`.
+        prefix_cache: with `block_length`, keep keys and values of all that is not in the current block while it is written
+            (`BlockCache`): exact for a block-causal model that is not told the time, approximate for others, with a warning.
+        compile_config: transformers' own `CompileConfig`: the model's layers are compiled, and stay so (`compile_layers`).
     """
 
     def __init__(self, **kwargs):
@@ -240,7 +248,11 @@ class MDLMGenerationMixin(GenerationMixin):
         # 2. canvas and streams
         canvas = Canvas.build(self.config, generation_config, input_ids, model_kwargs.get("attention_mask"), new_tokens)
         predictor = Predictor(
-            self, canvas, logits_processor, Guidance.build(*guidance, canvas, self.config.max_position_embeddings)
+            self,
+            canvas,
+            logits_processor,
+            Guidance.build(*guidance, canvas, self.config.max_position_embeddings),
+            self._accelerate(generation_config, canvas),
         )
         seeds = self._seeds(generator, sampler, canvas)
         plan = self._timetable(generation_config, sampler, canvas)
@@ -276,6 +288,24 @@ class MDLMGenerationMixin(GenerationMixin):
         return MDLMGenerationOutput(
             sequences, canvas.num_forwards, canvas.num_filled / canvas.num_forwards.clamp(min=1), history
         )
+
+    def _accelerate(self, generation_config, canvas: Canvas) -> BlockCache | None:
+        """Compile the layers, or make the cache, where either is asked for."""
+        compile_config = getattr(generation_config, "compile_config", None)
+        wanted = bool(getattr(generation_config, "prefix_cache", None))
+        if compile_config is not None and not is_compiled(self):
+            names = ("backend", "mode", "options", "fullgraph")
+            compile_layers(self, **{name: getattr(compile_config, name) for name in names})
+        if not wanted:
+            return None
+        if is_compiled(self):
+            raise ValueError("prefix_cache=True cannot be used with compiled layers: leave compile_config out")
+        if not BlockCache.is_exact(self.config):
+            logger.warning_once(
+                "prefix_cache=True is an approximation for this model: what stands outside of a block was read before the "
+                "block was written (exact for attention_block_length without time_conditioning)"
+            )
+        return BlockCache(self, canvas)
 
     @staticmethod
     def _seeds(generator, sampler, canvas: Canvas) -> torch.Tensor:

@@ -23,6 +23,8 @@ def can_select(layer, **kwargs) -> bool:
     """Whether `last_layer_at` can: as `can_split`, with a known backend and without dropout or a compiler, which wants one
     shape."""
     config = layer.self_attn.config
+    if kwargs.get("past_key_values") is not None:  # a cache wants the keys and values of the layer itself
+        return False
     if torch.compiler.is_compiling() or (layer.training and config.attention_dropout):
         return False
     return config._attn_implementation in _BACKENDS and can_split(layer, **kwargs)

@@ -1,12 +1,15 @@
 """Running the model for a sampler: only the rows and positions that are asked for, a few positions of logits at a time."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
+from torch.nn import functional
 from transformers.generation import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
 
+from .block_cache_mdlm import BlockCache
 from .canvas_mdlm import Canvas
+from .compiling_mdlm import is_compiled
 from .guidance_mdlm import Guidance
 
 # Bytes of logits that exist at once: what stays in a CPU's cache, and what is nothing for a GPU.
@@ -39,12 +42,17 @@ def anneal(processors: LogitsProcessorList, start: float, end: float) -> LogitsP
 
 @dataclass
 class Predictor:
-    """The model, what is done to its logits, and the canvas it reads."""
+    """The model, what is done to its logits, the canvas it reads, and what is remembered of it."""
 
     model: torch.nn.Module
     canvas: Canvas
     processors: LogitsProcessorList
     guidance: Guidance | None = None
+    cache: BlockCache | None = None
+
+    @cached_property
+    def _compiled(self) -> bool:
+        return is_compiled(self.model)
 
     def at(self, rows: torch.Tensor, block: torch.Tensor, t: torch.Tensor):
         """`predict(where, reduce, times)` of a step for `rows` (R,), which are at `block` (R,) and time t (R, 1)."""
@@ -57,7 +65,10 @@ class Predictor:
             return []
         run, where, t = rows[needed], where[needed], t[needed]
         told = self._model_times(t[:, 0] if times is None else times[needed], block[needed], run)
-        states = self._states(self.canvas.inputs(run), where, told)
+        if self.cache is None:
+            states = self._states(self.canvas.inputs(run), where, told)
+        else:
+            states = self.cache.states(run, block[needed], where, told)
         other = None
         if self.guidance is not None:
             inputs, elsewhere = self.guidance.other(self.canvas, run, where)
@@ -73,10 +84,18 @@ class Predictor:
             results.append(reduce(raw, self._process(raw, tokens, t, owner[part]), part))
         return results
 
-    def _states(self, inputs: dict, where: torch.Tensor, times: torch.Tensor | None) -> torch.Tensor:
-        """Hidden states (N, hidden_size) at the positions."""
-        extra = {} if times is None else {"timesteps": times}
-        return self.model.model(**inputs, **extra, positions=where).last_hidden_state
+    def _states(self, inputs: dict, where: torch.Tensor, times: dict) -> torch.Tensor:
+        """Hidden states (N, hidden_size) at the True positions of `where` (R, L)."""
+        if not self._compiled:
+            return self.model.model(**inputs, **times, positions=where).last_hidden_state
+        # A compiler meets few shapes: rows up to a power of two, positions up to an eighth of all.
+        rows = 1 << (len(where) - 1).bit_length()
+        pick = torch.arange(rows, device=where.device).clamp(max=len(where) - 1)
+        inputs = {name: value[pick] for name, value in (inputs | times).items()}
+        index = where.flatten().nonzero()[:, 0]
+        step = max(1, rows * where.shape[1] // 8)
+        positions = functional.pad(index, (0, -len(index) % step))
+        return self.model.model(**inputs, positions=positions).last_hidden_state[: len(index)]
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         """(n, V), float32 or finer."""
@@ -92,14 +111,14 @@ class Predictor:
                 processor.times = t[owner]
         return self.processors(tokens[owner], raw.clone())
 
-    def _model_times(self, times: torch.Tensor, block: torch.Tensor, run: torch.Tensor) -> torch.Tensor | None:
-        """(R,) the times the model is told: in block mode those at which a whole canvas is masked as much."""
+    def _model_times(self, times: torch.Tensor, block: torch.Tensor, run: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`timesteps` (R,) where the model is told them: in block mode those at which a whole canvas is masked as much."""
         if self.model.config.time_conditioning == "none":
-            return None
+            return {}
         blocks = self.canvas.num_blocks[run]
         schedule = self.canvas.schedule
         rate = (blocks - 1 - block + schedule.mask_rate(times)) / blocks
-        return torch.where(blocks == 1, times, schedule.time_at(rate)).float()
+        return {"timesteps": torch.where(blocks == 1, times, schedule.time_at(rate)).float()}
 
     def _parts(self, total: int) -> list[slice]:
         budget = _CHUNK_BYTES.get(self.canvas.tokens.device.type, _LARGE_CHUNK_BYTES)

@@ -7,8 +7,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+from arche_mdlm.compiling_mdlm import compile_layers, repeated_layers
 from arche_mdlm.training.batching import label_positions
-from arche_mdlm.training.compiling import compile_layers, repeated_layers
 from arche_mdlm.training.fused_head import fuse_head, next_tokens
 
 SHAPE = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -130,5 +130,5 @@ def test_the_compiled_step_is_the_plain_one():
 def test_a_trunk_without_layers_is_an_error():
     model = make("llama")
     model.model.layers = torch.nn.Sequential(*model.model.layers)
-    with pytest.raises(ValueError, match="training.compile=true: LlamaForCausalLM has no list of layers"):
+    with pytest.raises(ValueError, match="LlamaForCausalLM has no list of layers"):
         repeated_layers(model)

@@ -4,8 +4,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from arche_mdlm.training.loading import is_diffusion
-
 # Lengths of the canvas and sizes of the last layer, of which there are few (`length_multiple`, `label_positions`); one graph each.
 _MOST_GRAPHS = 64
 
@@ -26,13 +24,22 @@ def compile_layers(model: PreTrainedModel, **options) -> None:
     layers = repeated_layers(model)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     for layer in layers:
-        layer.compile(dynamic=not is_diffusion(model), **options)
+        layer.compile(dynamic=model.config.model_type != "mdlm", **options)
 
 
 def repeated_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The longest list of modules of one type in the trunk: its layers."""
-    lists = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
-    lists = [module for module in lists if len({type(layer) for layer in module}) == 1]
+    lists = _lists_of_layers(model)
     if not lists:
-        raise ValueError(f"training.compile=true: {type(model).__name__} has no list of layers to compile")
+        raise ValueError(f"{type(model).__name__} has no list of layers to compile")
     return max(lists, key=len)
+
+
+def _lists_of_layers(model: PreTrainedModel) -> list[nn.ModuleList]:
+    lists = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
+    return [module for module in lists if len({type(layer) for layer in module}) == 1]
+
+
+def is_compiled(model: PreTrainedModel) -> bool:
+    """Whether `compile_layers` has been here."""
+    return any(layer._compiled_call_impl is not None for layers in _lists_of_layers(model) for layer in layers)

@@ -1,0 +1,119 @@
+"""Keys and values of a canvas, kept while a block of it is written: a step then runs the block's positions alone."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .canvas_mdlm import Canvas
+
+
+@dataclass
+class BlockCache:
+    """Of B canvases of L positions.
+
+    The first forward of a block runs the whole canvas and fills the cache; the others run the block's positions, whose own keys
+    and values they renew. Exact for a block-causal model (`attention_block_length`) that is not told the time, as nothing
+    before the block depends on it; for any other an approximation: Wu et al. 2025, arXiv 2505.22618 (Fast-dLLM's cache of
+    prefix and suffix).
+
+    Args:
+        model: an `MDLMForMaskedDiffusion`. Its attention must be "sdpa" or "eager", else ValueError.
+    """
+
+    model: torch.nn.Module
+    canvas: Canvas
+    held: torch.Tensor = field(init=False)  # (B,) the block whose keys and values are held, -1 for none
+    # Of each layer (B, L, key-value heads, head_dim); made by the first forward, then written in place.
+    keys: dict[int, torch.Tensor] = field(default_factory=dict)
+    values: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self):
+        attention = self.model.config._attn_implementation
+        if attention not in ("sdpa", "eager"):
+            raise ValueError(f"prefix_cache=True needs attn_implementation 'sdpa' or 'eager', not {attention!r}")
+        self.held = torch.full_like(self.canvas.num_blocks, -1)
+
+    @staticmethod
+    def is_exact(config) -> bool:
+        return config.attention_block_length is not None and config.time_conditioning == "none"
+
+    def states(self, rows, block, where, times: dict) -> torch.Tensor:
+        """Hidden states (N, hidden_size) at the N True positions of `where` (R, L), in row-major order, of `rows` (R,) at
+        `block` (R,); `times` holds `timesteps` (R,) where the model is told them."""
+        known = self.held[rows] == block
+        parts = []
+        for run, chosen in ((self._whole, ~known), (self._window, known)):
+            if bool(chosen.any()):
+                told = {name: value[chosen] for name, value in times.items()}
+                parts.append((chosen, run(rows[chosen], block[chosen], where[chosen], told)))
+        if len(parts) == 1:
+            return parts[0][1]
+        owner = where.nonzero()[:, 0]
+        states = parts[0][1].new_empty(len(owner), parts[0][1].shape[-1])
+        for chosen, part in parts:
+            states[chosen[owner]] = part
+        return states
+
+    def _whole(self, rows, block, where, times) -> torch.Tensor:
+        columns = torch.arange(where.shape[1], device=where.device).expand_as(where)
+        view = _CacheView(self, rows, columns)
+        inputs = self.canvas.inputs(rows)
+        states = self.model.model(**inputs, **times, positions=_flat(where), past_key_values=view).last_hidden_state
+        self.held[rows] = block
+        return states
+
+    def _window(self, rows, block, where, times) -> torch.Tensor:
+        canvas = self.canvas
+        inside = (canvas.window[rows] == block[:, None]) & canvas.attended[rows]
+        width = int(inside.sum(-1).max())
+        # Each row's positions from left to right; short rows repeat one of their own, which changes nothing.
+        order = (~inside).long().argsort(dim=-1, stable=True)[:, :width]
+        columns = torch.where(inside.gather(1, order), order, order[:, :1])
+        first = inside.gather(1, order) & where.gather(1, order)
+        position_ids = canvas.position_ids[rows]
+        return self.model.model(
+            input_ids=canvas.tokens[rows].gather(1, columns),
+            position_ids=position_ids.gather(1, columns),
+            attention_mask=self._mask(canvas.attended[rows], position_ids, columns),
+            **times,
+            positions=_flat(first),
+            past_key_values=_CacheView(self, rows, columns),
+        ).last_hidden_state
+
+    def _mask(self, attended, position_ids, columns) -> torch.Tensor:
+        """(R, 1, W, L) as the attention takes it: which positions each of the window's sees."""
+        sees = attended[:, None].expand(-1, columns.shape[1], -1)
+        length = self.model.config.attention_block_length
+        if length is not None:
+            blocks = position_ids // length
+            sees = sees & (blocks[:, None] <= blocks.gather(1, columns)[..., None])
+        sees = sees[:, None]
+        if self.model.config._attn_implementation == "eager":
+            return torch.zeros(sees.shape, dtype=self.model.dtype, device=sees.device).masked_fill(
+                ~sees, torch.finfo(self.model.dtype).min
+            )
+        return sees
+
+
+@dataclass
+class _CacheView:
+    """What a layer's attention calls: `columns` (R, W) of `rows` (R,) are written, and the whole rows read."""
+
+    cache: BlockCache
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *args, **kwargs) -> tuple:
+        """Keys and values (R, heads, W, head_dim) of the columns in; those (R, heads, L, head_dim) of all positions out."""
+        return self._put(self.cache.keys, keys, layer), self._put(self.cache.values, values, layer)
+
+    def _put(self, store: dict, new: torch.Tensor, layer: int) -> torch.Tensor:
+        _, heads, _, size = new.shape
+        if layer not in store:
+            store[layer] = new.new_zeros(*self.cache.canvas.tokens.shape, heads, size)
+        store[layer][self.rows[:, None], self.columns] = new.transpose(1, 2)
+        return store[layer][self.rows].transpose(1, 2)
+
+
+def _flat(where: torch.Tensor) -> torch.Tensor:
+    return where.flatten().nonzero()[:, 0]

@@ -1,0 +1,45 @@
+"""`torch.compile`, a layer at a time: all layers of a trunk share what is compiled for one of them."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+# Lengths of the canvas and sizes of the last layer, of which there are few (`length_multiple`, `label_positions`); one graph each.
+_MOST_GRAPHS = 64
+
+
+def compile_layers(model: PreTrainedModel, **options) -> None:
+    """Compile each layer of `model`'s trunk in place; head and loss stay as they are (`head_loss`).
+
+    MDLM's canvases have few lengths and get static shapes; AR's rows have any length, and one graph for all.
+
+    A whole trunk takes a compiler minutes for each shape, a layer seconds (PyTorch's "regional compilation").
+
+    Args:
+        options: `mode` and others of `torch.compile`.
+
+    Raises:
+        ValueError: for a model whose trunk has no list of layers.
+    """
+    layers = repeated_layers(model)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+    for layer in layers:
+        layer.compile(dynamic=model.config.model_type != "mdlm", **options)
+
+
+def repeated_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The longest list of modules of one type in the trunk: its layers."""
+    lists = _lists_of_layers(model)
+    if not lists:
+        raise ValueError(f"{type(model).__name__} has no list of layers to compile")
+    return max(lists, key=len)
+
+
+def _lists_of_layers(model: PreTrainedModel) -> list[nn.ModuleList]:
+    lists = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
+    return [module for module in lists if len({type(layer) for layer in module}) == 1]
+
+
+def is_compiled(model: PreTrainedModel) -> bool:
+    """Whether `compile_layers` has been here."""
+    return any(layer._compiled_call_impl is not None for layers in _lists_of_layers(model) for layer in layers)
