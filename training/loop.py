@@ -21,7 +21,6 @@ from arche_mdlm.training.flops import StepFlops, peak_flops, runs_last_layer_at_
 from arche_mdlm.training.fused_head import fuse_head
 from arche_mdlm.training.loading import is_diffusion, save_arm
 from arche_mdlm.training.sharding import (
-    check_sharding,
     full_optimizer_state,
     full_state,
     load_full_optimizer_state,
@@ -105,10 +104,9 @@ class Trainer:
 
     def _distribute(self, model) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
         """Model and optimiser on the device: whole, behind DDP, or sharded. The averages are placed as the model is."""
-        plugin = sharding_plugin(self.accelerator)
+        plugin = sharding_plugin(self.accelerator, self.settings)
         self.sharded = plugin is not None
         if self.sharded:
-            check_sharding(plugin, self.settings, self.accelerator.mixed_precision)
             shard(model, self.accelerator, plugin)
             if self.ema is not None:
                 shard(self.ema.module, self.accelerator, plugin)
@@ -233,7 +231,8 @@ class Trainer:
     def evaluate(self) -> dict:
         """Likelihood of the validation split, with the averaged weights where there are any."""
         model = self.ema.module if self.ema is not None else self.raw_model
-        result = self.evaluator(model, self.accelerator)
+        with self.accelerator.autocast():  # sharded layers come in its type, averages are not wrapped in it
+            result = self.evaluator(model, self.accelerator)
         reshard(model)
         if result["validation_nats"] < self.state.best_nats:
             self.state.best_nats, self.state.best_step = result["validation_nats"], self.state.step

@@ -17,25 +17,26 @@ from transformers import PreTrainedModel
 from arche_mdlm.configuration.presets import TrainingSettings
 
 
-def sharding_plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None:
+def sharding_plugin(accelerator: Accelerator, settings: TrainingSettings) -> FullyShardedDataParallelPlugin | None:
     """What the launch file asks of FSDP2; None for one process, or where it does not ask for it.
 
-    Read from the environment that `accelerate launch` makes: on a CPU, Accelerate itself would fall back to DDP.
+    Read from the environment that `accelerate launch` makes: on a CPU, Accelerate itself would fall back to DDP. ValueError for
+    what does not run, or was never tried, under FSDP2.
     """
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    return FullyShardedDataParallelPlugin() if asked and accelerator.num_processes > 1 else None
-
-
-def check_sharding(plugin: FullyShardedDataParallelPlugin, settings: TrainingSettings, precision: str) -> None:
-    """ValueError for what does not run, or was never tried, under FSDP2; `precision` as Accelerate has it."""
-    if plugin.fsdp_version != 2:
-        raise ValueError(f"fsdp_version={plugin.fsdp_version} in the launch file is not supported: give fsdp_version: 2")
-    if os.environ.get("FSDP_OFFLOAD_PARAMS", "false").lower() == "true":
-        raise ValueError("fsdp_offload_params=true in the launch file is not supported: give false")
-    if precision not in ("no", "bf16"):
-        raise ValueError(f"mixed_precision={precision!r} is not supported under FSDP2: give 'no' or 'bf16'")
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true" or accelerator.num_processes == 1:
+        return None
+    version, offload = os.environ.get("FSDP_VERSION", "1"), os.environ.get("FSDP_OFFLOAD_PARAMS", "false")
+    if version != "2":
+        raise ValueError(f"fsdp_version={version} in the launch file is not supported: give fsdp_version: 2")
+    if offload.lower() != "false":
+        raise ValueError(f"fsdp_offload_params={offload} in the launch file is not supported: give false")
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise ValueError(
+            f"mixed_precision={accelerator.mixed_precision!r} is not supported under FSDP2: give no or bf16"
+        )
     if settings.compile:
         raise ValueError("training.compile=true is not supported under FSDP2: give false, or launch with DDP")
+    return FullyShardedDataParallelPlugin()
 
 
 def shard(model: PreTrainedModel, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:

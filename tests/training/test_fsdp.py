@@ -6,13 +6,17 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+from arche_mdlm.configuration.presets import TrainingSettings
 from arche_mdlm.training import train
+from arche_mdlm.training.sharding import sharding_plugin
 
 REPOSITORY = Path(__file__).parents[2]
 LAUNCH_FILE = REPOSITORY / "configuration" / "accelerate" / "fsdp2_8_gpus.yaml"
@@ -65,20 +69,19 @@ def arguments(workplace):
     return make
 
 
-def launch(arguments: list[str], *options: str) -> subprocess.CompletedProcess:
-    """`training/train.py` in two processes with the launch file that ships, its GPUs aside."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH_FILE)]
-    command += ["--num_processes", "2", "--dynamo_backend", "no", "--main_process_port", str(port), *options]
-    command += [str(REPOSITORY / "training" / "train.py"), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+        return free.getsockname()[1]
 
 
 def run(arguments: list[str], *options: str) -> None:
-    process = launch(arguments, *options)
+    """`training/train.py` in two processes with the launch file that ships, its GPUs aside."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH_FILE)]
+    command += ["--num_processes", "2", "--dynamo_backend", "no", "--main_process_port", str(free_port()), *options]
+    command += [str(REPOSITORY / "training" / "train.py"), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-3000:]
 
 
@@ -117,7 +120,8 @@ def test_sharded_over_two_processes_is_the_run_of_one(arguments, tmp_path, arm):
     one, two = tmp_path / "one", tmp_path / "two"
     assert train.main(arguments(arm, one)) == 0
     run(arguments(arm, two, "--stop_after", "4"))
-    assert json.loads((two / "run.json").read_text(encoding="utf-8"))["processes"] == 2
+    described = json.loads((two / "run.json").read_text(encoding="utf-8"))
+    assert (described["processes"], described["strategy"]) == (2, "fsdp2")
     whole = AutoModelForCausalLM.from_pretrained(two / "checkpoint-000004")
     assert type(whole).__name__ in ("MDLMForMaskedDiffusion", "LlamaForCausalLM")
     assert_close_checkpoints(two, one, step=4)
@@ -153,17 +157,102 @@ def test_averages_an_untied_head_and_checkpointed_layers(arguments, tmp_path):
             torch.testing.assert_close(saved[1][part][name], value, atol=1e-4, rtol=1e-4, msg=name)
 
 
+SHARDED = """
+import json, sys, torch
+from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
+from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.training.flops import runs_last_layer_at_labels
+from arche_mdlm.training.sharding import full_state, reshard, shard, sharding_plugin
+
+accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+plugin = sharding_plugin(accelerator, TrainingSettings())
+torch.manual_seed(accelerator.process_index)  # the main process's weights count
+model = MDLMForMaskedDiffusion(MDLMConfig(**json.loads(sys.argv[1])))
+total = sum(p.numel() for p in model.parameters())
+shard(model, accelerator, plugin)
+held = torch.tensor(sum(p.to_local().numel() for p in model.parameters()))
+batch = torch.load(sys.argv[2])
+rows = slice(2 * accelerator.process_index, 2 * accelerator.process_index + 2)
+with accelerator.autocast():
+    loss = model(**{name: value[rows] for name, value in batch.items()}, num_items_in_batch=torch.tensor(32.0)).loss
+loss.backward()
+gradients = {n: p.grad.full_tensor() for n, p in model.named_parameters()}
+weights = full_state(model, True)
+tied = weights["lm_head.weight"] is weights["model.embed_tokens.weight"]
+with torch.no_grad(), accelerator.autocast():
+    model.eval()(batch["input_ids"])
+gathered = not isinstance(model.lm_head.weight, DTensor)
+reshard(model)
+released = isinstance(model.lm_head.weight, DTensor)
+loss = accelerator.reduce(loss.detach(), reduction="mean")
+torch.save({"loss": loss, "gradients": gradients, "weights": weights, "tied": tied, "gathered": gathered,
+            "released": released, "held": held, "total": total, "selects": runs_last_layer_at_labels(model)},
+           f"{sys.argv[3]}/{accelerator.process_index}.pt")
+accelerator.wait_for_everyone()
+torch.distributed.destroy_process_group()
+"""
+
+
 @pytest.mark.timeout(300)
+def test_bf16_parts_hold_half_and_compute_what_a_whole_model_does(tiny_config, tmp_path):
+    """Tied weights, one process's initialisation, float32 gradients, the loss as under autocast."""
+    config = tiny_config | {"mask_token_id": 3}
+    ids, masked = torch.randint(4, 40, (4, 16)), torch.rand(4, 16) < 0.5
+    batch = {"input_ids": ids.masked_fill(masked, 3), "labels": ids.masked_fill(~masked, -100)}
+    torch.save(batch, tmp_path / "batch.pt")
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
+                                "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+    ]
+    command += [str(tmp_path / "sharded.py"), json.dumps(config), str(tmp_path / "batch.pt"), str(tmp_path)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+
+    torch.manual_seed(0)
+    whole = MDLMForMaskedDiffusion(MDLMConfig(**config))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = whole(**batch, num_items_in_batch=torch.tensor(64.0)).loss
+    loss.backward()
+
+    assert sum(part["held"] for part in parts) == parts[0]["total"] == sum(p.numel() for p in whole.parameters())
+    assert max(part["held"] for part in parts) < 0.51 * parts[0]["total"]
+    for part in parts:
+        assert part["tied"]
+        assert part["gathered"]
+        assert part["released"]
+        assert not part["selects"]
+        assert part["loss"].item() == pytest.approx(loss.item(), abs=1e-5)
+        for name, parameter in whole.named_parameters():
+            assert torch.equal(part["weights"][name], parameter), name
+            assert part["gradients"][name].dtype == torch.float32
+            torch.testing.assert_close(part["gradients"][name], parameter.grad, atol=2e-3, rtol=2e-2, msg=name)
+
+
 @pytest.mark.parametrize(
-    ("options", "changes", "message"),
+    ("environment", "precision", "settings", "message"),
     [
-        (["--fsdp_version", "1"], {}, "fsdp_version=1"),
-        (["--fsdp_offload_params", "true"], {}, "fsdp_offload_params=true"),
-        ([], {"training__compile": True}, "training.compile=true"),
+        ({"FSDP_VERSION": "1"}, "no", {}, "fsdp_version=1 in the launch file is not supported"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, "no", {}, "fsdp_offload_params=true in the launch file is not supported"),
+        ({}, "fp16", {}, "mixed_precision='fp16' is not supported under FSDP2"),
+        ({}, "no", {"compile": True}, "training.compile=true is not supported under FSDP2"),
     ],
 )
-def test_what_was_never_tried_is_refused(arguments, tmp_path, options, changes, message):
-    process = launch(arguments("mdlm", tmp_path / "run", **changes), *options)
-    assert process.returncode != 0
-    assert f"error: {message}" in process.stderr
-    assert "is not supported" in process.stderr
+def test_what_was_never_tried_is_refused(monkeypatch, environment, precision, settings, message):
+    for name, value in ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} | environment).items():
+        monkeypatch.setenv(name, value)
+    processes = SimpleNamespace(num_processes=2, mixed_precision=precision)
+    with pytest.raises(ValueError, match=message):
+        sharding_plugin(processes, TrainingSettings(**settings))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    assert sharding_plugin(processes, TrainingSettings(**settings)) is None
