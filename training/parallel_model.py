@@ -8,7 +8,7 @@ activations counted tensor by tensor and recomputation as Korthikanti et al. 202
 a ring's (n - 1) / n and 2 (n - 1) / n, Thakur et al. 2005 (doi 10.1177/1094342005051521).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arche_mdlm.head_loss_mdlm import _CHUNK_LOGITS
 from arche_mdlm.training.flops import StepFlops
@@ -37,9 +37,12 @@ H100 = Machine("H100 SXM 80 GB", 989.4e12, 80e9, 3.35e12, 450e9, 400e9)
 class Assumptions:
     """What no data sheet says; none of it measured."""
 
-    attainable: float = 0.5  # of the peak, by the matrix products with all that stands between them
+    attainable: float = 0.7  # of the peak, by the matrix products
+    memory: float = 0.8  # of the memory's bandwidth, by all else
+    passes: float = (
+        5.0  # of a kept activation through memory: written and read, read again, its gradient written and read
+    )
     links: float = 0.8  # of the links' bandwidth, by large collectives
-    memory: float = 0.8  # of the memory's bandwidth, by the optimiser
     hop: float = 2e-6  # seconds that a collective waits at each step round its ring
     overlap: float = 0.8  # share of the computing during which the links can work as well
     reserve: float = 6e9  # bytes for CUDA, NCCL and fragmentation
@@ -206,6 +209,24 @@ def traffic(size: ModelSize, batch: Batch, gpus: int, strategy: str, weight_byte
     return Traffic(times * (weights + root), times * (weights + gradients), times * (3 * layers + 2))
 
 
+def _computing(
+    size: ModelSize, batch: Batch, operations: float, machine: Machine, assumptions: Assumptions
+) -> tuple[float, float]:
+    """Seconds of a step's forward and backward passes: the products one after another, and between them what memory has to carry.
+
+    The head is done with in the forward pass, its gradient too: three products, and 50 bytes a logit (`head_loss`, line by line:
+    written in bf16, made float32, peak, difference, exponential, sum, gradient, back to bf16, read by two products).
+    """
+    supervised = batch.accumulation * round(batch.tokens * batch.supervised)
+    head = 6.0 * supervised * size.flops.hidden * size.flops.head_rows
+    products, carried = machine.peak_flops * assumptions.attainable, machine.memory_bandwidth * assumptions.memory
+    whole = activation_bytes(size, replace(batch, checkpointing=False)) * batch.accumulation
+    layers, between = (operations - head) / products, assumptions.passes * whole / carried
+    forward = layers / 3 + 0.4 * between  # two passes of five
+    backward = layers * 2 / 3 + 0.6 * between + (forward if batch.checkpointing else 0.0)
+    return forward + head / products + 50.0 * supervised * size.flops.head_rows / carried, backward
+
+
 def predict(
     size: ModelSize,
     batch: Batch,
@@ -226,10 +247,7 @@ def predict(
     flops = StepFlops(**{**vars(size.flops), "selects": selects and strategy == "ddp"})
     supervised = round(batch.tokens * batch.supervised)
     operations = batch.accumulation * flops.count(batch.rows, batch.length, supervised)
-    rate = machine.peak_flops * assumptions.attainable
-    forward, backward = operations / 3 / rate, operations * 2 / 3 / rate
-    if batch.checkpointing:  # the layers once more; the head is not computed again
-        backward += (operations / 3 - batch.accumulation * 2 * supervised * flops.hidden * flops.head_rows) / rate
+    forward, backward = _computing(size, batch, operations, machine, assumptions)
     sent = traffic(size, batch, gpus, strategy)
     link = (
         machine.node_link if gpus <= machine.gpus_a_node else min(machine.node_link, machine.network)
@@ -245,14 +263,20 @@ def predict(
         exposed += max(0.0, sent.backward / link + waits * 2 / 3 - shadow * backward)
     share = gpus if strategy == "fsdp2" else 1
     # AdamW reads weights, gradients and both moments, and writes all but the gradients: seven float32 a parameter.
-    update = 28 * size.parameters / share / (machine.memory_bandwidth * assumptions.memory)
+    update = 28.0 * size.parameters / share / (machine.memory_bandwidth * assumptions.memory)
     seconds = forward + backward + exposed + update
     held = memory(size, batch, gpus, strategy, assumptions)
     mfu = operations / seconds / machine.peak_flops
     return Prediction(strategy, held, held.total <= machine.memory, sent.total, seconds, exposed, mfu)
 
 
-def recommend(predictions: list[Prediction]) -> Prediction | None:
-    """The fastest strategy that fits; the first of equals, None where nothing fits."""
+def recommend(predictions: list[Prediction], margin: float = 0.05) -> Prediction | None:
+    """The first that fits, unless another one's step is shorter by more than `margin` of it; None where nothing fits.
+
+    So DDP, the simpler one, has the benefit of the doubt: what FSDP2 costs the host is not in the model.
+    """
     fitting = [prediction for prediction in predictions if prediction.fits]
-    return max(fitting, key=lambda prediction: prediction.mfu) if fitting else None
+    if not fitting:
+        return None
+    fastest = min(fitting, key=lambda prediction: prediction.seconds)
+    return fastest if fastest.seconds < (1 - margin) * fitting[0].seconds else fitting[0]
