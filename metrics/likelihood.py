@@ -274,10 +274,10 @@ def corpus_nelbo(
     """NELBO of stories (BOS ... EOS token ids), each on a canvas whose padded tail is attended and scored.
 
     The tail's nats are counted and only real tokens divide them: otherwise the canvas would tell the model how long
-    the story is, and the bound would be on log p(x | length). With `processes`, an `Accelerator` or `PartialState`, each
-    scores its share of the batches and all return the figures that one process would; each has to be given the same rows
-    and a generator of the same state. ValueError for no rows, a number of byte counts that does not fit, or a story longer
-    than the canvas.
+    the story is, and the bound would be on log p(x | length). With `processes`, an `Accelerator` or `PartialState`,
+    each scores its share of the batches and all return the figures that one process would; each has to be given the
+    same rows and a generator of the same state. ValueError for no rows, a number of byte counts that does not fit, or a
+    story longer than the canvas.
     """
     _check_rows(rows, num_bytes)
     canvases = _canvases(rows, canvas_length, pad_token_id)
@@ -330,8 +330,8 @@ def corpus_nll(
 def _share(num_batches: int, processes, name: str, progress: bool) -> Iterator[tuple[int, bool]]:
     """This process's batches, each with whether its scores count, behind a progress bar.
 
-    Equally many in each process, since a forward of sharded weights needs all of them: who has none left scores the last one
-    once more, for nothing.
+    Equally many in each process, since a forward of sharded weights needs all of them: who has none left scores the
+    last one once more, for nothing.
     """
     index, count = (0, 1) if processes is None else (processes.process_index, processes.num_processes)
     for first in tqdm(range(0, num_batches, count), desc=name, disable=not progress):

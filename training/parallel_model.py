@@ -1,11 +1,13 @@
-"""Memory, communication and time of a training step on several GPUs, on paper: which strategy when, and what MFU to expect.
+"""Memory, communication and time of a training step on several GPUs, on paper: which strategy when, and what MFU to
+expect.
 
-Nothing here was fitted to a GPU. Bytes of parameters, gradients and states, bytes sent, and operations are counts of what this
-trainer does; the fractions of the data sheets' figures that a run attains are assumptions, all of them in `Assumptions`.
+Nothing here was fitted to a GPU. Bytes of parameters, gradients and states, bytes sent, and operations are counts of
+what this trainer does; the fractions of the data sheets' figures that a run attains are assumptions, all of them in
+`Assumptions`.
 
-Sources: states a parameter and the traffic of sharding, ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054, sections 3.1 and 7.2);
-activations counted tensor by tensor and recomputation as Korthikanti et al. 2022 (arXiv 2205.05198, section 4) do, for our layer;
-a ring's (n - 1) / n and 2 (n - 1) / n, Thakur et al. 2005 (doi 10.1177/1094342005051521).
+Sources: states a parameter and the traffic of sharding, ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054, sections 3.1
+and 7.2); activations counted tensor by tensor and recomputation as Korthikanti et al. 2022 (arXiv 2205.05198, section
+4) do, for our layer; a ring's (n - 1) / n and 2 (n - 1) / n, Thakur et al. 2005 (doi 10.1177/1094342005051521).
 """
 
 from dataclasses import dataclass, replace
@@ -122,10 +124,10 @@ def _check(gpus: int, strategy: str) -> None:
 def activation_bytes(size: ModelSize, batch: Batch) -> float:
     """Bytes that autograd keeps of the layers of a micro-batch, with bf16 products and float32 between layers.
 
-    A token and layer: of two norms the float32 input, the normed value and its scale (16 h + 8); their outputs in bf16, once for
-    each of q, k, v, gate and up (10 h); bf16 queries, keys, values and output of attention (4 q + 4 k for q query and k key
-    channels), and its float32 normaliser (4 a head); four bf16 values of the gated MLP (8 f). With checkpointing a layer keeps
-    its float32 input alone, but for the one that is being computed again.
+    A token and layer: of two norms the float32 input, the normed value and its scale (16 h + 8); their outputs in bf16,
+    once for each of q, k, v, gate and up (10 h); bf16 queries, keys, values and output of attention (4 q + 4 k for q
+    query and k key channels), and its float32 normaliser (4 a head); four bf16 values of the gated MLP (8 f). With
+    checkpointing a layer keeps its float32 input alone, but for the one that is being computed again.
     """
     flops = size.flops
     queries, keys = flops.heads * flops.head_dim, flops.kv_heads * flops.head_dim
@@ -149,8 +151,8 @@ def memory(size: ModelSize, batch: Batch, gpus: int, strategy: str, assumptions:
     elif strategy == "ddp":
         copies = 2.0 * in_layers + 4.0 * parameters  # and the buckets that gradients are sent from
     else:
-        # Root: gathered for the whole forward pass, and its gradient before it is cut. Layers: one in use and one on its way, in
-        # bf16, and of the one behind them the bf16 gradient and its float32 copy that is sent.
+        # Root: gathered for the whole forward pass, and its gradient before it is cut. Layers: one in use and one on
+        # its way, in bf16, and of the one behind them the bf16 gradient and its float32 copy that is sent.
         copies = 8.0 * size.root_parameters + (2 * 2 + 2 + 4) * size.layer_parameters
     head_size = flops.head_rows * flops.hidden
     chunk = min(_CHUNK_LOGITS["cuda"], batch.tokens * batch.supervised * flops.head_rows)
@@ -161,14 +163,16 @@ def memory(size: ModelSize, batch: Batch, gpus: int, strategy: str, assumptions:
         optimizer=8.0 * parameters / share,
         copies=copies,
         activations=activation_bytes(size, batch),
-        # Logits in bf16 and in float32, their gradient in bf16; of the head a bf16 copy and the gradient; its inputs and theirs.
+        # Logits in bf16 and in float32, their gradient in bf16; of the head a bf16 copy and the gradient; its inputs
+        # and theirs.
         head=8.0 * chunk + (2 + 4) * head_size + 10.0 * states,
         reserve=assumptions.reserve,
     )
 
 
 def ring_traffic(num_bytes: float, gpus: int, kind: str) -> float:
-    """Bytes that each GPU of a ring sends to `gather` or `reduce_scatter` `num_bytes` (all parts together), or to `all_reduce` them.
+    """Bytes that each GPU of a ring sends to `gather` or `reduce_scatter` `num_bytes` (all parts together), or to
+    `all_reduce` them.
 
     ValueError for another kind.
     """
@@ -192,8 +196,8 @@ class Traffic:
 
 
 def traffic(size: ModelSize, batch: Batch, gpus: int, strategy: str, weight_bytes: int = 2) -> Traffic:
-    """DDP all-reduces float32 gradients once a step. FSDP2 gathers each layer twice in `weight_bytes` a parameter and the root once in
-    float32, and reduce-scatters float32 gradients, in every micro-batch."""
+    """DDP all-reduces float32 gradients once a step. FSDP2 gathers each layer twice in `weight_bytes` a parameter and
+    the root once in float32, and reduce-scatters float32 gradients, in every micro-batch."""
     _check(gpus, strategy)
     if gpus == 1:
         return Traffic(0.0, 0.0, 0)
@@ -212,10 +216,12 @@ def traffic(size: ModelSize, batch: Batch, gpus: int, strategy: str, weight_byte
 def _computing(
     size: ModelSize, batch: Batch, operations: float, machine: Machine, assumptions: Assumptions
 ) -> tuple[float, float]:
-    """Seconds of a step's forward and backward passes: the products one after another, and between them what memory has to carry.
+    """Seconds of a step's forward and backward passes: the products one after another, and between them what memory has
+    to carry.
 
-    The head is done with in the forward pass, its gradient too: three products, and 50 bytes a logit (`head_loss`, line by line:
-    written in bf16, made float32, peak, difference, exponential, sum, gradient, back to bf16, read by two products).
+    The head is done with in the forward pass, its gradient too: three products, and 50 bytes a logit (`head_loss`, line
+    by line: written in bf16, made float32, peak, difference, exponential, sum, gradient, back to bf16, read by two
+    products).
     """
     supervised = batch.accumulation * round(batch.tokens * batch.supervised)
     head = 6.0 * supervised * size.flops.hidden * size.flops.head_rows
@@ -238,10 +244,11 @@ def predict(
 ) -> Prediction:
     """Memory, time and MFU of a step.
 
-    Overlap: DDP sends while the last micro-batch goes backward, FSDP2 gathers in both passes and sends gradients while it goes backward;
-    what does not fit beside `overlap` of the computing is waited for. The root's gathering comes before the first layer and is
-    waited for, the optimiser comes last and is bound by memory. `selects`: MDLM's last layer runs at supervised positions only,
-    which under FSDP2 it never does. ValueError for an unknown strategy or no GPU.
+    Overlap: DDP sends while the last micro-batch goes backward, FSDP2 gathers in both passes and sends gradients while
+    it goes backward; what does not fit beside `overlap` of the computing is waited for. The root's gathering comes
+    before the first layer and is waited for, the optimiser comes last and is bound by memory. `selects`: MDLM's last
+    layer runs at supervised positions only, which under FSDP2 it never does. ValueError for an unknown strategy or no
+    GPU.
     """
     assumptions = assumptions or Assumptions()
     flops = StepFlops(**{**vars(size.flops), "selects": selects and strategy == "ddp"})

@@ -1,8 +1,9 @@
 """FSDP2: weights, gradients and optimiser states cut over the processes, and put together again for a checkpoint.
 
-Accelerate's launch file says that and how; the cutting is done here. Each layer is a unit, gathered just before it runs, and all
-the rest (embeddings, final norm, head) is the root's, gathered for the whole of forward. Accelerate's own units would not do: its
-unit of norm and head is gathered when the head's forward is called, and both arms' chunked loss takes the head's weight instead.
+Accelerate's launch file says that and how; the cutting is done here. Each layer is a unit, gathered just before it
+runs, and all the rest (embeddings, final norm, head) is the root's, gathered for the whole of forward. Accelerate's own
+units would not do: its unit of norm and head is gathered when the head's forward is called, and both arms' chunked loss
+takes the head's weight instead.
 """
 
 import os
@@ -20,8 +21,8 @@ from arche_mdlm.configuration.presets import TrainingSettings
 def sharding_plugin(accelerator: Accelerator, settings: TrainingSettings) -> FullyShardedDataParallelPlugin | None:
     """What the launch file asks of FSDP2; None for one process, or where it does not ask for it.
 
-    Read from the environment that `accelerate launch` makes: on a CPU, Accelerate itself would fall back to DDP. ValueError for
-    what does not run, or was never tried, under FSDP2.
+    Read from the environment that `accelerate launch` makes: on a CPU, Accelerate itself would fall back to DDP.
+    ValueError for what does not run, or was never tried, under FSDP2.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true" or accelerator.num_processes == 1:
         return None
@@ -42,8 +43,9 @@ def sharding_plugin(accelerator: Accelerator, settings: TrainingSettings) -> Ful
 def shard(model: PreTrainedModel, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
     """Cut a model in place, also its tied weights; an optimiser has to be built afterwards.
 
-    With bf16, layers are gathered in bf16, which is what autocast would make of them, and all else in float32. Gradients are
-    summed up in float32, and hidden states between layers stay in float32: the numbers are those of one process, up to rounding.
+    With bf16, layers are gathered in bf16, which is what autocast would make of them, and all else in float32.
+    Gradients are summed up in float32, and hidden states between layers stay in float32: the numbers are those of one
+    process, up to rounding.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -69,7 +71,8 @@ def _broadcast(model: torch.nn.Module, device: torch.device) -> None:
 def full_state(module: torch.nn.Module, keep: bool) -> dict[str, torch.Tensor | None]:
     """`state_dict` of a model that may be sharded, one tensor after another, in host memory where it is.
 
-    A collective: every process has to call it. Tied weights stay one tensor. `keep=False` keeps none of what is gathered.
+    A collective: every process has to call it. Tied weights stay one tensor. `keep=False` keeps none of what is
+    gathered.
     """
     first: dict[int, str] = {}
     owner = {name: first.setdefault(id(p), name) for name, p in module.named_parameters(remove_duplicate=False)}

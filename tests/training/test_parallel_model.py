@@ -23,8 +23,8 @@ from arche_mdlm.training.parallel_model import (
     traffic,
 )
 
-SHAPE = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+SHAPE = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
 BATCH = Batch(rows=5, length=32, supervised=0.5)  # 160 tokens: no activation has the shape of a weight
 
 
