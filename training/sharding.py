@@ -1,9 +1,9 @@
 """FSDP2: weights, gradients and optimiser states cut over the processes, and put together again for a checkpoint.
 
 Accelerate's launch file says that and how; the cutting is done here. Each layer is a unit, gathered just before it
-runs, and all the rest (embeddings, final norm, head) is the root's, gathered for the whole of forward. Accelerate's own
-units would not do: its unit of norm and head is gathered when the head's forward is called, and both arms' chunked loss
-takes the head's weight instead.
+runs, and all the rest (embeddings, final norm, head) is the root's, gathered for the whole of forward, in which the
+chunked loss takes the head's weight as it is. Accelerate would do it otherwise: with bf16 it also sums gradients up in
+bf16 and rounds the loss to it, and on a CPU it falls back to DDP, where nothing of this could be tested.
 """
 
 import os
@@ -21,8 +21,8 @@ from arche_mdlm.configuration.presets import TrainingSettings
 def sharding_plugin(accelerator: Accelerator, settings: TrainingSettings) -> FullyShardedDataParallelPlugin | None:
     """What the launch file asks of FSDP2; None for one process, or where it does not ask for it.
 
-    Read from the environment that `accelerate launch` makes: on a CPU, Accelerate itself would fall back to DDP.
-    ValueError for what does not run, or was never tried, under FSDP2.
+    Read from the environment that `accelerate launch` makes, since on a CPU Accelerate leaves it aside. ValueError for
+    what does not run, or was never tried, under FSDP2.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true" or accelerator.num_processes == 1:
         return None
