@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -140,13 +141,19 @@ def test_sharded_over_two_processes_is_the_run_of_one(arguments, tmp_path, arm):
 
 @pytest.mark.timeout(900)
 def test_averages_an_untied_head_and_checkpointed_layers(arguments, tmp_path):
-    """As one process, and what one process wrote is gone on from by two."""
-    changes = {"training__ema_decay": 0.5, "model__config__tie_word_embeddings": False}
+    """What one process wrote, one and two go on from; evaluated at every step, saved at the last one only."""
+    changes = {"training__ema_decay": 0.5, "model__config__tie_word_embeddings": False,
+               "training__eval_every": 1, "training__save_every": 6}  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     assert train.main(arguments("mdlm", two, "--stop_after", "2", **changes)) == 0
-    assert train.main(arguments("mdlm", one, **changes)) == 0
+    path = two / "checkpoint-000002" / "trainer_state.json"
+    state = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(state | {"best_nats": 0.0, "best_step": 2}))  # nothing is better, so nothing is saved
+    shutil.copytree(two, one)
+    assert train.main(arguments("mdlm", one, "--resume", **changes)) == 0
     run(arguments("mdlm", two, "--resume", **changes), "--fsdp_activation_checkpointing", "true")
 
+    assert not (two / "checkpoint-000004").exists()
     assert_close_runs(two, one)
     assert_close_checkpoints(two, one)
     saved = [torch.load(path / "checkpoint-000006" / "optimizer.pt", weights_only=True) for path in (one, two)]
