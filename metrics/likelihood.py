@@ -96,10 +96,17 @@ def nelbo(
         ValueError: for num_samples below 2 or not fit for `antithetic`, an unknown `antithetic`, a batch_size below 1,
             shapes that do not fit, or a row that has no token to score or holds the mask token.
     """
+    seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
+    return _nelbo_of_seeds(model, input_ids, attention_mask, seeds, num_samples, antithetic, batch_size)
+
+
+def _nelbo_of_seeds(
+    model, input_ids, attention_mask, seeds: list[int], num_samples: int, antithetic: str, batch_size: int
+) -> Likelihood:
+    """`nelbo` of rows whose draws have these seeds."""
     _check_draws(num_samples, antithetic)
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
     scored = _scored(input_ids, attention_mask, model.config.bos_token_id)
-    seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
     draws = [_draw_masks(scored[row].cpu(), num_samples, seed, antithetic) for row, seed in enumerate(seeds)]
     masks = torch.cat([mask for mask, _ in draws]).to(input_ids.device)  # (B * num_samples, L)
     weights = torch.cat([weight for _, weight in draws]).to(input_ids.device)
@@ -262,25 +269,32 @@ def corpus_nelbo(
     generator: torch.Generator | None = None,
     batch_size: int = 64,
     progress: bool = False,
+    processes=None,
 ) -> CorpusLikelihood:
     """NELBO of stories (BOS ... EOS token ids), each on a canvas whose padded tail is attended and scored.
 
     The tail's nats are counted and only real tokens divide them: otherwise the canvas would tell the model how long
-    the story is, and the bound would be on log p(x | length). ValueError for no rows, a number of byte counts that
-    does not fit, or a story longer than the canvas.
+    the story is, and the bound would be on log p(x | length). With `processes`, an `Accelerator` or `PartialState`,
+    each scores its share of the batches and all return the figures that one process would; each has to be given the
+    same rows and a generator of the same state. ValueError for no rows, a number of byte counts that does not fit, or a
+    story longer than the canvas.
     """
     _check_rows(rows, num_bytes)
     canvases = _canvases(rows, canvas_length, pad_token_id)
-    nats, errors = [], []
     step = max(1, batch_size // num_samples)
-    for start in tqdm(range(0, len(rows), step), desc="NELBO", disable=not progress):
-        part = canvases[start : start + step].to(model.device)
-        result = nelbo(
-            model, part, num_samples=num_samples, antithetic=antithetic, generator=generator, batch_size=batch_size
+    starts = range(0, len(rows), step)
+    # Drawn by every process for all batches: what a row draws does not depend on who scores it.
+    seeds = [torch.randint(0, 2**62, (len(rows[start : start + step]),), generator=generator) for start in starts]
+    scores = torch.zeros(2, len(rows), dtype=torch.float64)  # nats, standard errors
+    for index, counts in _share(len(starts), processes, "NELBO", progress):
+        part = slice(starts[index], starts[index] + step)
+        result = _nelbo_of_seeds(
+            model, canvases[part].to(model.device), None, seeds[index].tolist(), num_samples, antithetic, batch_size
         )
-        nats.append(result.nats)
-        errors.append(result.standard_error)
-    return _summary(rows, torch.cat(nats), torch.cat(errors), num_bytes)
+        if counts:
+            scores[:, part] = torch.stack([result.nats, result.standard_error])
+    nats, errors = _together(scores, processes)
+    return _summary(rows, nats, errors, num_bytes)
 
 
 def corpus_nll(
@@ -291,21 +305,46 @@ def corpus_nll(
     num_bytes: Sequence[int] | None = None,
     batch_size: int = 64,
     progress: bool = False,
+    processes=None,
 ) -> CorpusLikelihood:
-    """Exact NLL of stories (BOS ... EOS token ids); nothing behind EOS is scored. ValueError as `corpus_nelbo`."""
+    """Exact NLL of stories (BOS ... EOS token ids); nothing behind EOS is scored. `processes` and ValueError as
+    `corpus_nelbo`."""
     _check_rows(rows, num_bytes)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # equal lengths together: little padding
-    nats = torch.empty(len(rows), dtype=torch.float64)
-    for start in tqdm(range(0, len(rows), batch_size), desc="NLL", disable=not progress):
-        chosen = order[start : start + batch_size]
+    nats = torch.zeros(len(rows), dtype=torch.float64)
+    for batch, counts in _share(-(-len(rows) // batch_size), processes, "NLL", progress):
+        chosen = order[batch * batch_size : (batch + 1) * batch_size]
         width = max(len(rows[index]) for index in chosen)
         ids = torch.full((len(chosen), width), pad_token_id)
         mask = torch.zeros_like(ids)
         for line, index in enumerate(chosen):
             ids[line, : len(rows[index])] = torch.as_tensor(rows[index])
             mask[line, : len(rows[index])] = 1
-        nats[chosen] = nll(model, ids.to(model.device), mask.to(model.device), batch_size=batch_size)
+        result = nll(model, ids.to(model.device), mask.to(model.device), batch_size=batch_size)
+        if counts:
+            nats[chosen] = result
+    nats = _together(nats, processes)
     return _summary(rows, nats, torch.zeros_like(nats), num_bytes)
+
+
+def _share(num_batches: int, processes, name: str, progress: bool) -> Iterator[tuple[int, bool]]:
+    """This process's batches, each with whether its scores count, behind a progress bar.
+
+    Equally many in each process, since a forward of sharded weights needs all of them: who has none left scores the
+    last one once more, for nothing.
+    """
+    index, count = (0, 1) if processes is None else (processes.process_index, processes.num_processes)
+    for first in tqdm(range(0, num_batches, count), desc=name, disable=not progress):
+        yield min(first + index, num_batches - 1), first + index < num_batches
+
+
+def _together(values: torch.Tensor, processes) -> torch.Tensor:
+    """All processes' values, which are zero wherever another one has scored."""
+    if processes is None or processes.num_processes == 1:
+        return values
+    values = values.to(processes.device)
+    torch.distributed.all_reduce(values)
+    return values.cpu()
 
 
 def _check_rows(rows, num_bytes) -> None:

@@ -29,7 +29,7 @@ class Evaluator:
 
     def __call__(self, model, accelerator: Accelerator | None = None) -> dict:
         """`validation_nats` (a token), `validation_standard_error`, `validation_bits_per_byte`,
-        `validation_nats_per_story`. Every process computes the same."""
+        `validation_nats_per_story`. Every process of an accelerator scores its share and returns the same figures."""
         from arche_mdlm.metrics.likelihood import corpus_nelbo, corpus_nll
 
         count = len(self.rows) if self.max_rows is None else min(self.max_rows, len(self.rows))
@@ -45,6 +45,7 @@ class Evaluator:
                 num_samples=self.num_samples,
                 generator=torch.Generator().manual_seed(_SEED),
                 batch_size=self.batch_size,
+                processes=accelerator,
             )
         else:
             score = corpus_nll(
@@ -53,6 +54,7 @@ class Evaluator:
                 pad_token_id=self.pad_token_id,
                 num_bytes=num_bytes,
                 batch_size=self.batch_size,
+                processes=accelerator,
             )
         return {
             "validation_nats": score.nats_per_token,

@@ -74,12 +74,18 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer, context_length: i
         model.generation_config = GenerationConfig(**defaults, suppress_tokens=[tokenizer.mask_token_id])
 
 
-def save_arm(model: PreTrainedModel, tokenizer, folder: Path, dtype: torch.dtype | None = None) -> None:
+def save_arm(
+    model: PreTrainedModel,
+    tokenizer,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Save weights, configuration, remote code, generation defaults and tokenizer into `folder`.
 
-    `dtype` rounds the saved weights only; the model stays as it is.
+    `dtype` rounds the saved weights only; the model stays as it is. `state` has the weights, by default the model's.
     """
-    state = model.state_dict()
+    state = dict(model.state_dict() if state is None else state)
     if dtype is not None:
         rounded: dict[int, torch.Tensor] = {}  # by address: a tied head stays one tensor, and is saved once
         for name, value in state.items():

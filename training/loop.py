@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,16 @@ from arche_mdlm.training.evaluation import Evaluator
 from arche_mdlm.training.flops import StepFlops, part_at_labels, peak_flops
 from arche_mdlm.training.fused_head import fuse_head
 from arche_mdlm.training.loading import is_diffusion, save_arm
+from arche_mdlm.training.sharding import (
+    full_optimizer_state,
+    full_state,
+    load_full_optimizer_state,
+    load_full_state,
+    reshard,
+    shard,
+    sharding_plugin,
+    whole_norm,
+)
 from arche_mdlm.training.step_batches import StepBatches
 
 
@@ -76,24 +87,36 @@ class Trainer:
         self.preset, self.settings, self.tokenizer = preset, preset.training, tokenizer
         self.output_dir, self.accelerator = Path(output_dir), accelerator
         self.batches, self.evaluator = batches, evaluator
-        optimizer = build_optimizer(model, self.settings)
         self.raw_model = model
+        # Saved in its place: its class is still that of the checkpoint, which a sharded model's is not.
+        self._blank = _without_weights(model)
         if not is_diffusion(model):
             fuse_head(model)
         self.ema = None
         if self.settings.ema_decay:
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
-        if self.settings.compile:
-            compile_layers(model, mode=self.settings.compile_mode)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        if self.ema is not None:
-            self.ema.to(accelerator.device)
+        self.model, self.optimizer = self._distribute(model)
         self.flops = StepFlops.of(model.config, part_at_labels(model, batches.index_labels))
         self.peak_flops = peak_flops(accelerator.device)
         self.state = RunState()
         if resume_from is not None:
             self._restore(resume_from)
         self._stop = False
+
+    def _distribute(self, model) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        """Model and optimiser on the device: whole, behind DDP, or sharded. The averages are placed as the model is."""
+        plugin = sharding_plugin(self.accelerator, self.settings)
+        self.sharded = plugin is not None
+        if self.sharded:
+            shard(model, self.accelerator, plugin)
+            if self.ema is not None:
+                shard(self.ema.module, self.accelerator, plugin)
+            return model, build_optimizer(model, self.settings)
+        if self.settings.compile:
+            compile_layers(model, mode=self.settings.compile_mode)
+        if self.ema is not None:
+            self.ema.to(self.accelerator.device)
+        return self.accelerator.prepare(model, build_optimizer(model, self.settings))
 
     # ------------------------------------------------------------------ the loop
 
@@ -140,15 +163,12 @@ class Trainer:
             with self.accelerator.autocast():
                 # Gradients are averaged over the processes; the sum over the global batch is wanted.
                 scale = self.accelerator.num_processes / batch["denominator"]
-                if final:
+                # A sharded run adds up its parts after every micro-batch: whole gradients are what it has no room for.
+                with nullcontext() if final or self.sharded else self.accelerator.no_sync(self.model):
                     loss = self._loss(inputs) * scale
                     self.accelerator.backward(loss)
-                else:
-                    with self.accelerator.no_sync(self.model):
-                        loss = self._loss(inputs) * scale
-                        self.accelerator.backward(loss)
             total += loss.detach()
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        norm = whole_norm(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
@@ -211,8 +231,10 @@ class Trainer:
 
     def evaluate(self) -> dict:
         """Likelihood of the validation split, with the averaged weights where there are any."""
-        model = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.model)
-        result = self.evaluator(model, self.accelerator)
+        model = self.ema.module if self.ema is not None else self.raw_model
+        with self.accelerator.autocast():  # sharded layers come in its type, averages are not wrapped in it
+            result = self.evaluator(model, self.accelerator)
+        reshard(model)
         if result["validation_nats"] < self.state.best_nats:
             self.state.best_nats, self.state.best_step = result["validation_nats"], self.state.step
         self._record({"step": self.state.step, **result})
@@ -253,8 +275,9 @@ class Trainer:
         """Write checkpoint-NNNNNN atomically, rotate, and rewrite the log."""
         folder = self.output_dir / self._folder_name()
         self.state.window = self.window.to_dict()
+        tensors = self._gather()
         if self.accelerator.is_main_process:
-            write_folder_atomically(folder, self._write)
+            write_folder_atomically(folder, lambda aside: self._write(aside, tensors))
             rotate(self.output_dir, self.settings.keep_checkpoints, self.state.best_step)
             write_json_atomically(self.output_dir / "training_log.json", self.state.history)
         self.accelerator.wait_for_everyone()
@@ -263,13 +286,20 @@ class Trainer:
     def _folder_name(self) -> str:
         return f"checkpoint-{self.state.step:06d}"
 
-    def _write(self, aside: Path) -> None:
-        model = self.accelerator.unwrap_model(self.model)
-        state = {"optimizer": self.optimizer.state_dict()}
+    def _gather(self) -> tuple[dict, dict]:
+        """The weights that people load, and all else; sharded, every process takes part and the main one gets them."""
+        keep = self.accelerator.is_main_process
+        weights = full_state(self.raw_model, keep)
+        state = {"optimizer": full_optimizer_state(self.optimizer, keep)}
         if self.ema is not None:  # people load the averaged weights; training goes on from the others
-            state |= {"ema": self.ema.state_dict(), "model": model.state_dict()}
-            model = self.ema.module
-        save_arm(model, self.tokenizer, aside)
+            averages = full_state(self.ema, keep)
+            state |= {"ema": averages, "model": weights}
+            weights = {name.removeprefix("module."): v for name, v in averages.items() if name != "n_averaged"}
+        return weights, state
+
+    def _write(self, aside: Path, tensors: tuple[dict, dict]) -> None:
+        weights, state = tensors
+        save_arm(self._blank, self.tokenizer, aside, state=weights)
         torch.save(state, aside / "optimizer.pt")
         run = {**vars(self.state), "preset": self.preset.to_dict(), "best_nats": _finite(self.state.best_nats)}
         (aside / STATE_FILE).write_text(json.dumps(run, indent=1), encoding="utf-8")
@@ -277,15 +307,23 @@ class Trainer:
     def _restore(self, checkpoint: Path) -> None:
         """Optimiser, averages and counters; the weights were loaded with the model."""
         saved = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
-        self.optimizer.load_state_dict(saved["optimizer"])
+        load_full_optimizer_state(self.optimizer, saved["optimizer"])
         if self.ema is not None:
-            self.ema.load_state_dict(saved["ema"])
-            self.raw_model.load_state_dict(saved["model"])
+            load_full_state(self.ema, saved["ema"])
+            load_full_state(self.raw_model, saved["model"])
         run = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         names = set(vars(self.state))
         self.state = RunState(**{key: value for key, value in run.items() if key in names})
         if self.state.best_nats is None:
             self.state.best_nats = math.inf
+
+
+def _without_weights(model):
+    """A model of the same class and configurations that holds no memory."""
+    with torch.device("meta"):
+        blank = type(model)(model.config)
+    blank.generation_config = model.generation_config
+    return blank
 
 
 def _finite(value: float) -> float | None:

@@ -31,7 +31,7 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe_run(preset, corpus, model, num_processes: int) -> dict:
+def describe_run(preset, corpus, model, num_processes: int, strategy: str) -> dict:
     """The provenance of a training run, as `run.json` has it."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
@@ -42,5 +42,6 @@ def describe_run(preset, corpus, model, num_processes: int) -> dict:
         "data": portable(data),
         "device": device,
         "processes": num_processes,
+        "strategy": strategy,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }

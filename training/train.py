@@ -27,6 +27,7 @@ from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defau
 from arche_mdlm.training.loop import Trainer, TrainingDiverged
 from arche_mdlm.training.model_card import write_model_card
 from arche_mdlm.training.provenance import describe_run
+from arche_mdlm.training.sharding import sharding_plugin
 from arche_mdlm.training.step_batches import StepBatches
 
 
@@ -55,6 +56,7 @@ def run(args) -> int:
         log_with="tensorboard",
         project_dir=str(output_dir),
     )
+    sharded = sharding_plugin(accelerator, preset.training) is not None
     set_seed(preset.training.seed)
     tokenizer = _ready_tokenizer(args)
     with accelerator.main_process_first():
@@ -87,7 +89,9 @@ def run(args) -> int:
     )
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(output_dir / "run.json", describe_run(preset, corpus, model, accelerator.num_processes))
+        strategy = "fsdp2" if sharded else "ddp" if accelerator.num_processes > 1 else "one process"
+        described = describe_run(preset, corpus, model, accelerator.num_processes, strategy)
+        write_json_atomically(output_dir / "run.json", described)
         print(corpus.describe())
     accelerator.init_trackers("tensorboard")
     trainer = Trainer(preset, model, corpus.tokenizer, batches, evaluator, output_dir, accelerator, resume_from)

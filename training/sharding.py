@@ -1,0 +1,136 @@
+"""FSDP2: weights, gradients and optimiser states cut over the processes, and put together again for a checkpoint.
+
+Accelerate's launch file says that and how; the cutting is done here. Each layer is a unit, gathered just before it
+runs, and all the rest (embeddings, final norm, head) is the root's, gathered for the whole of forward, in which the
+chunked loss takes the head's weight as it is. Accelerate would do it otherwise: with bf16 it also sums gradients up in
+bf16 and rounds the loss to it, and on a CPU it falls back to DDP, where nothing of this could be tested.
+"""
+
+import os
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from arche_mdlm.configuration.presets import TrainingSettings
+
+
+def sharding_plugin(accelerator: Accelerator, settings: TrainingSettings) -> FullyShardedDataParallelPlugin | None:
+    """What the launch file asks of FSDP2; None for one process, or where it does not ask for it.
+
+    Read from the environment that `accelerate launch` makes, since on a CPU Accelerate leaves it aside. ValueError for
+    what does not run, or was never tried, under FSDP2.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true" or accelerator.num_processes == 1:
+        return None
+    version, offload = os.environ.get("FSDP_VERSION", "1"), os.environ.get("FSDP_OFFLOAD_PARAMS", "false")
+    if version != "2":
+        raise ValueError(f"fsdp_version={version} in the launch file is not supported: give fsdp_version: 2")
+    if offload.lower() != "false":
+        raise ValueError(f"fsdp_offload_params={offload} in the launch file is not supported: give false")
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise ValueError(
+            f"mixed_precision={accelerator.mixed_precision!r} is not supported under FSDP2: give no or bf16"
+        )
+    if settings.compile:
+        raise ValueError("training.compile=true is not supported under FSDP2: give false, or launch with DDP")
+    return FullyShardedDataParallelPlugin()
+
+
+def shard(model: PreTrainedModel, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Cut a model in place, also its tied weights; an optimiser has to be built afterwards.
+
+    With bf16, layers are gathered in bf16, which is what autocast would make of them, and all else in float32.
+    Gradients are summed up in float32, and hidden states between layers stay in float32: the numbers are those of one
+    process, up to rounding.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    _broadcast(model, accelerator.device)
+    if plugin.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    half = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for layer in [module for module in model.modules() if type(module).__name__ in model._no_split_modules]:
+        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=plugin.reshard_after_forward)
+    fully_shard(model, mesh=mesh)
+
+
+def _broadcast(model: torch.nn.Module, device: torch.device) -> None:
+    """The main process's weights everywhere, as DDP does it: each process then keeps its part of its own copy."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        moved = tensor.detach().to(device)
+        torch.distributed.broadcast(moved, src=0)
+        tensor.detach().copy_(moved)
+
+
+def full_state(module: torch.nn.Module, keep: bool) -> dict[str, torch.Tensor | None]:
+    """`state_dict` of a model that may be sharded, one tensor after another, in host memory where it is.
+
+    A collective: every process has to call it. Tied weights stay one tensor. `keep=False` keeps none of what is
+    gathered.
+    """
+    first: dict[int, str] = {}
+    owner = {name: first.setdefault(id(p), name) for name, p in module.named_parameters(remove_duplicate=False)}
+    full: dict[str, torch.Tensor | None] = {}
+    for name, value in module.state_dict().items():
+        full[name] = full[owner[name]] if owner.get(name, name) in full else _gather(value, keep)
+    return full
+
+
+def full_optimizer_state(optimizer: torch.optim.Optimizer, keep: bool) -> dict:
+    """`state_dict` of an optimiser in the form that it has on one process; a collective, as `full_state`."""
+    state = optimizer.state_dict()
+    whole = {
+        number: {name: _gather(value, keep) for name, value in values.items()}
+        for number, values in state["state"].items()
+    }
+    return {**state, "state": whole}
+
+
+def load_full_state(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load what `full_state` gave into a module that may be sharded; a collective."""
+    current = module.state_dict()
+    module.load_state_dict({name: _cut_like(value, current.get(name)) for name, value in state.items()})
+
+
+def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load what `full_optimizer_state` gave into an optimiser whose parameters may be sharded; a collective."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    parts = {}
+    for number, parameter in zip(numbers, parameters, strict=True):
+        values = state["state"].get(number, {})
+        parts[number] = {
+            name: _cut_like(value, parameter) if getattr(value, "shape", None) == parameter.shape else value
+            for name, value in values.items()
+        }
+    optimizer.load_state_dict({**state, "state": parts})
+
+
+def reshard(module: torch.nn.Module) -> None:
+    """Let go of what an evaluation has gathered: nothing else does, and averages would go on beside a stale copy."""
+    if hasattr(module, "reshard"):
+        module.reshard()
+
+
+def whole_norm(norm: torch.Tensor) -> torch.Tensor:
+    """A gradient norm as a plain tensor; under FSDP2 it comes in parts."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def _gather(value, keep: bool):
+    if not isinstance(value, DTensor):
+        return value
+    whole = value.full_tensor()
+    return whole.cpu() if keep else None
+
+
+def _cut_like(value: torch.Tensor, like: torch.Tensor | None) -> torch.Tensor:
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
