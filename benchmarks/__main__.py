@@ -17,7 +17,7 @@ from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.training.provenance import portable
 from benchmarks import suites
 from benchmarks.report import Report, describe_machine, write
-from benchmarks.train_step import Shape, fastest_dtype
+from benchmarks.train_step import Shape, can_compile, fastest_dtype
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 MIN_ROUNDS = 5
@@ -46,6 +46,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--texts", type=int, default=1000, help="texts of the metrics")
     add("--rounds", type=int, default=MIN_ROUNDS, help=f"measured rounds, at least {MIN_ROUNDS}")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of our steps; auto: the faster one")
+    add("--compile", choices=("auto", "yes", "no"), default="auto", help="measure our compiled layers too; auto: if there is "
+        "a compiler and it is no --quick run")  # fmt: skip
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--threads", type=int, help="of PyTorch on the CPU")
     add("--quick", action="store_true", help="tiny sizes: shows that everything runs; the figures mean nothing")
@@ -83,10 +85,11 @@ def main(argv: list[str] | None = None) -> int:
     machine, shape = describe_machine(device), make_shape(args)
     report = Report(shlex.join(["python", "-m", "benchmarks", *portable(sys.argv[1:] if argv is None else argv)]))
     dtype, trials = args.dtype, None
+    compiles = args.compile == "yes" or (args.compile == "auto" and not args.quick and can_compile(device))
     if dtype == "auto" and {"training", "memory"} & set(args.only):
         dtype, trials = fastest_dtype(shape, device)
     for name in args.only:
-        suites.ALL[name](suites.Run(args, report, shape, "float32" if dtype == "auto" else dtype, device))
+        suites.ALL[name](suites.Run(args, report, shape, "float32" if dtype == "auto" else dtype, device, compiles))
     settings = {
         "preset": args.preset,
         "model": dataclasses.asdict(shape.mdlm.model),
@@ -94,6 +97,8 @@ def main(argv: list[str] | None = None) -> int:
             name: getattr(args, name)
             for name in ("batch_size", "length", "sample_batch_size", "sample_length", "rounds")
         },
+        "layout": shape.layout,
+        "compiled_too": compiles,
         "quick": args.quick,
         "dtype_of_ours": dtype,
         "seconds_a_step_by_dtype": trials,

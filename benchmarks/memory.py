@@ -23,7 +23,7 @@ def measure(shape: train_step.Shape, arm: str, way: str, dtype: str, device: tor
     """
     order = {"arm": arm, "way": way, "dtype": dtype, "device": str(device), "threads": torch.get_num_threads(), "timed": timed,
              "mdlm": shape.mdlm.to_dict(), "ar": shape.ar.to_dict(), "batch_size": shape.batch_size,
-             "length": shape.length}  # fmt: skip
+             "length": shape.length, "layout": shape.layout}  # fmt: skip
     command = [sys.executable, "-m", "benchmarks.memory"]
     done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, cwd=REPOSITORY)
     if done.returncode:
@@ -35,7 +35,9 @@ def main() -> None:
     order = json.load(sys.stdin)
     device = torch.device(order["device"])
     torch.set_num_threads(order["threads"])
-    shape = train_step.Shape(_preset(order["mdlm"]), _preset(order["ar"]), order["batch_size"], order["length"])
+    shape = train_step.Shape(
+        _preset(order["mdlm"]), _preset(order["ar"]), order["batch_size"], order["length"], order["layout"]
+    )
     before = _resident()
     if order["way"] == "ours":
         step, tokens = train_step.our_step(shape, order["arm"], order["dtype"], device)

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from arche_mdlm.training.provenance import portable
 from benchmarks.__main__ import make_shape, parse
 from benchmarks.report import current_commit, describe_machine, describe_versions
-from benchmarks.train_step import our_step, paper_step
+from benchmarks.train_step import can_compile, our_step, paper_step
 
 _STEPS, _ROWS = 5, 15
 RESULTS = Path(__file__).parent / "results" / "profile.md"
@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         "MDLM, the paper's way": paper_step(shape, "mdlm", device),
         "AR, ours": our_step(shape, "ar", dtype, device),
     }
+    if args.compile != "no" and not args.quick and can_compile(device):
+        made["MDLM, ours, compiled"] = our_step(shape, "mdlm", dtype, device, compiled=True)
     for name, (step, tokens) in made.items():
         print(name, "...", file=sys.stderr, flush=True)
         parts += [f"## {name}", f"{tokens:,} tokens a step.", table(step, device)]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from transformers import CompileConfig
 
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.training.build import build_model
@@ -20,10 +21,12 @@ def random_model(settings: ModelSettings, device: torch.device):
     return model
 
 
-def ours(model, sampler: str, length: int, steps: int, batch_size: int) -> Contestant:
-    """A batch of canvases of `length` tokens, BOS counted."""
+def ours(model, sampler: str, length: int, steps: int, batch_size: int, compiled: bool = False) -> Contestant:
+    """A batch of canvases of `length` tokens, BOS counted; `compiled` compiles the model's layers."""
     generator = torch.Generator().manual_seed(0)
     options = {"sampler": sampler, "num_diffusion_steps": steps, "generator": generator}
+    if compiled:
+        options["compile_config"] = CompileConfig(mode="default")
     return _generate(model, length, batch_size, options), batch_size
 
 

@@ -1,5 +1,7 @@
 """One optimiser step (forward, backward, clipping, update) of both arms, our way and the paper's, on the same rows."""
 
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -7,10 +9,12 @@ from statistics import median
 
 import torch
 
+from arche_mdlm.compiling_mdlm import compile_layers
 from arche_mdlm.configuration.presets import ModelSettings, Preset
 from arche_mdlm.schedule_mdlm import get_schedule
+from arche_mdlm.training.batching import label_positions
 from arche_mdlm.training.build import build_model
-from arche_mdlm.training.fused_head import fuse_head
+from arche_mdlm.training.fused_head import fuse_head, next_tokens
 from arche_mdlm.training.loop import build_optimizer
 from arche_mdlm.training.objectives import corrupt_batch, loss_denominator
 from benchmarks import naive
@@ -19,12 +23,17 @@ from benchmarks.timing import interleave
 
 @dataclass(frozen=True)
 class Shape:
-    """What is trained: a preset's two arms at this batch and canvas."""
+    """What is trained: a preset's two arms at this batch and canvas, in a layout of rows.
+
+    `layout`: "full", every position a token, as in the paper's windows and our packed rows; "stories", their lengths spread as
+    TinyStories' are: a tail of pads is supervised in the MDLM arm (FORMULAS.md, control 3) and cut off in the AR arm.
+    """
 
     mdlm: Preset
     ar: Preset
     batch_size: int
     length: int
+    layout: str = "full"
 
     def settings(self, arm: str) -> ModelSettings:
         return (self.mdlm if arm == "mdlm" else self.ar).model
@@ -32,8 +41,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Batch:
-    """The same rows for all: random tokens, story lengths spread as TinyStories' are; a tail of pads is supervised in
-    the MDLM arm (FORMULAS.md, control 3) and cut off in the AR arm."""
+    """The same rows for all: random tokens."""
 
     clean: torch.Tensor  # (B, L)
     mdlm_inputs: dict[str, torch.Tensor]
@@ -43,10 +51,12 @@ class Batch:
     num_tokens: int  # real ones, BOS not counted: the unit of all rates
 
 
-def make_batch(model_config, batch_size: int, length: int, device, seed: int = 0) -> Batch:
-    """Rows begun by token 0 and padded by token 1, corrupted by the masked-mean objective."""
+def make_batch(model_config, batch_size: int, length: int, device, layout: str = "stories", seed: int = 0) -> Batch:
+    """Rows begun by token 0 and padded by token 1, corrupted by the masked-mean objective; `layout` as in `Shape`."""
     generator = torch.Generator().manual_seed(seed)
-    lengths = (length * (0.75 + 0.15 * torch.randn(batch_size, generator=generator))).long().clamp(4, length)
+    lengths = torch.full((batch_size,), length)
+    if layout == "stories":
+        lengths = (length * (0.75 + 0.15 * torch.randn(batch_size, generator=generator))).long().clamp(4, length)
     real = torch.arange(length) < lengths[:, None]
     last = model_config.vocab_size - 2  # the mask is the last token
     clean = torch.randint(2, last, (batch_size, length), generator=generator).masked_fill(~real, 1)
@@ -92,13 +102,24 @@ def autocast_of(dtype: str, device: torch.device):
     return nullcontext if dtype == "float32" else lambda: torch.autocast(device.type, dtype=getattr(torch, dtype))
 
 
-def our_step(shape: Shape, arm: str, dtype: str, device: torch.device) -> tuple[Callable[[], None], int]:
-    """(step, tokens a step) of an arm, our way."""
+def can_compile(device: torch.device) -> bool:
+    """Whether `torch.compile` has what it needs: on a CPU a C++ compiler."""
+    return device.type == "cuda" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
+
+
+def our_step(
+    shape: Shape, arm: str, dtype: str, device: torch.device, compiled: bool = False
+) -> tuple[Callable[[], None], int]:
+    """(step, tokens a step) of an arm, our way; `compiled` as `training.compile` has it."""
     model, batch = _setup(shape, arm, device)
     if arm == "ar":
         fuse_head(model)
     optimizer = build_optimizer(model, (shape.mdlm if arm == "mdlm" else shape.ar).training)
     inputs, denominator = _of(batch, arm)
+    if compiled:
+        labels = inputs["labels"] if arm == "mdlm" else next_tokens(inputs["labels"])
+        inputs = inputs | {"label_positions": label_positions(labels != -100)}
+        compile_layers(model)
     step = make_step(model, lambda: our_loss(model, inputs, denominator), optimizer, autocast_of(dtype, device))
     return step, batch.num_tokens
 
@@ -139,7 +160,7 @@ def _setup(shape: Shape, arm: str, device: torch.device):
     torch.manual_seed(0)
     mdlm_config = build_config(shape)
     model = build_model(shape.settings(arm)).to(device).train()
-    return model, make_batch(mdlm_config, shape.batch_size, shape.length, device)
+    return model, make_batch(mdlm_config, shape.batch_size, shape.length, device, shape.layout)
 
 
 def build_config(shape: Shape):

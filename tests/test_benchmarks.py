@@ -102,6 +102,7 @@ def test_a_quick_run_reports_every_comparison(tmp_path):
     results = {result["name"]: result for result in report["results"]}
     assert set(results) == {
         "train_step_vs_naive", "ar_train_step_vs_naive", "ar_train_step_vs_transformers", "mdlm_vs_ar_tokens_per_s",
+        "mdlm_vs_ar_tokens_per_s_stories",
         "train_memory_vs_naive", "sampling_2_steps_vs_ar_cached", "ancestral_vs_naive",
         "nelbo_vs_naive", "self_bleu_vs_pairwise", "tokenise_vs_tokenizers", "import_vs_torch_transformers", "load_vs_ar",
     }  # fmt: skip
@@ -113,11 +114,22 @@ def test_a_quick_run_reports_every_comparison(tmp_path):
         assert result["rounds"] == (1 if alone else 5), name
         assert result["command"].startswith("python -m benchmarks --quick")
         assert name in process.stdout
-    assert set(report["throughput"]) == {"mdlm", "mdlm_paper", "ar", "ar_paper", "ar_transformers"}
+    assert set(report["throughput"]) == {
+        "mdlm", "mdlm_stories", "mdlm_paper", "ar", "ar_stories", "ar_paper", "ar_transformers"
+    }  # fmt: skip
     assert report["settings"]["quick"] is True
     assert report["settings"]["rounds"] >= 5
     assert {"machine", "versions", "commit"} <= set(report)
     assert report["settings"]["dtype_of_ours"] in ("float32", "bfloat16")
+
+
+def test_a_full_batch_has_a_token_at_every_position():
+    from benchmarks.train_step import make_batch
+
+    batch = make_batch(tiny().config, 4, 24, "cpu", "full")
+    assert batch.num_tokens == batch.ar_denominator == 4 * 23
+    assert batch.ar_inputs["input_ids"].shape == batch.mdlm_inputs["input_ids"].shape == (4, 24)
+    assert not (batch.clean == 1).any()
 
 
 def test_fewer_than_five_rounds_are_refused(capsys):
