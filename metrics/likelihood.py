@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
+from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize, logit_positions
 from arche_mdlm.schedule_mdlm import get_schedule
 
 ANTITHETIC = ("none", "counts", "complement")
@@ -67,7 +69,7 @@ def nelbo(
     num_samples: int = 16,
     antithetic: str = "counts",
     generator: torch.Generator | None = None,
-    batch_size: int = 64,
+    batch_size: int | str | BatchSize = AUTO,
 ) -> Likelihood:
     """Monte Carlo estimate of each row's negative evidence lower bound, an upper bound on its NLL.
 
@@ -87,7 +89,8 @@ def nelbo(
             (0.76 to 0.79 with a hidden Markov chain, 1.06 to 1.25 with Markov chains), and on the shipped MDLM 0.84
             (8 stories, 24 repeats of 4 draws), within that measurement's own error of 1.
         generator: one seed is drawn from it for each row, so a row's estimate does not depend on its neighbours.
-        batch_size: canvases a forward; changes nothing but memory and speed.
+        batch_size: canvases a forward; changes nothing but memory and speed. "auto": as the memory allows. The logits of a
+            batch never exist at once.
 
     Returns:
         Likelihood: nats and standard errors, (B,). Draws are stratified, so the error is, if anything, too large.
@@ -105,10 +108,15 @@ def nelbo(
     weights = torch.cat([weight for _, weight in draws]).to(input_ids.device)
     rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(num_samples)
     estimates = torch.empty(len(rows), dtype=torch.float64)
+    sizes = BatchSize.of(batch_size, model, input_ids.shape[1], all_logits=not _gives_token_nll(model))
+
+    def score(part: range) -> torch.Tensor:
+        where = slice(part.start, part.stop)
+        return _masked_nats(model, input_ids[rows[where]], attention_mask[rows[where]], masks[where]).cpu()
+
     with _evaluating(model):
-        for start in range(0, len(rows), batch_size):
-            part = slice(start, start + batch_size)
-            estimates[part] = _masked_nats(model, input_ids[rows[part]], attention_mask[rows[part]], masks[part]).cpu()
+        for part, nats in sizes.run(range(len(rows)), score):
+            estimates[part.start : part.stop] = nats
     estimates = (estimates * weights.cpu()).view(len(input_ids), num_samples)
     return Likelihood(estimates.mean(1), _standard_error(estimates, paired=antithetic != "none"))
 
@@ -132,7 +140,7 @@ def _checked_mask(input_ids, attention_mask, batch_size: int) -> torch.Tensor:
         attention_mask = torch.ones_like(input_ids)
     if attention_mask.shape != input_ids.shape:
         raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)} must be {tuple(input_ids.shape)}")
-    if batch_size < 1:
+    if isinstance(batch_size, int) and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     return attention_mask
 
@@ -187,15 +195,25 @@ def _masked_nats(model, input_ids, attention_mask, masks) -> torch.Tensor:
     if getattr(config, "time_conditioning", "none") != "none":
         rate = masks.sum(-1) / _scored(input_ids, attention_mask, config.bos_token_id).sum(-1)
         extra["timesteps"] = get_schedule(config.noise_schedule).time_at(rate.float())
-    logits = model(
-        input_ids=input_ids.masked_fill(masks, config.mask_token_id),
-        attention_mask=None if bool(attention_mask.all()) else attention_mask,
-        positions=masks,
+    inputs = {
+        "input_ids": input_ids.masked_fill(masks, config.mask_token_id),
+        "attention_mask": None if bool(attention_mask.all()) else attention_mask,
         **extra,
-    ).logits
-    nats = F.cross_entropy(logits.float(), input_ids[masks], reduction="none").double()
+    }
+    if _gives_token_nll(model):
+        nats = model(**inputs, labels=input_ids.masked_fill(~masks, -100), skip_logits=True).token_nll.double()
+    else:
+        logits = model(**inputs, positions=masks).logits
+        nats = F.cross_entropy(logits.float(), input_ids[masks], reduction="none").double()
     rows = masks.nonzero()[:, 0]
     return torch.zeros(len(masks), dtype=torch.float64, device=nats.device).index_add_(0, rows, nats)
+
+
+def _gives_token_nll(model) -> bool:
+    """Whether a diffusion model can score labels without their logits: `skip_logits` reads the head's weight, and so is right
+    for a plain head only, not for an adapter's or a quantised one."""
+    head = getattr(model, "lm_head", None)
+    return type(head) is torch.nn.Linear and getattr(model.config, "model_type", None) == "mdlm"
 
 
 def _standard_error(estimates: torch.Tensor, paired: bool) -> torch.Tensor:
@@ -206,40 +224,101 @@ def _standard_error(estimates: torch.Tensor, paired: bool) -> torch.Tensor:
     return estimates.std(1) / math.sqrt(estimates.shape[1])
 
 
-def nll(model, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, batch_size: int = 64):
+def nll(
+    model,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *,
+    batch_size: int | str | BatchSize = AUTO,
+) -> torch.Tensor:
     """Exact negative log-likelihood (B,) in nats, float64, of rows (B, L) under an AR model.
 
     BOS is context, EOS is scored, padding on either side is excluded. A mask token in the vocabulary (a matched twin
     has one, in its config or among the suppressed tokens of its generation config) gets probability zero, as in the
     diffusion arm: both are distributions over the same tokens. For a trained model that changes nothing measurable.
-    A forward holds batch_size * L * vocab_size logits. Raises ValueError for a row without a token to score, shapes
-    that do not fit, or a batch_size below 1.
+
+    `batch_size` rows a forward, "auto": as the memory allows. The head goes through a chunk of positions at a time, so that the
+    logits of a batch never exist at once; for a model whose logits are more than its head's (a softcap, a scale), they do. Raises
+    ValueError for a row without a token to score, shapes that do not fit, or a batch_size below 1.
     """
     attention_mask = _checked_mask(input_ids, attention_mask, batch_size)
     if bool((attention_mask.sum(-1) < 2).any()):
         raise ValueError("input_ids has a row of fewer than two tokens: nothing to score behind the first")
     forbidden = _forbidden_tokens(model)
     position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    scored = attention_mask[:, 1:].bool() & attention_mask[:, :-1].bool()
     result = torch.empty(len(input_ids), dtype=torch.float64)
     with _evaluating(model):
-        for start in range(0, len(input_ids), batch_size):
-            part = slice(start, start + batch_size)
-            logits = (
-                model(
-                    input_ids=input_ids[part],
-                    attention_mask=attention_mask[part],
-                    position_ids=position_ids[part],
-                    use_cache=False,
-                )
-                .logits[:, :-1]
-                .float()
-            )
-            if forbidden:
-                logits[..., forbidden] = -torch.inf
-            nats = F.cross_entropy(logits.transpose(1, 2), input_ids[part, 1:], reduction="none").double()
-            both = attention_mask[part, 1:].bool() & attention_mask[part, :-1].bool()
-            result[part] = nats.masked_fill(~both, 0.0).sum(-1).cpu()
+        in_chunks = _head_is_all(model, input_ids[:1], attention_mask[:1], position_ids[:1])
+        token_nats = _token_nats_in_chunks if in_chunks else _token_nats
+        sizes = BatchSize.of(batch_size, model, input_ids.shape[1], all_logits=not in_chunks)
+
+        def score(part: range) -> torch.Tensor:
+            where = slice(part.start, part.stop)
+            inputs = _ar_inputs(input_ids[where], attention_mask[where], position_ids[where])
+            nats = torch.zeros(scored[where].shape, dtype=torch.float64, device=input_ids.device)
+            nats[scored[where]] = token_nats(model, inputs, scored[where], forbidden)
+            return nats.sum(-1).cpu()
+
+        for part, nats in sizes.run(range(len(input_ids)), score):
+            result[part.start : part.stop] = nats
     return result
+
+
+def _ar_inputs(input_ids, attention_mask, position_ids) -> dict:
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "position_ids": position_ids,
+        "use_cache": False,
+    }
+
+
+def _token_nats(model, inputs: dict, scored: torch.Tensor, forbidden: list[int]) -> torch.Tensor:
+    """Cross-entropies (N,) float64 of the next tokens at the N True positions of `scored` (B, L - 1), of all logits."""
+    return _cross_entropies(model(**inputs).logits[:, :-1][scored], inputs["input_ids"][:, 1:][scored], forbidden)
+
+
+def _token_nats_in_chunks(model, inputs: dict, scored: torch.Tensor, forbidden: list[int]) -> torch.Tensor:
+    """As `_token_nats`; the head runs on a few of the positions at a time."""
+    states = model.base_model(**inputs)[0][:, :-1][scored]
+    targets = inputs["input_ids"][:, 1:][scored]
+    size = logit_positions(states.device, model.config.get_text_config().vocab_size)
+    head = model.get_output_embeddings()
+    parts = zip(states.split(size), targets.split(size), strict=True)
+    return torch.cat([_cross_entropies(head(part), wanted, forbidden) for part, wanted in parts])
+
+
+def _cross_entropies(logits: torch.Tensor, targets: torch.Tensor, forbidden: list[int]) -> torch.Tensor:
+    """(N,) float64 of logits (N, V), forbidden tokens having probability zero."""
+    logits = logits.float()
+    if forbidden:
+        logits[..., forbidden] = -torch.inf
+    return F.cross_entropy(logits, targets, reduction="none").double()
+
+
+_PROBE_TOKENS = 8
+
+
+def _head_is_all(model, input_ids, attention_mask, position_ids) -> bool:
+    """Whether the logits of an AR model are what its head makes of the trunk's states, found out on the start of a row (1, L).
+
+    Families differ: Gemma caps its logits, Cohere and Granite scale them, some have more between trunk and head. None of that
+    can be read off the head.
+    """
+    if not isinstance(model, PreTrainedModel) or model.base_model is model or model.get_output_embeddings() is None:
+        return False
+    first = int(attention_mask[0].argmax())  # padding on the left
+    where = slice(first, first + _PROBE_TOKENS)
+    inputs = _ar_inputs(input_ids[:, where], attention_mask[:, where], position_ids[:, where])
+    expected = model(**inputs).logits.float()
+    try:
+        found = model.get_output_embeddings()(model.base_model(**inputs)[0]).float()
+    except TypeError:  # the trunk takes other arguments than the model
+        return False
+    exact = model.dtype in (torch.float32, torch.float64)
+    tolerance = (1e-5 if exact else 2e-2) * float(expected.abs().max())  # compiled, it rounds differently
+    return found.shape == expected.shape and float((found - expected).abs().max()) <= tolerance
 
 
 def _forbidden_tokens(model) -> list[int]:
@@ -260,7 +339,7 @@ def corpus_nelbo(
     num_samples: int = 4,
     antithetic: str = "counts",
     generator: torch.Generator | None = None,
-    batch_size: int = 64,
+    batch_size: int | str | BatchSize = AUTO,
     progress: bool = False,
 ) -> CorpusLikelihood:
     """NELBO of stories (BOS ... EOS token ids), each on a canvas whose padded tail is attended and scored.
@@ -270,16 +349,20 @@ def corpus_nelbo(
     does not fit, or a story longer than the canvas.
     """
     _check_rows(rows, num_bytes)
-    canvases = _canvases(rows, canvas_length, pad_token_id)
-    nats, errors = [], []
-    step = max(1, batch_size // num_samples)
-    for start in tqdm(range(0, len(rows), step), desc="NELBO", disable=not progress):
-        part = canvases[start : start + step].to(model.device)
-        result = nelbo(
-            model, part, num_samples=num_samples, antithetic=antithetic, generator=generator, batch_size=batch_size
-        )
-        nats.append(result.nats)
-        errors.append(result.standard_error)
+    _check_fit(rows, canvas_length)
+    sizes = BatchSize.of(batch_size, model, canvas_length, all_logits=not _gives_token_nll(model))
+    nats, errors, start = [], [], 0
+    with tqdm(total=len(rows), desc="NELBO", unit="story", disable=not progress) as bar:
+        while start < len(rows):
+            chosen = rows[start : start + max(1, sizes.size // num_samples)]
+            part = _canvases(chosen, canvas_length, pad_token_id).to(model.device)
+            result = nelbo(
+                model, part, num_samples=num_samples, antithetic=antithetic, generator=generator, batch_size=sizes
+            )
+            nats.append(result.nats)
+            errors.append(result.standard_error)
+            start += len(part)
+            bar.update(len(part))
     return _summary(rows, torch.cat(nats), torch.cat(errors), num_bytes)
 
 
@@ -289,22 +372,24 @@ def corpus_nll(
     *,
     pad_token_id: int,
     num_bytes: Sequence[int] | None = None,
-    batch_size: int = 64,
+    batch_size: int | str | BatchSize = AUTO,
     progress: bool = False,
 ) -> CorpusLikelihood:
     """Exact NLL of stories (BOS ... EOS token ids); nothing behind EOS is scored. ValueError as `corpus_nelbo`."""
     _check_rows(rows, num_bytes)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # equal lengths together: little padding
-    nats = torch.empty(len(rows), dtype=torch.float64)
-    for start in tqdm(range(0, len(rows), batch_size), desc="NLL", disable=not progress):
-        chosen = order[start : start + batch_size]
-        width = max(len(rows[index]) for index in chosen)
-        ids = torch.full((len(chosen), width), pad_token_id)
-        mask = torch.zeros_like(ids)
-        for line, index in enumerate(chosen):
-            ids[line, : len(rows[index])] = torch.as_tensor(rows[index])
-            mask[line, : len(rows[index])] = 1
-        nats[chosen] = nll(model, ids.to(model.device), mask.to(model.device), batch_size=batch_size)
+    ids, mask = (part.to(model.device) for part in _padded([rows[order[-1]]], pad_token_id))
+    with _evaluating(model):
+        in_chunks = _head_is_all(model, ids, mask, (mask.cumsum(-1) - 1))
+    sizes = BatchSize.of(batch_size, model, ids.shape[1], all_logits=not in_chunks)
+    nats, start = torch.empty(len(rows), dtype=torch.float64), 0
+    with tqdm(total=len(rows), desc="NLL", unit="story", disable=not progress) as bar:
+        while start < len(rows):
+            chosen = order[start : start + sizes.size]
+            ids, mask = _padded([rows[index] for index in chosen], pad_token_id)
+            nats[chosen] = nll(model, ids.to(model.device), mask.to(model.device), batch_size=sizes)
+            start += len(chosen)
+            bar.update(len(chosen))
     return _summary(rows, nats, torch.zeros_like(nats), num_bytes)
 
 
@@ -315,11 +400,25 @@ def _check_rows(rows, num_bytes) -> None:
         raise ValueError(f"num_bytes has {len(num_bytes)} entries for {len(rows)} rows; each story needs one")
 
 
-def _canvases(rows, canvas_length: int, pad_token_id: int) -> torch.Tensor:
-    """(N, canvas_length): the stories, padded on the right; ValueError if one does not fit."""
+def _check_fit(rows, canvas_length: int) -> None:
     longest = max(len(row) for row in rows)
     if longest > canvas_length:
         raise ValueError(f"canvas_length={canvas_length} is shorter than the longest story, {longest} tokens")
+
+
+def _padded(rows, pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask (N, longest), padded on the right."""
+    ids = torch.full((len(rows), max(len(row) for row in rows)), pad_token_id)
+    mask = torch.zeros_like(ids)
+    for line, row in enumerate(rows):
+        ids[line, : len(row)] = torch.as_tensor(row)
+        mask[line, : len(row)] = 1
+    return ids, mask
+
+
+def _canvases(rows, canvas_length: int, pad_token_id: int) -> torch.Tensor:
+    """(N, canvas_length): the stories, padded on the right; ValueError if one does not fit."""
+    _check_fit(rows, canvas_length)
     canvases = torch.full((len(rows), canvas_length), pad_token_id)
     for index, row in enumerate(rows):
         canvases[index, : len(row)] = torch.as_tensor(row)
