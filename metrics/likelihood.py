@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -411,7 +412,7 @@ def _padded(rows, pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.full((len(rows), max(len(row) for row in rows)), pad_token_id)
     mask = torch.zeros_like(ids)
     for line, row in enumerate(rows):
-        ids[line, : len(row)] = torch.as_tensor(row)
+        ids[line, : len(row)] = _copied(row)
         mask[line, : len(row)] = 1
     return ids, mask
 
@@ -421,8 +422,13 @@ def _canvases(rows, canvas_length: int, pad_token_id: int) -> torch.Tensor:
     _check_fit(rows, canvas_length)
     canvases = torch.full((len(rows), canvas_length), pad_token_id)
     for index, row in enumerate(rows):
-        canvases[index, : len(row)] = torch.as_tensor(row)
+        canvases[index, : len(row)] = _copied(row)
     return canvases
+
+
+def _copied(row) -> torch.Tensor:
+    """The ids as a tensor of their own: rows of a memory-mapped data set cannot be written, of which PyTorch would warn."""
+    return torch.from_numpy(np.array(row))
 
 
 def _summary(rows, nats: torch.Tensor, errors: torch.Tensor, num_bytes) -> CorpusLikelihood:
