@@ -239,7 +239,7 @@ def _add(report: Report, layout: str, size: int, prepared: dict, started: dict, 
     )
     for suffix, unit, ours, theirs in (
         ("", "bytes/s", "seconds", "encode_seconds"),
-        ("_cpu", "bytes/CPU s", "cpu_seconds", "encode_cpu_seconds"),  # hardly depends on what else the machine does
+        ("_cpu", "bytes/CPU s", "cpu_seconds", "encode_cpu_seconds"),  # depends less on what else the machine does
     ):
         reference = [answer["bytes"] / answer[theirs] for answer in alone]
         report.add(f"prepare_{layout}_vs_tokenizers{suffix}", [size / prepared[ours]] * 2, reference, unit, what)
