@@ -47,6 +47,7 @@ setup(
         "safetensors>=0.6",
         "tokenizers>=0.22",
         "numpy>=1.26",
+        "psutil>=5.9",
         "pyyaml>=6",
         "tqdm>=4.66",
         "tensorboard>=2.16",

@@ -48,7 +48,7 @@ def main() -> None:
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
     else:
-        peak = _peak_resident() - before
+        peak = peak_resident() - before
     answer = {"peak_bytes": peak}
     if order["timed"]:
         answer["tokens_per_second"] = tokens / median(_seconds(step, device) for _ in range(order["timed"]))
@@ -78,7 +78,7 @@ def _resident() -> int:
         return 0
 
 
-def _peak_resident() -> int:
+def peak_resident() -> int:
     """Bytes. Not getrusage's on Linux: that begins at what the parent had, in a process that it has started."""
     try:
         with open("/proc/self/status") as file:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 from arche_mdlm.commands import generate_options as options
 
@@ -50,29 +51,33 @@ def _check_stream(args, diffusion: bool, count: int, processes) -> None:
 
 
 def _plan(args, config, prompts: list[str], processes):
-    """The batches still to be written, None if there is nothing to do, and the file they go to, if any."""
-    from arche_mdlm.studies.sample_file import SampleFile
+    """The batches still to be written, None if there is nothing to do, and the file they go to, if any.
 
-    total = len(prompts) * args.num_samples
+    Where the memory sets the size of a batch, these are single texts, which are put together once the model is loaded.
+    """
+    from arche_mdlm.studies.sample_file import SampleFile
+    from arche_mdlm.training.loading import is_diffusion
+
+    total, size = len(prompts) * args.num_samples, options.fixed_batch_size(args, is_diffusion(config)) or 1
     if args.output is None:
-        return [range(first, min(first + args.batch_size, total)) for first in range(0, total, args.batch_size)], None
+        return [range(first, min(first + size, total)) for first in range(0, total, size)], None
     device = args.device or processes.default_device()
 
     def begin() -> list[range] | None:
         settings = options.settings_of(args, config, prompts, device)
-        return SampleFile(args.output, total, args.batch_size, settings).begin(args.overwrite)
+        return SampleFile(args.output, total, size, settings).begin(args.overwrite)
 
     todo = processes.from_main(begin)
     if todo is None and processes.is_main:
         print(f"{args.output} is whole already, with these settings ({total} texts); nothing to do", file=sys.stderr)
-    return todo, SampleFile(args.output, total, args.batch_size)
+    return todo, SampleFile(args.output, total, size)
 
 
 def _write(args, prompts: list[str], todo: list[range], file, processes) -> int:
     total = len(prompts) * args.num_samples
     writer = _Writer(args, prompts, args.device or processes.default_device())
     if file is None:
-        records = [record for batch in _bar(todo, total, processes, args.stream) for record in writer(batch)]
+        records = [record for part in _bar(writer.write(todo), total, processes, args.stream) for record in part]
         if not args.stream:
             print("\n\n".join(record["text"] for record in records))
         return 0
@@ -95,19 +100,20 @@ def _write_file(file, todo: list[range], writer, processes, quiet: bool) -> None
     """This process's share of the batches; the main process puts all of them together."""
     own = todo[processes.index :: processes.count]
     done = file.num_samples - sum(len(batch) for batch in todo)
-    for batch in _bar(own, file.num_samples, processes, quiet, done):
-        file.append(writer(batch), processes.index)
+    total = file.num_samples
+    if processes.count > 1:
+        total, done = sum(len(batch) for batch in own), 0
+    for records in _bar(writer.write(own), total, processes, quiet, done):
+        file.append(records, processes.index)
     processes.wait()
     if processes.is_main:
         file.finish()
 
 
-def _bar(batches: list[range], total: int, processes, quiet: bool, done: int = 0):
+def _bar(batches: Iterable[list[dict]], total: int, processes, quiet: bool, done: int = 0):
     """Go through batches behind a progress bar in texts; with several processes it shows the main one's share."""
     from tqdm.auto import tqdm
 
-    if processes.count > 1:
-        total, done = sum(len(batch) for batch in batches), 0
     name = "writing" if processes.count == 1 else f"writing (process 1 of {processes.count})"
     with tqdm(total=total, initial=done, desc=name, unit="text", disable=quiet or not processes.is_main) as bar:
         for batch in batches:
@@ -116,7 +122,7 @@ def _bar(batches: list[range], total: int, processes, quiet: bool, done: int = 0
 
 
 class _Writer:
-    """Writes a batch of samples, given by their numbers, as records; loads the checkpoint."""
+    """Writes samples, given by their numbers, as records; loads the checkpoint."""
 
     def __init__(self, args, prompts: list[str], device: str):
         import torch
@@ -130,7 +136,26 @@ class _Writer:
         if not self.diffusion and any(self.tokenizer.mask_token and self.tokenizer.mask_token in p for p in prompts):
             raise ValueError(f"a prompt holds a mask, but {args.model} is autoregressive and cannot fill one")
 
-    def __call__(self, numbers: range) -> list[dict]:
+    def write(self, batches: list[range]) -> Iterator[list[dict]]:
+        """The records of one batch after another; of batches of its own where the memory sets their size."""
+        if options.fixed_batch_size(self.args, self.diffusion) is not None:
+            yield from map(self._batch, batches)
+            return
+        from arche_mdlm.metrics.batch_sizes import BatchSize, estimate
+
+        sizes = BatchSize(estimate(self.model, self._length()), halves=True)
+        for _, records in sizes.run([number for batch in batches for number in batch], self._batch):
+            yield records
+
+    def _length(self) -> int:
+        """The most tokens that a text has, its prompt included."""
+        context = self.model.config.max_position_embeddings
+        if self.args.max_new_tokens is not None:
+            longest = max(len(ids) for ids in self.tokenizer(sorted(set(self.prompts)))["input_ids"])
+            return min(context, longest + self.args.max_new_tokens)
+        return min(context, self.args.max_length or self.model.generation_config.max_length or context)
+
+    def _batch(self, numbers: Sequence[int]) -> list[dict]:
         from arche_mdlm.studies.stories import own_seed, write_batch
 
         prompts = [self.prompts[i // self.args.num_samples] for i in numbers]

@@ -11,6 +11,7 @@ from arche_mdlm.samplers_mdlm import get_sampler
 
 _DRAWING = ("temperature", "temperature_end", "top_k", "top_p")
 _BOTH_ARMS = ("max_new_tokens", "max_length", "temperature", "top_k", "top_p", "repetition_penalty")
+_AR_BATCH_SIZE = 32
 _DIFFUSION_ONLY = (
     "temperature_end",
     "num_diffusion_steps",
@@ -63,7 +64,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--guidance_scale", type=float, help="how far to go away from --negative_prompt; 1 is no guidance")
     add("--negative_prompt", help="what the text should not look like a continuation of")
     add = parser.add_argument_group("how").add_argument
-    add("--batch_size", type=int, default=32, metavar="N", help="texts written together (default: 32)")
+    add(
+        "--batch_size",
+        type=_batch_size,
+        default="auto",
+        metavar="N",
+        help="texts written together (default: auto, as many as the memory allows; 32 for the AR arm)",
+    )
     add(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -76,11 +83,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="delete what is at --output and start over")
 
 
+def _batch_size(text: str) -> int | str:
+    if text != "auto" and not text.lstrip("-").isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto")
+    return text if text == "auto" else int(text)
+
+
+def fixed_batch_size(args: argparse.Namespace, is_diffusion: bool) -> int | None:
+    """Texts written together; None: whatever the memory allows.
+
+    That is for the diffusion arm only: texts of the AR arm depend on their batch, and must not depend on the machine.
+    """
+    if args.batch_size != "auto":
+        return args.batch_size
+    return None if is_diffusion else _AR_BATCH_SIZE
+
+
 def check(args: argparse.Namespace, is_diffusion: bool) -> None:
     """ValueError, naming the option, for what does not fit the arm or another option."""
     for name in ("num_samples", "batch_size"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
+        value = getattr(args, name)
+        if value != "auto" and value < 1:
+            raise ValueError(f"--{name} {value} must be at least 1")
     if args.overwrite and args.output is None:
         raise ValueError("--overwrite is of no use without --output")
     if args.max_new_tokens is not None and args.max_length is not None:
@@ -153,7 +177,7 @@ def settings_of(args: argparse.Namespace, config, prompts: list[str], device: st
     if args.negative_prompt is not None:
         settings["negative_prompt"] = args.negative_prompt
     if not diffusion:
-        settings["batch_size"] = args.batch_size  # the AR arm has one random stream a batch
+        settings["batch_size"] = fixed_batch_size(args, diffusion)  # the AR arm has one random stream a batch
     return settings
 
 

@@ -1,14 +1,15 @@
 """Likelihoods that can stand side by side: exact NLL of an AR model, NELBO of a masked diffusion model, in nats."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
+from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize, logit_positions
 from arche_mdlm.schedule_mdlm import get_schedule
 
 ANTITHETIC = ("none", "counts", "complement")
@@ -21,35 +22,8 @@ class Likelihood(NamedTuple):
     standard_error: torch.Tensor  # (B,) float64, of the Monte Carlo estimate
 
 
-class CorpusLikelihood(NamedTuple):
-    """Of a corpus. Tokens are those after BOS, EOS counted, the padded tail not (its nats are counted)."""
-
-    nats_per_token: float
-    standard_error: float  # of nats_per_token; Monte Carlo error only, 0 for an exact likelihood
-    nats_per_story: float
-    bits_per_byte: float | None  # None without byte counts
-    num_tokens: int
-    num_stories: int
-    nats: list[float]  # a story
-
-    @property
-    def nats_per_story_standard_error(self) -> float:
-        return self.standard_error * self.num_tokens / self.num_stories
-
-    @property
-    def bits_per_byte_standard_error(self) -> float | None:
-        if self.bits_per_byte is None:
-            return None
-        return self.standard_error * self.bits_per_byte / self.nats_per_token
-
-    @property
-    def perplexity(self) -> float:
-        """exp of nats_per_token; an upper bound on it for a NELBO."""
-        return math.exp(self.nats_per_token)
-
-
 @contextmanager
-def _evaluating(model) -> Iterator[None]:
+def evaluating(model) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
@@ -67,7 +41,7 @@ def nelbo(
     num_samples: int = 16,
     antithetic: str = "counts",
     generator: torch.Generator | None = None,
-    batch_size: int = 64,
+    batch_size: int | str | BatchSize = AUTO,
 ) -> Likelihood:
     """Monte Carlo estimate of each row's negative evidence lower bound, an upper bound on its NLL.
 
@@ -87,7 +61,8 @@ def nelbo(
             (0.76 to 0.79 with a hidden Markov chain, 1.06 to 1.25 with Markov chains), and on the shipped MDLM 0.84
             (8 stories, 24 repeats of 4 draws), within that measurement's own error of 1.
         generator: one seed is drawn from it for each row, so a row's estimate does not depend on its neighbours.
-        batch_size: canvases a forward; changes nothing but memory and speed.
+        batch_size: canvases a forward; changes nothing but memory and speed. "auto": as the memory allows. The logits of a
+            batch never exist at once.
 
     Returns:
         Likelihood: nats and standard errors, (B,). Draws are stratified, so the error is, if anything, too large.
@@ -97,10 +72,10 @@ def nelbo(
             shapes that do not fit, or a row that has no token to score or holds the mask token.
     """
     seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
-    return _nelbo_of_seeds(model, input_ids, attention_mask, seeds, num_samples, antithetic, batch_size)
+    return nelbo_of_seeds(model, input_ids, attention_mask, seeds, num_samples, antithetic, batch_size)
 
 
-def _nelbo_of_seeds(
+def nelbo_of_seeds(
     model, input_ids, attention_mask, seeds: list[int], num_samples: int, antithetic: str, batch_size: int
 ) -> Likelihood:
     """`nelbo` of rows whose draws have these seeds."""
@@ -112,10 +87,15 @@ def _nelbo_of_seeds(
     weights = torch.cat([weight for _, weight in draws]).to(input_ids.device)
     rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(num_samples)
     estimates = torch.empty(len(rows), dtype=torch.float64)
-    with _evaluating(model):
-        for start in range(0, len(rows), batch_size):
-            part = slice(start, start + batch_size)
-            estimates[part] = _masked_nats(model, input_ids[rows[part]], attention_mask[rows[part]], masks[part]).cpu()
+    sizes = BatchSize.of(batch_size, model, input_ids.shape[1], all_logits=not gives_token_nll(model))
+
+    def score(part: range) -> torch.Tensor:
+        where = slice(part.start, part.stop)
+        return _masked_nats(model, input_ids[rows[where]], attention_mask[rows[where]], masks[where]).cpu()
+
+    with evaluating(model):
+        for part, nats in sizes.run(range(len(rows)), score):
+            estimates[part.start : part.stop] = nats
     estimates = (estimates * weights.cpu()).view(len(input_ids), num_samples)
     return Likelihood(estimates.mean(1), _standard_error(estimates, paired=antithetic != "none"))
 
@@ -139,7 +119,7 @@ def _checked_mask(input_ids, attention_mask, batch_size: int) -> torch.Tensor:
         attention_mask = torch.ones_like(input_ids)
     if attention_mask.shape != input_ids.shape:
         raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)} must be {tuple(input_ids.shape)}")
-    if batch_size < 1:
+    if isinstance(batch_size, int) and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     return attention_mask
 
@@ -194,15 +174,25 @@ def _masked_nats(model, input_ids, attention_mask, masks) -> torch.Tensor:
     if getattr(config, "time_conditioning", "none") != "none":
         rate = masks.sum(-1) / _scored(input_ids, attention_mask, config.bos_token_id).sum(-1)
         extra["timesteps"] = get_schedule(config.noise_schedule).time_at(rate.float())
-    logits = model(
-        input_ids=input_ids.masked_fill(masks, config.mask_token_id),
-        attention_mask=None if bool(attention_mask.all()) else attention_mask,
-        positions=masks,
+    inputs = {
+        "input_ids": input_ids.masked_fill(masks, config.mask_token_id),
+        "attention_mask": None if bool(attention_mask.all()) else attention_mask,
         **extra,
-    ).logits
-    nats = F.cross_entropy(logits.float(), input_ids[masks], reduction="none").double()
+    }
+    if gives_token_nll(model):
+        nats = model(**inputs, labels=input_ids.masked_fill(~masks, -100), skip_logits=True).token_nll.double()
+    else:
+        logits = model(**inputs, positions=masks).logits
+        nats = F.cross_entropy(logits.float(), input_ids[masks], reduction="none").double()
     rows = masks.nonzero()[:, 0]
     return torch.zeros(len(masks), dtype=torch.float64, device=nats.device).index_add_(0, rows, nats)
+
+
+def gives_token_nll(model) -> bool:
+    """Whether a diffusion model can score labels without their logits: `skip_logits` reads the head's weight, and so is right
+    for a plain head only, not for an adapter's or a quantised one."""
+    head = getattr(model, "lm_head", None)
+    return type(head) is torch.nn.Linear and getattr(model.config, "model_type", None) == "mdlm"
 
 
 def _standard_error(estimates: torch.Tensor, paired: bool) -> torch.Tensor:
@@ -213,40 +203,101 @@ def _standard_error(estimates: torch.Tensor, paired: bool) -> torch.Tensor:
     return estimates.std(1) / math.sqrt(estimates.shape[1])
 
 
-def nll(model, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, batch_size: int = 64):
+def nll(
+    model,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *,
+    batch_size: int | str | BatchSize = AUTO,
+) -> torch.Tensor:
     """Exact negative log-likelihood (B,) in nats, float64, of rows (B, L) under an AR model.
 
     BOS is context, EOS is scored, padding on either side is excluded. A mask token in the vocabulary (a matched twin
     has one, in its config or among the suppressed tokens of its generation config) gets probability zero, as in the
     diffusion arm: both are distributions over the same tokens. For a trained model that changes nothing measurable.
-    A forward holds batch_size * L * vocab_size logits. Raises ValueError for a row without a token to score, shapes
-    that do not fit, or a batch_size below 1.
+
+    `batch_size` rows a forward, "auto": as the memory allows. The head goes through a chunk of positions at a time, so that the
+    logits of a batch never exist at once; for a model whose logits are more than its head's (a softcap, a scale), they do. Raises
+    ValueError for a row without a token to score, shapes that do not fit, or a batch_size below 1.
     """
     attention_mask = _checked_mask(input_ids, attention_mask, batch_size)
     if bool((attention_mask.sum(-1) < 2).any()):
         raise ValueError("input_ids has a row of fewer than two tokens: nothing to score behind the first")
     forbidden = _forbidden_tokens(model)
     position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    scored = attention_mask[:, 1:].bool() & attention_mask[:, :-1].bool()
     result = torch.empty(len(input_ids), dtype=torch.float64)
-    with _evaluating(model):
-        for start in range(0, len(input_ids), batch_size):
-            part = slice(start, start + batch_size)
-            logits = (
-                model(
-                    input_ids=input_ids[part],
-                    attention_mask=attention_mask[part],
-                    position_ids=position_ids[part],
-                    use_cache=False,
-                )
-                .logits[:, :-1]
-                .float()
-            )
-            if forbidden:
-                logits[..., forbidden] = -torch.inf
-            nats = F.cross_entropy(logits.transpose(1, 2), input_ids[part, 1:], reduction="none").double()
-            both = attention_mask[part, 1:].bool() & attention_mask[part, :-1].bool()
-            result[part] = nats.masked_fill(~both, 0.0).sum(-1).cpu()
+    with evaluating(model):
+        in_chunks = head_is_all(model, input_ids[:1], attention_mask[:1], position_ids[:1])
+        token_nats = _token_nats_in_chunks if in_chunks else _token_nats
+        sizes = BatchSize.of(batch_size, model, input_ids.shape[1], all_logits=not in_chunks)
+
+        def score(part: range) -> torch.Tensor:
+            where = slice(part.start, part.stop)
+            inputs = _ar_inputs(input_ids[where], attention_mask[where], position_ids[where])
+            nats = torch.zeros(scored[where].shape, dtype=torch.float64, device=input_ids.device)
+            nats[scored[where]] = token_nats(model, inputs, scored[where], forbidden)
+            return nats.sum(-1).cpu()
+
+        for part, nats in sizes.run(range(len(input_ids)), score):
+            result[part.start : part.stop] = nats
     return result
+
+
+def _ar_inputs(input_ids, attention_mask, position_ids) -> dict:
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "position_ids": position_ids,
+        "use_cache": False,
+    }
+
+
+def _token_nats(model, inputs: dict, scored: torch.Tensor, forbidden: list[int]) -> torch.Tensor:
+    """Cross-entropies (N,) float64 of the next tokens at the N True positions of `scored` (B, L - 1), of all logits."""
+    return _cross_entropies(model(**inputs).logits[:, :-1][scored], inputs["input_ids"][:, 1:][scored], forbidden)
+
+
+def _token_nats_in_chunks(model, inputs: dict, scored: torch.Tensor, forbidden: list[int]) -> torch.Tensor:
+    """As `_token_nats`; the head runs on a few of the positions at a time."""
+    states = model.base_model(**inputs)[0][:, :-1][scored]
+    targets = inputs["input_ids"][:, 1:][scored]
+    size = logit_positions(states.device, model.config.get_text_config().vocab_size)
+    head = model.get_output_embeddings()
+    parts = zip(states.split(size), targets.split(size), strict=True)
+    return torch.cat([_cross_entropies(head(part), wanted, forbidden) for part, wanted in parts])
+
+
+def _cross_entropies(logits: torch.Tensor, targets: torch.Tensor, forbidden: list[int]) -> torch.Tensor:
+    """(N,) float64 of logits (N, V), forbidden tokens having probability zero."""
+    logits = logits.float()
+    if forbidden:
+        logits[..., forbidden] = -torch.inf
+    return F.cross_entropy(logits, targets, reduction="none").double()
+
+
+_PROBE_TOKENS = 8
+
+
+def head_is_all(model, input_ids, attention_mask, position_ids) -> bool:
+    """Whether the logits of an AR model are what its head makes of the trunk's states, found out on the start of a row (1, L).
+
+    Families differ: Gemma caps its logits, Cohere and Granite scale them, some have more between trunk and head. None of that
+    can be read off the head.
+    """
+    if not isinstance(model, PreTrainedModel) or model.base_model is model or model.get_output_embeddings() is None:
+        return False
+    first = int(attention_mask[0].argmax())  # padding on the left
+    where = slice(first, first + _PROBE_TOKENS)
+    inputs = _ar_inputs(input_ids[:, where], attention_mask[:, where], position_ids[:, where])
+    expected = model(**inputs).logits.float()
+    try:
+        found = model.get_output_embeddings()(model.base_model(**inputs)[0]).float()
+    except TypeError:  # the trunk takes other arguments than the model
+        return False
+    exact = model.dtype in (torch.float32, torch.float64)
+    tolerance = (1e-5 if exact else 2e-2) * float(expected.abs().max())  # compiled, it rounds differently
+    return found.shape == expected.shape and float((found - expected).abs().max()) <= tolerance
 
 
 def _forbidden_tokens(model) -> list[int]:
@@ -255,125 +306,3 @@ def _forbidden_tokens(model) -> list[int]:
     mask = getattr(model.config, "mask_token_id", None)
     known = [] if mask is None or not 0 <= mask < model.config.vocab_size else [mask]
     return sorted({*suppressed, *known})
-
-
-def corpus_nelbo(
-    model,
-    rows: Sequence[Sequence[int]],
-    *,
-    canvas_length: int,
-    pad_token_id: int,
-    num_bytes: Sequence[int] | None = None,
-    num_samples: int = 4,
-    antithetic: str = "counts",
-    generator: torch.Generator | None = None,
-    batch_size: int = 64,
-    progress: bool = False,
-    processes=None,
-) -> CorpusLikelihood:
-    """NELBO of stories (BOS ... EOS token ids), each on a canvas whose padded tail is attended and scored.
-
-    The tail's nats are counted and only real tokens divide them: otherwise the canvas would tell the model how long
-    the story is, and the bound would be on log p(x | length). With `processes`, an `Accelerator` or `PartialState`,
-    each scores its share of the batches and all return the figures that one process would; each has to be given the
-    same rows and a generator of the same state. ValueError for no rows, a number of byte counts that does not fit, or a
-    story longer than the canvas.
-    """
-    _check_rows(rows, num_bytes)
-    canvases = _canvases(rows, canvas_length, pad_token_id)
-    step = max(1, batch_size // num_samples)
-    starts = range(0, len(rows), step)
-    # Drawn by every process for all batches: what a row draws does not depend on who scores it.
-    seeds = [torch.randint(0, 2**62, (len(rows[start : start + step]),), generator=generator) for start in starts]
-    scores = torch.zeros(2, len(rows), dtype=torch.float64)  # nats, standard errors
-    for index, counts in _share(len(starts), processes, "NELBO", progress):
-        part = slice(starts[index], starts[index] + step)
-        result = _nelbo_of_seeds(
-            model, canvases[part].to(model.device), None, seeds[index].tolist(), num_samples, antithetic, batch_size
-        )
-        if counts:
-            scores[:, part] = torch.stack([result.nats, result.standard_error])
-    nats, errors = _together(scores, processes)
-    return _summary(rows, nats, errors, num_bytes)
-
-
-def corpus_nll(
-    model,
-    rows: Sequence[Sequence[int]],
-    *,
-    pad_token_id: int,
-    num_bytes: Sequence[int] | None = None,
-    batch_size: int = 64,
-    progress: bool = False,
-    processes=None,
-) -> CorpusLikelihood:
-    """Exact NLL of stories (BOS ... EOS token ids); nothing behind EOS is scored. `processes` and ValueError as
-    `corpus_nelbo`."""
-    _check_rows(rows, num_bytes)
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # equal lengths together: little padding
-    nats = torch.zeros(len(rows), dtype=torch.float64)
-    for batch, counts in _share(-(-len(rows) // batch_size), processes, "NLL", progress):
-        chosen = order[batch * batch_size : (batch + 1) * batch_size]
-        width = max(len(rows[index]) for index in chosen)
-        ids = torch.full((len(chosen), width), pad_token_id)
-        mask = torch.zeros_like(ids)
-        for line, index in enumerate(chosen):
-            ids[line, : len(rows[index])] = torch.as_tensor(rows[index])
-            mask[line, : len(rows[index])] = 1
-        result = nll(model, ids.to(model.device), mask.to(model.device), batch_size=batch_size)
-        if counts:
-            nats[chosen] = result
-    nats = _together(nats, processes)
-    return _summary(rows, nats, torch.zeros_like(nats), num_bytes)
-
-
-def _share(num_batches: int, processes, name: str, progress: bool) -> Iterator[tuple[int, bool]]:
-    """This process's batches, each with whether its scores count, behind a progress bar.
-
-    Equally many in each process, since a forward of sharded weights needs all of them: who has none left scores the
-    last one once more, for nothing.
-    """
-    index, count = (0, 1) if processes is None else (processes.process_index, processes.num_processes)
-    for first in tqdm(range(0, num_batches, count), desc=name, disable=not progress):
-        yield min(first + index, num_batches - 1), first + index < num_batches
-
-
-def _together(values: torch.Tensor, processes) -> torch.Tensor:
-    """All processes' values, which are zero wherever another one has scored."""
-    if processes is None or processes.num_processes == 1:
-        return values
-    values = values.to(processes.device)
-    torch.distributed.all_reduce(values)
-    return values.cpu()
-
-
-def _check_rows(rows, num_bytes) -> None:
-    if len(rows) == 0:
-        raise ValueError("rows is empty; at least one story is needed")
-    if num_bytes is not None and len(num_bytes) != len(rows):
-        raise ValueError(f"num_bytes has {len(num_bytes)} entries for {len(rows)} rows; each story needs one")
-
-
-def _canvases(rows, canvas_length: int, pad_token_id: int) -> torch.Tensor:
-    """(N, canvas_length): the stories, padded on the right; ValueError if one does not fit."""
-    longest = max(len(row) for row in rows)
-    if longest > canvas_length:
-        raise ValueError(f"canvas_length={canvas_length} is shorter than the longest story, {longest} tokens")
-    canvases = torch.full((len(rows), canvas_length), pad_token_id)
-    for index, row in enumerate(rows):
-        canvases[index, : len(row)] = torch.as_tensor(row)
-    return canvases
-
-
-def _summary(rows, nats: torch.Tensor, errors: torch.Tensor, num_bytes) -> CorpusLikelihood:
-    num_tokens = sum(len(row) - 1 for row in rows)
-    total = nats.sum().item()
-    return CorpusLikelihood(
-        nats_per_token=total / num_tokens,
-        standard_error=errors.square().sum().sqrt().item() / num_tokens,
-        nats_per_story=total / len(rows),
-        bits_per_byte=None if num_bytes is None else total / math.log(2) / sum(num_bytes),
-        num_tokens=num_tokens,
-        num_stories=len(rows),
-        nats=nats.tolist(),
-    )

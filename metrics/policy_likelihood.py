@@ -6,15 +6,8 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from arche_mdlm.metrics.likelihood import (
-    CorpusLikelihood,
-    _canvases,
-    _check_rows,
-    _checked_clean,
-    _evaluating,
-    _scored,
-    _summary,
-)
+from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, _canvases, _check_rows, _summary
+from arche_mdlm.metrics.likelihood import _checked_clean, _scored, evaluating
 from arche_mdlm.samplers_mdlm import top_k_per_row
 from arche_mdlm.schedule_mdlm import get_schedule
 
@@ -82,7 +75,7 @@ def policy_nll(
     scored = _scored(input_ids, attention_mask, model.config.bos_token_id)
     token_nats = torch.zeros(input_ids.shape, dtype=torch.float64)
     order = torch.full(input_ids.shape, -1)
-    with _evaluating(model), tqdm(total=int(scored.sum()), desc=policy, unit="token", disable=not progress) as bar:
+    with evaluating(model), tqdm(total=int(scored.sum()), desc=policy, unit="token", disable=not progress) as bar:
         for start in range(0, len(input_ids), batch_size):
             part = slice(start, start + batch_size)
             decoding = _Decoding(model, input_ids[part], attention_mask[part], scored[part], block_length, stop_at_eos)

@@ -148,7 +148,7 @@ def _of_same_weights(inputs: dict[str, Path], kind: str) -> Path | None:
 
 def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """On all held-out stories: AR's exact NLL, or MDLM's NELBO with its standard error; nats and tokens of each story."""
-    from arche_mdlm.metrics.likelihood import corpus_nelbo, corpus_nll
+    from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
 
     if (same := _of_same_weights(inputs, "likelihood")) is not None:
         return result_of(same)

@@ -192,3 +192,34 @@ def test_a_profile_names_operations(tmp_path):
     assert "## MDLM, the paper's way" in text
     assert "`aten::" in text
     assert str(tmp_path) not in text
+
+
+def test_the_memory_of_preparing_data_is_measured_in_children(tmp_path):
+    from benchmarks.data_memory import main
+
+    output = tmp_path / "data_memory.json"
+    sizes = ["--gigabytes", "0.0005", "--layouts", "packed", "--workers", "1", "--folder", str(tmp_path)]
+
+    assert main([*sizes, "--output", str(output)]) == 0
+
+    report = json.loads(output.read_text(encoding="utf-8"))
+    results = {result["name"]: result for result in report["results"]}
+    measured = report["settings"]["measured"]["packed"]
+    assert set(results) == {
+        "prepare_packed_vs_tokenizers", "prepare_packed_vs_tokenizers_cpu", "prepare_packed_memory", "start_packed_memory",
+    }  # fmt: skip
+    assert 500_000 <= report["settings"]["text_bytes"] < 510_000
+    assert measured["prepare"]["bytes"] == report["settings"]["text_bytes"], "all of it was read"
+    assert measured["prepare"]["rows"] == measured["start"]["rows"], "and found again in the cache"
+    for name in ("prepare", "start"):
+        assert results[f"{name}_packed_memory"]["ours"] == measured[name]["peak_bytes"]
+        assert measured[name]["peak_bytes"] > measured[name]["own_bytes"] > 5e7
+    assert str(tmp_path) not in output.read_text(encoding="utf-8")
+
+
+def test_text_without_a_story_is_refused(tmp_path):
+    from benchmarks.data_memory import make_file
+
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"a\.jsonl holds no story"):
+        make_file(tmp_path / "b.jsonl", str(tmp_path / "a.jsonl"), 10)

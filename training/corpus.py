@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import datasets
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -29,9 +30,7 @@ class Corpus:
     @property
     def train_lengths(self) -> np.ndarray:
         """Tokens of each training row, (rows,)."""
-        # Not `.data`: windows are a selection of the rows that are stored.
-        column = self.train.dataset.with_format("arrow")[:].column("input_ids")
-        return np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks])
+        return row_lengths(self.train.dataset)
 
     def describe(self) -> str:
         def line(name: str, part: PreparedData) -> str:
@@ -42,6 +41,16 @@ class Corpus:
             )
 
         return "\n".join([line("training data", self.train), line("validation data", self.validation)])
+
+
+def row_lengths(dataset: datasets.Dataset) -> np.ndarray:
+    """Tokens of each row, (rows,) int32, from the offsets alone: the tokens themselves stay on the disk."""
+    table = dataset.data.table
+    column = table.column("input_ids")
+    stored = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
+    lengths = np.concatenate(stored) if stored else np.empty(0, np.int32)
+    # Windows are a selection of what is stored. `datasets` would make a table of a piece a row, nearly a kilobyte each.
+    return lengths if dataset._indices is None else lengths[dataset._indices.column(0).to_numpy()]
 
 
 def load_corpus(

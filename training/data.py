@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import torch
 from tokenizers import Tokenizer
@@ -192,11 +193,11 @@ class _Encoder:
         self.sha256 = hashlib.sha256(identity.encode()).hexdigest()
         self.backend.encode_special_tokens = True  # a "[MASK]" in a story must not become a mask
 
-    def __call__(self, texts: list[str]) -> list[list[int]]:
+    def __call__(self, texts: list[str]) -> list[np.ndarray]:
+        """Ids (n,) int32 of each text. Arrays at once: Arrow takes them as they are, and lists number by number."""
         encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        if not self.whole:
-            return [encoding.ids for encoding in encodings]
-        return [[self.bos, *encoding.ids, self.eos] for encoding in encodings]
+        before, behind = ([self.bos], [self.eos]) if self.whole else ([], [])
+        return [np.array([*before, *encoding.ids, *behind], dtype=np.int32) for encoding in encodings]
 
 
 class _Build:
@@ -231,7 +232,7 @@ class _Build:
             else:
                 yield text
 
-    def _documents(self, num_workers: int, progress: bool) -> Iterator[tuple[list[int], int]]:
+    def _documents(self, num_workers: int, progress: bool) -> Iterator[tuple[np.ndarray, int]]:
         """(ids, bytes) of each story taken, up to the budget."""
         encoded = _in_order(self.encode, self._long_enough(), num_workers)
         for text, ids in tqdm(encoded, desc="tokenising", unit=" stories", disable=not progress):
@@ -250,25 +251,24 @@ class _Build:
             self.counts["bytes"] += len(raw)
             yield ids, len(raw)
 
-    def _whole_rows(self, documents: Iterable[tuple[list[int], int]]) -> Iterator[dict]:
+    def _whole_rows(self, documents: Iterable[tuple[np.ndarray, int]]) -> Iterator[dict]:
         for ids, num_bytes in documents:
             yield {"input_ids": ids, "num_bytes": num_bytes}
 
-    def _full_rows(self, documents: Iterable[tuple[list[int], int]]) -> Iterator[dict]:
+    def _full_rows(self, documents: Iterable[tuple[np.ndarray, int]]) -> Iterator[dict]:
         """Rows of exactly `context_length`, cut wherever they are full; a row's first story may be a story's rest."""
-        ids: list[int] = []
-        owners: list[int] = []
+        ids, owners = np.empty(0, np.int32), np.empty(0, np.int32)
         size = self.context_length
         for number, (tokens, _) in enumerate(documents):
-            ids += tokens
-            owners += [number] * len(tokens)
-            start = 0
-            for start in range(size, len(ids) + 1, size):
-                row = {"input_ids": ids[start - size : start]}
+            ids = np.concatenate([ids, tokens])
+            owners = np.concatenate([owners, np.full(len(tokens), number, np.int32)])
+            full = len(ids) // size * size
+            for start in range(0, full, size):
+                row = {"input_ids": ids[start : start + size]}
                 if self.layout == "packed":
-                    row["document_ids"] = [owner - owners[start - size] for owner in owners[start - size : start]]
+                    row["document_ids"] = owners[start : start + size] - owners[start]
                 yield row
-            del ids[:start], owners[:start]
+            ids, owners = ids[full:], owners[full:]
         self.counts["tail_tokens"] = len(ids)
 
     def _nothing_left(self) -> str:
@@ -283,7 +283,7 @@ class _Build:
         )
 
 
-def _in_order(encode: _Encoder, texts: Iterator[str], num_workers: int) -> Iterator[tuple[str, list[int]]]:
+def _in_order(encode: _Encoder, texts: Iterator[str], num_workers: int) -> Iterator[tuple[str, np.ndarray]]:
     """(text, ids) in order. Threads do: the tokenizer releases the GIL, and nothing is forked or pickled."""
     batches = iter(lambda: list(itertools.islice(texts, BATCH_STORIES)), [])
     with ThreadPoolExecutor(num_workers) as pool:

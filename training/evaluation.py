@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -30,11 +31,12 @@ class Evaluator:
     def __call__(self, model, accelerator: Accelerator | None = None) -> dict:
         """`validation_nats` (a token), `validation_standard_error`, `validation_bits_per_byte`,
         `validation_nats_per_story`. Every process of an accelerator scores its share and returns the same figures."""
-        from arche_mdlm.metrics.likelihood import corpus_nelbo, corpus_nll
+        from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
 
         count = len(self.rows) if self.max_rows is None else min(self.max_rows, len(self.rows))
-        chosen = self.rows[:count]
-        num_bytes = chosen.get("num_bytes")
+        # Views of the memory-mapped file: as Python's lists 20 million tokens would take half a gigabyte.
+        chosen = self.rows.with_format("numpy", dtype=np.int32)[:count]
+        num_bytes = chosen["num_bytes"].tolist() if "num_bytes" in chosen else None
         if is_diffusion(model):
             score = corpus_nelbo(
                 model,

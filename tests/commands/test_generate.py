@@ -15,6 +15,7 @@ import transformers
 from arche_mdlm.commands import generate_options
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.metrics import batch_sizes
 from arche_mdlm.studies import stories
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.loading import save_arm, set_generation_defaults
@@ -165,6 +166,55 @@ def test_a_diffusion_text_depends_on_its_number_only(command, tmp_path, monkeypa
     assert records(tmp_path / "out.jsonl") == records(tmp_path / "whole.jsonl")
 
 
+def test_a_batch_size_from_the_memory_changes_no_text(command, tmp_path, monkeypatch):
+    assert main(command(output="whole.jsonl")) == 0
+    estimates, batches = [], []
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_sizes, "estimate", lambda model, length: estimates.append(length) or 8)
+        real = stories.write_batch
+
+        def small_machine(model, tokenizer, prompts, *rest):
+            if len(prompts) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
+            batches.append(len(prompts))
+            if len(batches) == 4:
+                raise KeyboardInterrupt
+            return real(model, tokenizer, prompts, *rest)
+
+        patch.setattr(stories, "write_batch", small_machine)
+        assert main(command(batch="auto")) == 130
+        assert len(records(tmp_path / "out.jsonl.partial")) == 6
+        assert main(command(batch="auto")) == 0
+    assert records(tmp_path / "out.jsonl") == records(tmp_path / "whole.jsonl")
+    assert batches == [2, 2, 2, 2, 2, 2], "8 did not fit, 4 did not; in the second sitting 4 were left"
+    assert estimates == [24, 24], "the checkpoint's max_length"
+
+
+def test_the_length_that_a_batch_is_estimated_for(arms, monkeypatch, tokenizer):
+    Generate(monkeypatch)
+    seen = []
+    monkeypatch.setattr(batch_sizes, "estimate", lambda model, length: seen.append(length) or 8)
+    words = ["generate", str(arms / "mdlm"), "--prompt", "The cat", "--prompt", "A"]
+    for extra in (["--max_new_tokens", "3"], ["--max_length", "9"], ["--max_new_tokens", "99"]):
+        assert main([*words, *extra]) == 0
+    assert seen == [len(tokenizer("The cat")["input_ids"]) + 3, 9, 32]
+
+
+def test_the_ar_arm_has_a_batch_size_that_is_the_same_everywhere(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_sizes, "estimate", None)
+    assert main(command("ar", batch="auto")) == 0
+    assert main(command("ar", output="fixed.jsonl", batch="32")) == 0
+    for end in ("", ".settings.json"):
+        assert (tmp_path / f"out.jsonl{end}").read_bytes() == (tmp_path / f"fixed.jsonl{end}").read_bytes()
+    assert json.loads((tmp_path / "out.jsonl.settings.json").read_text())["batch_size"] == 32
+
+
+def test_a_batch_size_that_is_none(arms, capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", str(arms / "ar"), "--batch_size", "all"])
+    assert "'all' is neither a number nor auto" in capsys.readouterr().err
+
+
 def test_the_command_that_goes_on(arms, capsys, monkeypatch, tmp_path):
     stop_after(monkeypatch, 1)
     given = ["generate", str(arms / "mdlm"), "--prompt", "It's a", "--prompt", "The", "--num_samples", "3", "--greedy",
@@ -244,6 +294,7 @@ def test_masks_in_a_prompt_are_filled_in_the_text(arms, tmp_path, tokenizer):
         ("ar", ["--negative_prompt", "x"], "--negative_prompt is for the diffusion arm"),
         ("ar", ["--stream", "--num_samples", "2"], "--stream shows one text of the AR arm"),
         ("mdlm", ["--num_samples", "0"], "--num_samples 0 must be at least 1"),
+        ("mdlm", ["--batch_size", "-3"], "--batch_size -3 must be at least 1"),
         ("mdlm", ["--max_length", "9", "--max_new_tokens", "9"], "--max_new_tokens and --max_length"),
         ("mdlm", ["--greedy", "--top_p", "0.9"], "--top_p is of no use with --greedy"),
         ("mdlm", ["--negative_prompt", "x"], "without --guidance_scale"),

@@ -1,14 +1,28 @@
 """NELBO and NLL against enumeration: tiny tables with the exact posterior, and a hand-written softmax."""
 
+import copy
 import math
 
 import pytest
 import torch
 from oracles.tables import OracleDenoiser, TableLanguage
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.metrics.likelihood import ANTITHETIC, corpus_nelbo, corpus_nll, nelbo, nll
+from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion, head_loss_mdlm
+from arche_mdlm.metrics import batch_sizes
+from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
+from arche_mdlm.metrics.likelihood import ANTITHETIC, nelbo, nll
 from arche_mdlm.schedule_mdlm import get_schedule
 
 BOS, EOS, PAD, MASK = 0, 1, 2, 3
@@ -277,6 +291,123 @@ def test_bad_input_of_nll(ar_model):
         nll(ar_model, torch.tensor([[BOS]]))
     with pytest.raises(ValueError, match=r"input_ids of shape \(3,\)"):
         nll(ar_model, torch.tensor([BOS, 5, EOS]))
+
+
+# --- logits a chunk at a time -----------------------------------------------------------------------------------------
+
+LARGE = {**TINY, "vocab_size": 500}
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any tensor has which an operation gives, while inside."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        if isinstance(result, torch.Tensor):
+            self.numel = max(self.numel, result.numel())
+        return result
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """20 positions of the vocabulary of 500."""
+    monkeypatch.setitem(batch_sizes._CHUNK_BYTES, "cpu", 20 * 500 * 4)
+    monkeypatch.setitem(head_loss_mdlm._CHUNK_LOGITS, "cpu", 20 * 500)
+
+
+def test_the_logits_of_a_batch_never_exist(small_chunks):
+    torch.manual_seed(0)
+    mdlm = MDLMForMaskedDiffusion(MDLMConfig(**LARGE, **SPECIAL, mask_token_id=MASK, max_position_embeddings=16))
+    ar = LlamaForCausalLM(LlamaConfig(**LARGE, **SPECIAL, max_position_embeddings=16))
+    rows = torch.randint(4, 500, (12, 16), generator=seeded())
+
+    with Largest() as plain:
+        ar.eval()(rows)
+    assert plain.numel == 12 * 16 * 500
+    with Largest() as chunked:
+        nll(ar, rows)
+        nelbo(mdlm, rows, num_samples=4, generator=seeded(), batch_size=12)
+    assert chunked.numel == 20 * 500
+
+
+def test_chunks_change_no_nll(ar_model, monkeypatch):
+    rows = pad_rows(random_stories(), 12, "left")
+    whole = nll(ar_model, *rows)
+    seen = []
+    monkeypatch.setitem(batch_sizes._CHUNK_BYTES, "cpu", 7 * 12 * 4)
+    with ar_model.lm_head.register_forward_hook(lambda module, given, out: seen.append(out.shape[:-1].numel())):
+        chunked = nll(ar_model, *rows)
+
+    torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-6)
+    assert max(seen[2:]) == 7, "the first two are the probe's"
+    assert sum(seen[2:]) == sum(len(row) - 1 for row in random_stories())
+
+
+def test_the_nelbo_is_what_all_logits_give(diffusion_model, monkeypatch):
+    rows = pad_rows(random_stories(), 12, "right")
+    chunked = nelbo(diffusion_model, *rows, num_samples=4, generator=seeded())
+    monkeypatch.setattr("arche_mdlm.metrics.likelihood.gives_token_nll", lambda model: False)
+    calls = []
+    with diffusion_model.lm_head.register_forward_hook(lambda *_: calls.append(1)):
+        plain = nelbo(diffusion_model, *rows, num_samples=4, generator=seeded())
+
+    torch.testing.assert_close(chunked.nats, plain.nats, rtol=1e-6, atol=1e-6)
+    assert calls, "the plain way has run"
+
+
+def test_an_adapter_on_the_head_of_an_mdlm_counts(diffusion_model):
+    class Adapted(torch.nn.Linear):
+        def forward(self, states):
+            return 2 * super().forward(states)
+
+    rows, _ = pad_rows(random_stories(), 12, "right")
+    before = nelbo(diffusion_model, rows, num_samples=4, generator=seeded()).nats
+    head = Adapted(16, 12, bias=False)
+    head.weight = diffusion_model.lm_head.weight
+    adapted = copy.deepcopy(diffusion_model)
+    adapted.lm_head = head
+
+    assert (nelbo(adapted, rows, num_samples=4, generator=seeded()).nats - before).abs().min() > 0.1
+
+
+def family(name):
+    torch.manual_seed(0)
+    gpt2 = {"vocab_size": 12, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16, "initializer_range": 1.0}
+    small = {**TINY, **SPECIAL, "max_position_embeddings": 16, "initializer_range": 1.0}
+    if name == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(**gpt2))
+    if name == "a scale behind the head":
+        return CohereForCausalLM(CohereConfig(**small, logit_scale=0.5))
+    if name == "a cap on the logits":
+        extra = {"head_dim": 8, "num_key_value_heads": 2, "final_logit_softcapping": 3.0}
+        return Gemma2ForCausalLM(Gemma2Config(**small, **extra))
+    model = LlamaForCausalLM(LlamaConfig(**small))
+    model.lm_head = torch.nn.Linear(16, 12)  # with a bias
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "in_chunks"),
+    [("gpt2", True), ("a bias", True), ("a scale behind the head", False), ("a cap on the logits", False)],
+)
+@pytest.mark.parametrize("suppressed", [[], [MASK], [MASK, 7]])
+def test_nll_of_any_family_is_what_its_own_logits_say(name, in_chunks, suppressed, monkeypatch):
+    model = family(name).eval()
+    model.generation_config.suppress_tokens = suppressed
+    monkeypatch.setitem(batch_sizes._CHUNK_BYTES, "cpu", 7 * 12 * 4)
+    rows = torch.tensor([[BOS, 5, 6, 9, 10, 11, EOS], [BOS, 8, 8, 8, 5, 4, EOS]])
+    sizes = []
+    with model.get_output_embeddings().register_forward_hook(lambda m, given, out: sizes.append(out.numel() // 12)):
+        nats = nll(model, rows)
+
+    with torch.no_grad():
+        logits = model(rows).logits[:, :-1]
+    logits[..., suppressed] = -torch.inf
+    expected = F.cross_entropy(logits.transpose(1, 2), rows[:, 1:], reduction="none").sum(-1)
+    torch.testing.assert_close(nats.float(), expected, rtol=1e-5, atol=1e-5)
+    assert sizes[2:] == ([7, 5] if in_chunks else [14])
 
 
 # --- corpora ----------------------------------------------------------------------------------------------------------

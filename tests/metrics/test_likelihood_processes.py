@@ -8,19 +8,19 @@ import sys
 import pytest
 import torch
 
-from arche_mdlm.metrics.likelihood import corpus_nelbo, corpus_nll
+from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
 
 SCRIPT = """
 import sys, torch
 from accelerate import PartialState
-from arche_mdlm.metrics import likelihood
+from arche_mdlm.metrics import corpus_likelihood as likelihood
 
 calls = {"nelbo": 0, "nll": 0}
-for name, real in (("nelbo", likelihood._nelbo_of_seeds), ("nll", likelihood.nll)):
+for name, real in (("nelbo", likelihood.nelbo_of_seeds), ("nll", likelihood.nll)):
     def counted(*args, name=name, real=real, **kwargs):
         calls[name] += 1
         return real(*args, **kwargs)
-    setattr(likelihood, {"nelbo": "_nelbo_of_seeds", "nll": "nll"}[name], counted)
+    setattr(likelihood, {"nelbo": "nelbo_of_seeds", "nll": "nll"}[name], counted)
 processes = PartialState(cpu=True)
 given = torch.load(sys.argv[1] + "/given.pt", weights_only=False)
 torch.set_num_threads(1)

@@ -262,6 +262,47 @@ def test_another_process_was_faster(prepare, write, monkeypatch):
     assert prepare(write(STORIES)).summary.rows == len(STORIES)
 
 
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+# Words of 99 letters: many bytes and few tokens, so that it takes seconds.
+MEMORY_SCRIPT = """
+import json, sys
+from pathlib import Path
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from arche_mdlm.training.data import prepare_data
+
+backend = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "?": 2}, unk_token="?"))
+backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+
+def peak():
+    return next(int(line.split()[1]) / 1e3 for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
+
+peaks = []
+for megabytes in (6, 60):
+    file = Path(f"{megabytes}.jsonl")
+    with file.open("w") as out:
+        for number in range(megabytes * 500):
+            words = " ".join(f"{number * 20 + i:099}" for i in range(20))
+            out.write(json.dumps({"text": words}) + chr(10))
+    prepared = prepare_data(file, tokenizer, layout=sys.argv[1], context_length=32, num_workers=2, cache_dir="cache")
+    assert prepared.summary.bytes > megabytes * 0.99e6, prepared.summary
+    peaks.append(peak())
+print(json.dumps(peaks))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's peak memory of a process")
+@pytest.mark.parametrize("layout", ["rows", "packed"])
+def test_a_large_file_takes_no_more_memory_than_a_small_one(tmp_path, layout):
+    command = [sys.executable, "-c", textwrap.dedent(MEMORY_SCRIPT), layout]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert process.returncode == 0, process.stderr
+    small, large = json.loads(process.stdout.splitlines()[-1])
+    assert large - small < 30, "megabytes; the files have 6 and 60"
+
+
 # --- sources ----------------------------------------------------------------------------------------------------------
 
 
