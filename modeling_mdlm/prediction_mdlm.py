@@ -88,14 +88,13 @@ class Predictor:
         """Hidden states (N, hidden_size) at the True positions of `where` (R, L)."""
         if not self._compiled:
             return self.model.model(**inputs, **times, positions=where).last_hidden_state
-        # A compiler meets few shapes: rows up to a power of two, positions up to an eighth of all.
+        # A compiler meets few shapes: rows up to a power of two, the last one repeated. The last layer, at the positions alone,
+        # is not compiled.
         rows = 1 << (len(where) - 1).bit_length()
         pick = torch.arange(rows, device=where.device).clamp(max=len(where) - 1)
         inputs = {name: value[pick] for name, value in (inputs | times).items()}
-        index = where.flatten().nonzero()[:, 0]
-        step = max(1, rows * where.shape[1] // 8)
-        positions = functional.pad(index, (0, -len(index) % step))
-        return self.model.model(**inputs, positions=positions).last_hidden_state[: len(index)]
+        where = functional.pad(where, (0, 0, 0, rows - len(where)))
+        return self.model.model(**inputs, positions=where).last_hidden_state
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         """(n, V), float32 or finer."""
