@@ -108,9 +108,9 @@ def can_compile(device: torch.device) -> bool:
 
 
 def our_step(
-    shape: Shape, arm: str, dtype: str, device: torch.device, compiled: bool = False
+    shape: Shape, arm: str, dtype: str, device: torch.device, compiled: bool = False, **options
 ) -> tuple[Callable[[], None], int]:
-    """(step, tokens a step) of an arm, our way; `compiled` as `training.compile` has it."""
+    """(step, tokens a step) of an arm, our way; `compiled` as `training.compile` has it, with `options` of `torch.compile`."""
     model, batch = _setup(shape, arm, device)
     if arm == "ar":
         fuse_head(model)
@@ -119,7 +119,7 @@ def our_step(
     if compiled:
         labels = inputs["labels"] if arm == "mdlm" else next_tokens(inputs["labels"])
         inputs = inputs | {"label_positions": label_positions(labels != -100)}
-        compile_layers(model)
+        compile_layers(model, **options)
     step = make_step(model, lambda: our_loss(model, inputs, denominator), optimizer, autocast_of(dtype, device))
     return step, batch.num_tokens
 

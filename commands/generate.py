@@ -127,6 +127,7 @@ class _Writer:
     def __init__(self, args, prompts: list[str], device: str):
         import torch
 
+        from arche_mdlm.compiling_mdlm import compile_layers
         from arche_mdlm.training.loading import is_diffusion, load_arm
 
         self.args, self.prompts = args, prompts
@@ -135,6 +136,8 @@ class _Writer:
         self.diffusion = is_diffusion(model)
         if not self.diffusion and any(self.tokenizer.mask_token and self.tokenizer.mask_token in p for p in prompts):
             raise ValueError(f"a prompt holds a mask, but {args.model} is autoregressive and cannot fill one")
+        if args.compile:
+            compile_layers(self.model)
 
     def write(self, batches: list[range]) -> Iterator[list[dict]]:
         """The records of one batch after another; of batches of its own where the memory sets their size."""

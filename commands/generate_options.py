@@ -23,6 +23,7 @@ _DIFFUSION_ONLY = (
     "remasking",
     "remasking_rate",
     "guidance_scale",
+    "prefix_cache",
     "negative_prompt",
 )
 
@@ -55,6 +56,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--num_diffusion_steps", type=int, metavar="N")
     add("--sampler", metavar="NAME", help=", ".join(available_samplers()))
     add("--block_length", type=int, metavar="N", help="blocks of so many positions, one after another")
+    add(
+        "--prefix_cache",
+        action="store_true",
+        default=None,
+        help="with --block_length: keep what was computed outside of the block; faster, and an approximation for most models",
+    )
     add("--temperature_end", type=float, help="the temperature goes from --temperature to this one")
     add("--threshold", type=float, help="of the sampler threshold: fill what is at least as probable")
     add("--threshold_factor", type=float, help="of the sampler threshold: the bound depends on how many are filled")
@@ -78,6 +85,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of the weights (default: float32)",
     )
     add("--device", help="such as cpu, cuda, cuda:1 (default: cuda if there is one)")
+    add(
+        "--compile",
+        action="store_true",
+        help="torch.compile the layers of a diffusion model: pays for many texts, needs a C++ compiler on a CPU",
+    )
     add("--stream", action="store_true", help="watch the text appear")
     add("--output", type=Path, metavar="FILE.jsonl", help="JSON lines; the same command goes on where it was stopped")
     add("--overwrite", action="store_true", help="delete what is at --output and start over")
@@ -115,6 +127,10 @@ def check(args: argparse.Namespace, is_diffusion: bool) -> None:
     for name in _DIFFUSION_ONLY:
         if not is_diffusion and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for the diffusion arm; {args.model} is autoregressive")
+    if args.compile and not is_diffusion:
+        raise ValueError(f"--compile is for the diffusion arm; {args.model} is autoregressive")
+    if args.compile and args.prefix_cache:
+        raise ValueError("--compile and --prefix_cache exclude each other; give one of them")
     if args.sampler is not None:
         get_sampler(args.sampler)  # its error names the nearest one
     if args.negative_prompt is not None and args.guidance_scale is None:

@@ -18,8 +18,7 @@ class _HeadLoss(torch.autograd.Function):
     """sum_i coefficient_i * nll_i, and the nlls, of which no gradient is taken."""
 
     @staticmethod
-    def forward(ctx, states, weight, targets, coefficients, forbidden_id, chunk):
-        differentiate = any(ctx.needs_input_grad[:2])
+    def forward(ctx, states, weight, targets, coefficients, forbidden_id, chunk, differentiate):
         dtype = _compute_dtype(states)
         head = weight.to(dtype)
         inputs = states.to(dtype)
@@ -32,7 +31,8 @@ class _HeadLoss(torch.autograd.Function):
             part = slice(start, start + chunk)
             rows = inputs[part]
             logits = torch.mm(rows, head.T, out=memory[: len(rows)]).float()
-            nll[part] = _nll_and_gradient_in_place(logits, targets[part], coefficients[part], forbidden_id)
+            factors = coefficients[part] if differentiate else None
+            nll[part] = _nll_and_gradient_in_place(logits, targets[part], factors, forbidden_id)
             if differentiate:
                 gradient = logits.to(dtype)
                 d_states[part] = gradient @ head
@@ -50,7 +50,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx, d_loss, _):
         d_states, d_weight = ctx.saved_tensors
         # In place, which autograd notices if it should ever come here twice.
-        return d_states.mul_(d_loss), d_weight.mul_(d_loss), None, None, None, None
+        return d_states.mul_(d_loss), d_weight.mul_(d_loss), None, None, None, None, None
 
 
 def _compute_dtype(states: torch.Tensor) -> torch.dtype:
@@ -59,12 +59,14 @@ def _compute_dtype(states: torch.Tensor) -> torch.dtype:
 
 
 def _nll_and_gradient_in_place(logits, targets, coefficients, forbidden_id) -> torch.Tensor:
-    """Cross-entropies (n,) of float32 logits (n, V), which become coefficient * (softmax - one-hot)."""
+    """Cross-entropies (n,) of float32 logits (n, V), which become coefficient * (softmax - one-hot), or nothing of use without
+    coefficients (n,)."""
     rows = max(1, _CACHED_LOGITS // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(logits))
-    nll = [
-        _few_in_place(*few, forbidden_id)
-        for few in zip(logits.split(rows), targets[:, None].split(rows), coefficients[:, None].split(rows), strict=True)
-    ]
+    nll = []
+    for start in range(0, len(logits), rows):
+        few = slice(start, start + rows)
+        factors = None if coefficients is None else coefficients[few, None]
+        nll.append(_few_in_place(logits[few], targets[few, None], factors, forbidden_id))
     return torch.cat(nll)[:, 0]
 
 
@@ -74,7 +76,8 @@ def _few_in_place(logits, targets, coefficients, forbidden_id) -> torch.Tensor:
     chosen = logits.gather(-1, targets)
     peak = logits.amax(-1, keepdim=True)
     total = logits.sub_(peak).exp_().sum(-1, keepdim=True)
-    logits.mul_(coefficients / total).scatter_add_(-1, targets, -coefficients)
+    if coefficients is not None:
+        logits.mul_(coefficients / total).scatter_add_(-1, targets, -coefficients)
     return peak + total.log() - chosen
 
 
@@ -109,4 +112,5 @@ def head_loss(
         )
     if chunk is None:
         chunk = max(1, _CHUNK_LOGITS.get(states.device.type, 1 << 27) // len(weight))
-    return _HeadLoss.apply(states, weight, targets, coefficients.float(), forbidden_id, chunk)
+    differentiate = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
+    return _HeadLoss.apply(states, weight, targets, coefficients.float(), forbidden_id, chunk, differentiate)

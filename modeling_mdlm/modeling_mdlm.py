@@ -238,9 +238,12 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
             logits = self.subs_logits(states)
         return MaskedDiffusionOutput(loss, logits, token_nll, hidden.hidden_states, hidden.attentions)
 
-    def subs_logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Head over (..., hidden_size) states: (..., vocab_size) logits, -inf at the mask and past a narrow head."""
-        logits = self.lm_head(states)
+    def subs_logits(self, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Head over (..., hidden_size) states: (..., vocab_size) logits, -inf at the mask and past a narrow head.
+
+        `out` (n, output_vocab_size) takes the product of (n, hidden_size) states, without gradients and with the plain head.
+        """
+        logits = self.lm_head(states) if out is None else torch.mm(states, self.lm_head.weight.T, out=out)
         missing = self.config.vocab_size - logits.shape[-1]
         if missing:
             logits = F.pad(logits, (0, missing), value=-torch.inf)

@@ -1,9 +1,10 @@
 """Running the model for a sampler: only the rows and positions that are asked for, a few positions of logits at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers.generation import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
 
@@ -49,6 +50,7 @@ class Predictor:
     processors: LogitsProcessorList
     guidance: Guidance | None = None
     cache: BlockCache | None = None
+    _memory: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def _compiled(self) -> bool:
@@ -78,9 +80,9 @@ class Predictor:
         tokens = self.canvas.tokens[run]
         results = []
         for part in self._parts(len(states)):
-            raw = self._logits(states[part])
+            raw = self._logits(states[part], 0)
             if other is not None:
-                raw = self.guidance.combine(raw, self._logits(other[part]))
+                raw = self.guidance.combine(raw, self._logits(other[part], 1))
             results.append(reduce(raw, self._process(raw, tokens, t, owner[part]), part))
         return results
 
@@ -88,17 +90,23 @@ class Predictor:
         """Hidden states (N, hidden_size) at the True positions of `where` (R, L)."""
         if not self._compiled:
             return self.model.model(**inputs, **times, positions=where).last_hidden_state
-        # A compiler meets few shapes: rows up to a power of two, the last one repeated. The last layer, at the positions alone,
-        # is not compiled.
-        rows = 1 << (len(where) - 1).bit_length()
+        # A compiler meets few shapes: open rows up to a multiple of an eighth of all, the last one repeated. The last layer, at
+        # the positions alone, is not compiled.
+        step = max(1, len(self.canvas.tokens) // 8)
+        rows = -(-len(where) // step) * step
         pick = torch.arange(rows, device=where.device).clamp(max=len(where) - 1)
         inputs = {name: value[pick] for name, value in (inputs | times).items()}
         where = functional.pad(where, (0, 0, 0, rows - len(where)))
         return self.model.model(**inputs, positions=where).last_hidden_state
 
-    def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        """(n, V), float32 or finer."""
-        logits = self.model.subs_logits(states)
+    def _logits(self, states: torch.Tensor, number: int) -> torch.Tensor:
+        """(n, V), float32 or finer, of canvas 0 or 1; written over by the next call for it."""
+        head, out = self.model.get_output_embeddings(), None
+        if type(head) is nn.Linear and head.bias is None:  # an adapter's is not
+            if number not in self._memory:
+                self._memory[number] = states.new_empty(self._chunk, head.out_features)
+            out = self._memory[number][: len(states)]
+        logits = self.model.subs_logits(states) if out is None else self.model.subs_logits(states, out)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _process(self, raw, tokens, t, owner) -> torch.Tensor:
@@ -119,7 +127,11 @@ class Predictor:
         rate = (blocks - 1 - block + schedule.mask_rate(times)) / blocks
         return {"timesteps": torch.where(blocks == 1, times, schedule.time_at(rate)).float()}
 
-    def _parts(self, total: int) -> list[slice]:
+    @cached_property
+    def _chunk(self) -> int:
+        """Positions whose logits exist at once."""
         budget = _CHUNK_BYTES.get(self.canvas.tokens.device.type, _LARGE_CHUNK_BYTES)
-        size = max(1, budget // (4 * self.model.config.vocab_size))
-        return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+        return max(1, budget // (4 * self.model.config.vocab_size))
+
+    def _parts(self, total: int) -> list[slice]:
+        return [slice(start, min(start + self._chunk, total)) for start in range(0, total, self._chunk)]

@@ -7,6 +7,7 @@ from arche_mdlm.studies.arche_effects import LABELS, contrasts, effects, sentenc
 from arche_mdlm.studies.arche_protocol import PAPER, VARIANTS
 from arche_mdlm.studies.job_provenance import provenance
 from arche_mdlm.studies.job_runner import without_path
+from arche_mdlm.studies.pictures import NO_PICTURES, can_draw
 from arche_mdlm.studies.report import table
 from arche_mdlm.training.checkpointing import write_json_atomically
 from arche_mdlm.training.provenance import portable
@@ -54,11 +55,8 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
 
 
 def _draw(report: dict, path: Path) -> bool:
-    try:
-        import matplotlib as mpl
-    except ImportError:
+    if not can_draw():
         return False
-    mpl.use("Agg")  # files only: there may be no screen
     from arche_mdlm.studies.arche_plots import draw_factors
 
     draw_factors(report, path)
@@ -81,8 +79,7 @@ def _markdown(report: dict, drawn: bool) -> str:
         _contrasts(report),
         "One seed, at the scale of the preset. Distinct openings say nothing of quality: Self-BLEU, vocabulary and words of each "
         "cell are below, and show where a model repeats itself or hardly writes.",
-        "![Every cell, the paper's own choice filled](factors.png)" if drawn else "*No picture: matplotlib is not installed "
-        "(`pip install arche-mdlm[plot]`).*",
+        "![Every cell, the paper's own choice filled](factors.png)" if drawn else NO_PICTURES,
         "## Training",
         _beside(report, _RUN, _our_run),
         "The losses are the paper's: nats a token of AR, the masked mean at one draw of MDLM, on 50 batches of held-out "

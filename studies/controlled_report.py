@@ -7,6 +7,7 @@ from arche_mdlm.studies.controlled_conclusions import MAIN, NAMES, conclusions, 
 from arche_mdlm.studies.controlled_summary import CUT_FIGURES, sample_key
 from arche_mdlm.studies.job_provenance import provenance
 from arche_mdlm.studies.job_runner import without_path
+from arche_mdlm.studies.pictures import NO_PICTURES, can_draw
 from arche_mdlm.studies.report import quoted, table
 from arche_mdlm.training.checkpointing import write_json_atomically
 from arche_mdlm.training.provenance import portable
@@ -44,11 +45,8 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
 
 
 def _draw(report: dict, output: Path) -> dict[str, str]:
-    try:
-        import matplotlib as mpl
-    except ImportError:
+    if not can_draw():
         return {}
-    mpl.use("Agg")  # files only: there may be no screen
     from arche_mdlm.studies.controlled_plots import draw
 
     return draw(report, output)
@@ -62,7 +60,7 @@ def _markdown(report: dict, pictures: dict[str, str]) -> str:
         "## What can be said",
         "\n".join(f"- {line}" for line in report["conclusions"]) or "Nothing: no figures.",
         *(f"![{caption}]({name})\n\n*{caption}.*" for name, caption in pictures.items()),
-        *([] if pictures else ["*No pictures: matplotlib is not installed (`pip install arche-mdlm[plot]`).*"]),
+        *([] if pictures else [NO_PICTURES]),
         "## Training",
         _training(report),
         "AR at equal tokens seen, and at equal tokens supervised (`ar-supervised`: trained, with a schedule of its own, for as "

@@ -3,6 +3,7 @@
 import html
 from pathlib import Path
 
+from arche_mdlm.studies.pictures import NO_PICTURES, can_draw
 from arche_mdlm.training.checkpointing import write_folder_atomically, write_json_atomically
 
 _FIGURES = {  # key: (label, format)
@@ -37,11 +38,8 @@ def write_report(report: dict, output: Path) -> Path:
 
 
 def _draw(report: dict, arms: list, folder: Path) -> list[tuple[str, str]]:
-    try:
-        import matplotlib as mpl
-    except ImportError:
+    if not can_draw():
         return []
-    mpl.use("Agg")  # files only: there may be no screen
     from arche_mdlm.studies.plots import plot_diversity, plot_lengths, plot_training
 
     pictures = [("diversity.png", "Diversity of both arms; the dashed line is real held-out stories")]
@@ -75,7 +73,7 @@ def _markdown(report: dict, pictures: list[tuple[str, str]]) -> str:
         _diversity_table(report),
         _reference_note(report),
         *(f"![{caption}]({name})\n\n*{caption}.*" for name, caption in pictures),
-        *([] if pictures else ["*No pictures: matplotlib is not installed (`pip install arche-mdlm[plot]`).*"]),
+        *([] if pictures else [NO_PICTURES]),
         "## Speed and length of the stories above",
         _speed_table(report),
         "## Prompted stories",

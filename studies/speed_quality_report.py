@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from arche_mdlm.studies.pictures import NO_PICTURES, can_draw
 from arche_mdlm.studies.report import table
 from arche_mdlm.training.checkpointing import write_json_atomically
 
@@ -22,7 +23,7 @@ def write_report(report: dict, output: Path) -> Path:
 
 def _markdown(report: dict, drawn: bool) -> str:
     chosen, judge = report["settings"], report["judge"]
-    picture = "![Speed against quality](frontier.png)" if drawn else "*No picture: pip install arche-mdlm[plot].*"
+    picture = "![Speed against quality](frontier.png)" if drawn else NO_PICTURES
     parts = [
         "# Speed against quality, by sampler and steps",
         f"`{report['command']}`",
@@ -74,11 +75,8 @@ def _number(value: float | None, style: str) -> str:
 
 
 def _draw(report: dict, path: Path) -> bool:
-    try:
-        import matplotlib as mpl
-    except ImportError:
+    if not can_draw():
         return False
-    mpl.use("Agg")  # files only: there may be no screen
     import matplotlib.pyplot as plt
 
     size = str(max(report["settings"]["batch_sizes"]))

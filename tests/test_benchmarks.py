@@ -183,6 +183,19 @@ def test_scaling_measures_speed_and_memory_of_each_line(tmp_path, monkeypatch):
     assert output.with_suffix(".png").stat().st_size > 5_000
 
 
+def test_variants_are_compared_and_what_cannot_run_is_named(tmp_path, capsys):
+    from benchmarks.variants import main
+
+    output = tmp_path / "variants.json"
+    options = ["--quick", "--device", "cpu", "--arms", "mdlm", "--attentions", "eager", "flash_attention_2", "--modes"]
+    assert main([*options, "--output", str(output)]) == 0
+    report = json.loads(output.read_text(encoding="utf-8"))
+    assert [result["name"] for result in report["results"]] == ["mdlm: sdpa", "mdlm: eager"]
+    assert report["results"][0]["ratio"] == 1.0
+    assert list(report["settings"]["failed"]["mdlm"]) == ["flash_attention_2"]
+    assert "mdlm: flash_attention_2 does not run here: ImportError" in capsys.readouterr().out
+
+
 def test_a_profile_names_operations(tmp_path):
     from benchmarks.profile import main
 

@@ -371,9 +371,10 @@ class _Window:
                 "seconds": self.seconds}  # fmt: skip
 
     def entry(self) -> dict:
-        saved = self.to_dict()
-        return saved | {
-            "loss": sum(saved.pop("losses")) / len(self.losses),
-            "grad_norm": sum(saved.pop("norms")) / len(self.norms),
+        sums = self.to_dict()
+        losses, norms = sums.pop("losses"), sums.pop("norms")
+        return sums | {
+            "loss": sum(losses) / len(losses),
+            "grad_norm": sum(norms) / len(norms),
             "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
         }

@@ -14,6 +14,7 @@ import transformers
 
 from arche_mdlm.commands import generate_options
 from arche_mdlm.commands.main import main
+from arche_mdlm.compiling_mdlm import compile_layers, is_compiled
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics import batch_sizes
 from arche_mdlm.studies import stories
@@ -103,11 +104,19 @@ def test_every_option_arrives(arms, tokenizer, monkeypatch, tmp_path):
         "threshold_factor": 0.5, "entropy_bound": 0.2, "remasking": "loop", "remasking_rate": 0.1, "guidance_scale": 1.5,
     }  # fmt: skip
     options = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    extra = ["--negative_prompt", "The dog", "--num_samples", "2", "--output", str(tmp_path / "o.jsonl")]
+    extra = [
+        "--prefix_cache",
+        "--negative_prompt",
+        "The dog",
+        "--num_samples",
+        "2",
+        "--output",
+        str(tmp_path / "o.jsonl"),
+    ]
     assert main(["generate", str(arms / "mdlm"), *options, *extra]) == 0
     (given,) = seen
     assert {name: given[name] for name in values} == values
-    assert given["do_sample"] is True
+    assert given["do_sample"] is given["prefix_cache"] is True
     assert given["negative_prompt_ids"].tolist() == [tokenizer("The dog")["input_ids"]] * 2
     assert given["negative_prompt_attention_mask"].bool().all()
     assert [line["num_forward_passes"] for line in records(tmp_path / "o.jsonl")] == [7, 7]
@@ -298,6 +307,9 @@ def test_masks_in_a_prompt_are_filled_in_the_text(arms, tmp_path, tokenizer):
         ("mdlm", ["--max_length", "9", "--max_new_tokens", "9"], "--max_new_tokens and --max_length"),
         ("mdlm", ["--greedy", "--top_p", "0.9"], "--top_p is of no use with --greedy"),
         ("mdlm", ["--negative_prompt", "x"], "without --guidance_scale"),
+        ("ar", ["--prefix_cache"], "--prefix_cache is for the diffusion arm"),
+        ("ar", ["--compile"], "--compile is for the diffusion arm"),
+        ("mdlm", ["--compile", "--prefix_cache"], "--compile and --prefix_cache exclude each other"),
         ("mdlm", ["--overwrite"], "without --output"),
         ("mdlm", ["--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
         ("nowhere/at/all", [], "does not exist"),
@@ -307,6 +319,21 @@ def test_what_does_not_fit_is_said_before_the_weights_are_loaded(arms, arm, opti
     monkeypatch.setattr("arche_mdlm.training.loading.load_arm", None)
     assert main(["generate", str(arms / arm), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_compiled_layers_write_the_same_file(command, tmp_path, monkeypatch):
+    assert main(command(output="plain.jsonl")) == 0
+    compiled = []
+
+    def record(model, **options):
+        compiled.append(model)
+        compile_layers(model, backend="eager")
+
+    monkeypatch.setattr("arche_mdlm.compiling_mdlm.compile_layers", record)
+    assert main(command("mdlm", "--compile")) == 0
+    assert len(compiled) == 1
+    assert is_compiled(compiled[0])
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "plain.jsonl").read_bytes()
 
 
 def test_bad_prompt_files(arms, tmp_path, capsys):

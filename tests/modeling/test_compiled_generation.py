@@ -19,15 +19,15 @@ def write(model, prompts, sampler, **settings):
 def test_the_same_text_from_few_shapes(build_mdlm, conditioning):
     torch._dynamo.reset()
     model = build_mdlm(initializer_range=0.3, time_conditioning=conditioning)
-    prompts = torch.randint(4, 40, (6, 2), generator=torch.Generator().manual_seed(1))
+    prompts = torch.randint(4, 40, (18, 2), generator=torch.Generator().manual_seed(1))
     plain = {sampler: write(model, prompts, sampler) for sampler in available_samplers()}
     counter = CompileCounter()
     for sampler, text in plain.items():
         assert torch.equal(
             write(model, prompts, sampler, compile_config=CompileConfig(backend=counter, mode=None)), text
         ), sampler
-    # Rows are 8, 4, 2 or 1, canvases one length: so many graphs at most, however many rows are open.
-    assert 1 <= counter.frame_count <= 4
+    # Rows come in twos, canvases have one length: nine graphs at most, however many rows are open.
+    assert 1 <= counter.frame_count <= 9
 
 
 def test_the_real_compiler_writes_the_same(build_mdlm):

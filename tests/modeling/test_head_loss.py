@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from arche_mdlm.head_loss_mdlm import head_loss
@@ -44,6 +45,16 @@ def test_equal_to_the_plain_way(chunk, forbidden_id):
     assert not own_nll.requires_grad
     for own, value in zip(gradients(loss, *ours), wanted, strict=True):
         torch.testing.assert_close(own.double(), value, rtol=1e-5, atol=1e-5)
+
+
+def test_without_gradients_the_logits_are_all_that_is_computed():
+    states, weight, targets, _ = case()
+    weight = weight.float().requires_grad_()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        loss, nll = head_loss(states.float(), weight, targets, chunk=10)
+    assert counter.get_total_flops() == 2 * states.numel() * len(weight)
+    expected, _ = head_loss(states.float(), weight, targets)
+    torch.testing.assert_close(loss, expected.detach())
 
 
 def test_no_coefficients_is_the_sum_and_nothing_at_all_is_zero():
