@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.studies.pictures import can_draw
 from arche_mdlm.training.checkpointing import write_json_atomically
 from arche_mdlm.training.provenance import portable
 from benchmarks.memory import measure
@@ -47,9 +48,6 @@ def shape_of(point: dict) -> Shape:
 
 
 def draw(document: dict, path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")  # files only: there may be no screen
     import matplotlib.pyplot as plt
 
     axes_of = document["axes"]
@@ -64,10 +62,11 @@ def draw(document: dict, path: Path) -> None:
             )
         for row, title in enumerate(("tokens/s", "peak memory, GiB")):
             axis = axes[row][column]
-            axis.set(xscale="log", yscale="log", xlabel=_LABELS[name], ylabel=title if not column else None)
+            axis.set(xscale="log", ylim=(0, None), xlabel=_LABELS[name], ylabel=title if not column else None)
             axis.set_xticks(points["at"], points["at"])
             axis.minorticks_off()
-            axis.grid(alpha=0.25, which="both")
+            axis.yaxis.set_major_formatter("{x:,.0f}" if not row else "{x:.1f}")
+            axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
@@ -102,8 +101,9 @@ def main(argv: list[str] | None = None) -> int:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(args.output, document)
     picture = args.output.with_suffix(".png")
-    draw(document, picture)
-    print(f"written to {args.output} and {picture}")
+    if can_draw():
+        draw(document, picture)
+    print(f"written to {args.output}" + (f" and {picture}" if can_draw() else "; no picture without matplotlib"))
     return 0
 
 
