@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 import transformers
 
+from arche_mdlm.compiling_mdlm import can_compile
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.training.provenance import portable
 from benchmarks import suites
 from benchmarks.report import Report, describe_machine, write
-from benchmarks.train_step import Shape, can_compile, fastest_dtype
+from benchmarks.train_step import Shape, fastest_dtype
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 MIN_ROUNDS = 5

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from arche_mdlm.compiling_mdlm import can_compile
 from arche_mdlm.training.provenance import portable
 from benchmarks.__main__ import make_shape, parse
 from benchmarks.report import current_commit, describe_machine, describe_versions
-from benchmarks.train_step import can_compile, our_step, paper_step
+from benchmarks.train_step import our_step, paper_step
 
 _STEPS, _ROWS = 5, 15
 RESULTS = Path(__file__).parent / "results" / "profile.md"

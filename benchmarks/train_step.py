@@ -1,7 +1,5 @@
 """One optimiser step (forward, backward, clipping, update) of both arms, our way and the paper's, on the same rows."""
 
-import os
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -100,11 +98,6 @@ def make_step(model, loss: Callable[[], torch.Tensor], optimizer, autocast) -> C
 def autocast_of(dtype: str, device: torch.device):
     """`float32`: none."""
     return nullcontext if dtype == "float32" else lambda: torch.autocast(device.type, dtype=getattr(torch, dtype))
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether `torch.compile` has what it needs: on a CPU a C++ compiler."""
-    return device.type == "cuda" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
 
 
 def our_step(

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
+from arche_mdlm.compiling_mdlm import can_compile
 from arche_mdlm.configuration.presets import COMPILE_MODES
 from arche_mdlm.training.provenance import portable
 from benchmarks.__main__ import make_shape, parse
 from benchmarks.report import Report, describe_machine, note, write
 from benchmarks.timing import side_by_side
-from benchmarks.train_step import Shape, can_compile, our_step
+from benchmarks.train_step import Shape, our_step
 
 RESULTS = Path(__file__).parent / "results" / "variants.json"
 ATTENTIONS = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")

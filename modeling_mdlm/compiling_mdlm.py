@@ -1,5 +1,8 @@
 """`torch.compile`, a layer at a time: all layers of a trunk share what is compiled for one of them."""
 
+import os
+import shutil
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -19,12 +22,19 @@ def compile_layers(model: PreTrainedModel, **options) -> None:
         options: `mode` and others of `torch.compile`.
 
     Raises:
-        ValueError: for a model whose trunk has no list of layers.
+        ValueError: for a model whose trunk has no list of layers, or where PyTorch's own compiler finds no C++ compiler.
     """
     layers = repeated_layers(model)
+    if options.get("backend", "inductor") == "inductor" and not can_compile(model.device):
+        raise ValueError("torch.compile on a CPU needs a C++ compiler: install g++ or clang++, or name one in CXX")
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     for layer in layers:
         layer.compile(dynamic=model.config.model_type != "mdlm", **options)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether PyTorch's compiler has what it needs: on a CPU a C++ compiler, on a GPU its own."""
+    return device.type != "cpu" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")))
 
 
 def repeated_layers(model: PreTrainedModel) -> nn.ModuleList:

@@ -30,7 +30,7 @@ def test_the_same_text_from_few_shapes(build_mdlm, conditioning):
     assert 1 <= counter.frame_count <= 9
 
 
-def test_the_real_compiler_writes_the_same(build_mdlm):
+def test_the_real_compiler_writes_the_same(compiler, build_mdlm):
     torch._dynamo.reset()
     model = build_mdlm(initializer_range=0.3)
     prompts = torch.randint(4, 40, (4, 2), generator=torch.Generator().manual_seed(1))

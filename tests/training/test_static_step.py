@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion, last_layer_mdlm
 from arche_mdlm.compiling_mdlm import compile_layers, repeated_layers
 from arche_mdlm.training.batching import label_positions
 from arche_mdlm.training.fused_head import fuse_head, next_tokens
@@ -104,7 +104,8 @@ def test_the_step_reads_nothing_from_the_device(arm):
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_compiled_layers_meet_few_shapes(arm):
+def test_compiled_layers_meet_few_shapes(arm, monkeypatch):
+    monkeypatch.setattr(last_layer_mdlm, "_compiled_mlp_at", lambda: last_layer_mdlm._mlp_at)
     torch._dynamo.reset()
     counter = CompileCounter()
     model, plain = make(arm), make(arm)
@@ -117,7 +118,7 @@ def test_compiled_layers_meet_few_shapes(arm):
     assert counter.frame_count == (2 if arm == "mdlm" else 1)
 
 
-def test_the_compiled_step_is_the_plain_one():
+def test_the_compiled_step_is_the_plain_one(compiler):
     """With the real compiler."""
     torch._dynamo.reset()
     model, plain, inputs = make("mdlm"), make("mdlm"), batch("mdlm")
@@ -125,6 +126,13 @@ def test_the_compiled_step_is_the_plain_one():
     torch.testing.assert_close(
         loss_and_gradients(model, inputs), loss_and_gradients(plain, inputs), rtol=1e-4, atol=1e-5
     )
+
+
+def test_no_compiler_is_an_error_before_any_work(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ValueError, match="torch.compile on a CPU needs a C\\+\\+ compiler: install g"):
+        compile_layers(make("llama"))
+    compile_layers(make("llama"), backend="eager")
 
 
 def test_a_trunk_without_layers_is_an_error():
