@@ -48,7 +48,12 @@ class TrainingSettings:
     max_steps: int = 1000
     batch_size: int = 16
     accumulation: int = 1
+    optimizer: str = "adamw"  # or "muon" for the layers' matrices, beside AdamW for the rest
     learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.02
+    schedule: str = "cosine"
+    decay_share: float = 0.2  # of max_steps, at the end of "warmup_stable_decay"
+    branches: tuple[int, ...] = ()  # lengths of the runs that may branch off this one: their checkpoints are kept
     min_lr_ratio: float = 0.05
     warmup_steps: int = 100
     weight_decay: float = 0.1
@@ -127,6 +132,8 @@ def validate(preset: Preset) -> None:
     _one_of("data.layout", data.layout, ("rows", "packed", "windows"))
     _one_of("training.objective", training.objective, OBJECTIVES)
     _one_of("training.time_sampling", training.time_sampling, ("stratified", "uniform"))
+    _one_of("training.optimizer", training.optimizer, ("adamw", "muon"))
+    _one_of("training.schedule", training.schedule, ("cosine", "warmup_stable_decay"))
     _one_of("training.mixed_precision", training.mixed_precision, ("no", "bf16", "fp16"))
     _one_of("training.compile_mode", training.compile_mode, COMPILE_MODES)
     if (training.objective == "next_token") == (model.architecture == "mdlm"):
@@ -138,8 +145,15 @@ def validate(preset: Preset) -> None:
                  "length_multiple", "length_pool"):  # fmt: skip
         if getattr(training, name) < 1:
             raise ValueError(f"training.{name}={getattr(training, name)} must be at least 1")
-    if training.learning_rate <= 0:
-        raise ValueError(f"training.learning_rate={training.learning_rate} must be above 0")
+    for name in ("learning_rate", "muon_learning_rate"):
+        if getattr(training, name) <= 0:
+            raise ValueError(f"training.{name}={getattr(training, name)} must be above 0")
+    if not 0 < training.decay_share <= 1:
+        raise ValueError(f"training.decay_share={training.decay_share} must be above 0 and at most 1")
+    if training.branches and training.schedule != "warmup_stable_decay":
+        raise ValueError(
+            "training.branches needs training.schedule=warmup_stable_decay: a branch leaves at its peak rate"
+        )
     if not 0 <= training.short_canvas_share <= 1:
         raise ValueError(f"training.short_canvas_share={training.short_canvas_share} must be in [0, 1]")
 
