@@ -111,7 +111,7 @@ def our_step(
     inputs, denominator = _of(batch, arm)
     if compiled:
         labels = inputs["labels"] if arm == "mdlm" else next_tokens(inputs["labels"])
-        inputs = inputs | {"label_positions": label_positions(labels != -100)}
+        inputs = inputs | {"positions": label_positions(labels != -100)}
         compile_layers(model, **options)
     step = make_step(model, lambda: our_loss(model, inputs, denominator), optimizer, autocast_of(dtype, device))
     return step, batch.num_tokens
