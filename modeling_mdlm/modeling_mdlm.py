@@ -280,7 +280,7 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
             raise ValueError(
                 f"labels are given, but no labelled position of input_ids holds the mask token (id "
                 f"{self.config.mask_token_id}): a masked diffusion model learns and scores masked positions. Collators for "
-                "causal language models make such batches; mask the inputs first (docs/training.md, Stock trainers)"
+                "causal language models make such batches; mask the inputs first (docs/stock_tools.md)"
             )
 
     def subs_logits(self, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
