@@ -5,12 +5,14 @@ PYTHON ?=
 PY := .venv/bin/python
 OUTPUT ?= runs/quickstart
 TESTS ?= tests
+COMPAT_TESTS ?= tests/modeling tests/pipelines tests/clients tests/metrics/test_likelihood.py tests/training/test_train.py \
+	tests/test_convert.py tests/test_hub.py tests/test_import.py tests/test_private_parts.py
 
 # One thread: on machines with few or shared cores, several threads are many times slower on small models.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format venv benchmark checkpoint-code clean
+.PHONY: help quickstart test test-compat lint format venv benchmark checkpoint-code clean
 
 help:  ## show this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +22,10 @@ quickstart: .venv/.installed  ## write stories with the shipped pair and compare
 
 test: lint .venv/.clients  ## lint, check the format and run the tests (TESTS=tests/test_hub.py for some of them)
 	$(TEST_ENV) $(PY) -m pytest $(TESTS)
+
+test-compat: .venv-oldest/.installed .venv-newest/.installed  ## models and tools on the oldest and newest versions (10 GB, half an hour)
+	$(TEST_ENV) .venv-oldest/bin/python -m pytest $(COMPAT_TESTS)
+	$(TEST_ENV) .venv-newest/bin/python -m pytest $(COMPAT_TESTS)
 
 lint: .venv/.installed  ## ruff's checks and its format, without changing a file
 	$(PY) -m ruff check .
@@ -39,7 +45,7 @@ checkpoint-code:  ## copy modeling_mdlm/ into the shipped checkpoint, which carr
 	cp modeling_mdlm/*_mdlm.py checkpoints/mdlm-tinystories-mini/
 
 clean:  ## remove the environment, caches and build folders; runs/ is kept
-	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-newest .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A name on PATH may be a shim for a Python that is not there, or lack `ensurepip` (Debian's python3-venv): each is tried.
@@ -69,4 +75,16 @@ clean:  ## remove the environment, caches and build folders; runs/ is kept
 	$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --no-binary transformers --dest $$tests transformers==$$version \
 	&& tar xzf $$tests/transformers-$$version.tar.gz --strip-components=1 -C $$tests transformers-$$version/tests \
 	&& rm $$tests/transformers-$$version.tar.gz
+	@touch $@
+
+# The lowest versions that setup.py allows, each exactly; and the newest that pip finds.
+.venv-oldest/.installed: .venv/.installed tests/floors.py
+	$(PY) -m venv --clear .venv-oldest
+	$(PY) tests/floors.py > .venv-oldest/floors.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint .venv-oldest/floors.txt
+	@touch $@
+
+.venv-newest/.installed: .venv/.installed
+	$(PY) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --editable ".[dev]"
 	@touch $@
