@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from arche_mdlm.configuration.presets import Preset, available_presets, load_preset
+from arche_mdlm.configuration.presets import NULL, Preset, available_presets, load_preset
 
 _SHORTCUTS = {  # option: preset key, type
     "max_steps": ("training.max_steps", int),
@@ -79,10 +79,16 @@ def parse_changes(items: Iterable[str]) -> dict:
         key, separator, value = item.partition("=")
         if not separator:
             raise ValueError(f"--set {item!r} must be KEY=VALUE")
-        changes[key] = _parse(value)
+        try:
+            changes[key] = _parse(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {item!r}: the value is no YAML: {' '.join(str(error).split())}") from error
     return changes
 
 
 def _parse(text: str):
     """A value of `--set` as YAML has it, but `1e-4` is a number (to YAML 1.1 it is a string)."""
-    return float(text) if re.fullmatch(r"[+-]?\d+\.?\d*[eE][+-]?\d+", text) else yaml.safe_load(text)
+    if re.fullmatch(r"[+-]?\d+\.?\d*[eE][+-]?\d+", text):
+        return float(text)
+    value = yaml.safe_load(text)
+    return NULL if value is None else value

@@ -2,9 +2,9 @@
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+from arche_mdlm.configuration.model_config import classes_of, make_config
 from arche_mdlm.configuration.presets import ModelSettings
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -16,39 +16,21 @@ def build_model(settings: ModelSettings, tokenizer=None) -> PreTrainedModel:
     Raises:
         ValueError: when the tokenizer has more entries than the model has rows.
     """
-    values = dict(settings.config)
+    ids = {}
     if tokenizer is not None:
-        values |= {name: getattr(tokenizer, name) for name in _SPECIAL}
-        if len(tokenizer) > values.get("vocab_size", len(tokenizer)):
-            raise ValueError(
-                f"the tokenizer has {len(tokenizer)} entries, more than model.config.vocab_size={values['vocab_size']}"
-            )
+        ids = {name: getattr(tokenizer, name) for name in _SPECIAL}
+        rows = settings.config.get("vocab_size") or len(tokenizer)
+        if len(tokenizer) > rows:
+            raise ValueError(f"the tokenizer has {len(tokenizer)} entries, more than model.config.vocab_size={rows}")
     if settings.architecture == "mdlm":
-        mask = tokenizer.mask_token_id if tokenizer is not None else values["vocab_size"] - 1
-        model = MDLMForMaskedDiffusion(MDLMConfig(mask_token_id=mask, **values))
-    elif settings.architecture == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**values))
-    else:
-        model = GPT2LMHeadModel(GPT2Config(**_gpt2_names(values)))
+        ids["mask_token_id"] = tokenizer.mask_token_id if tokenizer is not None else settings.config["vocab_size"] - 1
+    config = make_config(settings.architecture, settings.config, **ids)
+    model = classes_of(settings.architecture)[1](config)
     if settings.initialisation == "pytorch":
         initialise_as_pytorch(model)
     elif settings.initialisation == "local":
         initialise_local_attention(model)
     return model
-
-
-def _gpt2_names(values: dict) -> dict:
-    """GPT-2's own names for the fields that both families have; the rest has no counterpart there."""
-    renamed = {
-        "hidden_size": "n_embd",
-        "intermediate_size": "n_inner",
-        "num_hidden_layers": "n_layer",
-        "num_attention_heads": "n_head",
-        "max_position_embeddings": "n_positions",
-    }
-    return {
-        renamed.get(key, key): value for key, value in values.items() if key not in ("rms_norm_eps", "attention_bias")
-    }
 
 
 @torch.no_grad()
