@@ -10,10 +10,10 @@ TESTS ?= tests
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format venv benchmark clean
+.PHONY: help quickstart test lint format venv benchmark checkpoint-code clean
 
 help:  ## show this list
-	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: .venv/.installed  ## write stories with the shipped pair and compare the two arms (OUTPUT=runs/quickstart)
 	.venv/bin/arche-mdlm compare --output $(OUTPUT)
@@ -33,6 +33,10 @@ venv: .venv/.installed  ## make .venv with the versions of constraints.txt
 
 benchmark: .venv/.installed  ## measure the speed of training and sampling
 	$(PY) -m benchmarks
+
+checkpoint-code:  ## copy modeling_mdlm/ into the shipped checkpoint, which carries its own code
+	rm -f checkpoints/mdlm-tinystories-mini/*_mdlm.py
+	cp modeling_mdlm/*_mdlm.py checkpoints/mdlm-tinystories-mini/
 
 clean:  ## remove the environment, caches and build folders; runs/ is kept
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info

@@ -13,8 +13,8 @@ from arche_mdlm.schedule_mdlm import get_schedule
 from arche_mdlm.training.batching import label_positions
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.fused_head import fuse_head, next_tokens
-from arche_mdlm.training.loop import build_optimizer
 from arche_mdlm.training.objectives import corrupt_batch, loss_denominator
+from arche_mdlm.training.optimizers import build_optimizers
 from benchmarks import naive
 from benchmarks.timing import interleave
 
@@ -107,11 +107,11 @@ def our_step(
     model, batch = _setup(shape, arm, device)
     if arm == "ar":
         fuse_head(model)
-    optimizer = build_optimizer(model, (shape.mdlm if arm == "mdlm" else shape.ar).training)
+    (optimizer,) = build_optimizers(model, (shape.mdlm if arm == "mdlm" else shape.ar).training)
     inputs, denominator = _of(batch, arm)
     if compiled:
         labels = inputs["labels"] if arm == "mdlm" else next_tokens(inputs["labels"])
-        inputs = inputs | {"label_positions": label_positions(labels != -100)}
+        inputs = inputs | {"positions": label_positions(labels != -100)}
         compile_layers(model, **options)
     step = make_step(model, lambda: our_loss(model, inputs, denominator), optimizer, autocast_of(dtype, device))
     return step, batch.num_tokens
@@ -137,7 +137,7 @@ def paper_step(shape: Shape, arm: str, device: torch.device) -> tuple[Callable[[
 def transformers_step(shape: Shape, dtype: str, device: torch.device) -> tuple[Callable[[], None], int]:
     """(step, tokens a step) of stock LlamaForCausalLM with its own loss and the optimiser that Trainer uses."""
     model, batch = _setup(shape, "ar", device)
-    optimizer = build_optimizer(model, shape.ar.training)
+    (optimizer,) = build_optimizers(model, shape.ar.training)
     loss = lambda: model(**batch.ar_inputs, use_cache=False).loss  # noqa: E731
     return make_step(model, loss, optimizer, autocast_of(dtype, device)), batch.num_tokens
 

@@ -79,8 +79,8 @@ def _check(architecture: str, values: str) -> None:
     config = make_config(architecture, json.loads(values))
     try:
         with torch.device("meta"), torch.no_grad():
-            model = classes_of(architecture)[1](config).train()  # also what only training looks at: dropout
-            times = {"timesteps": torch.ones(1)} if architecture == "mdlm" else {}
+            model = classes_of(architecture)[1](config).eval()
+            times = {"timesteps": torch.ones(1)} if getattr(config, "time_conditioning", "none") != "none" else {}
             model(input_ids=torch.zeros(1, 2, dtype=torch.long), **times)
     except Exception as error:  # whatever a layer says to a size that does not fit
         raise _refused(json.loads(values), error) from error
@@ -110,6 +110,8 @@ def _check_keys(architecture: str, values: dict[str, Any]) -> None:
             )
         if key in _AT_LEAST_ONE and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"model.config.{key}={value!r} must be a whole number of at least 1")
+        if "drop" in key and not (isinstance(value, (int, float)) and 0 <= value < 1):
+            raise ValueError(f"model.config.{key}={value!r} must be at least 0 and below 1")
     if architecture == "gpt2":
         if values.get("attention_bias", True) is not True:
             raise ValueError("model.config.attention_bias=false: GPT-2 always has these biases")
@@ -129,8 +131,6 @@ def _refused(values: dict[str, Any], error: Exception) -> ValueError:
     spoken = str(error).lower().replace("_", " ")
     named = [f"{key}={value!r}" for key, value in values.items()
              if key.replace("_", " ") in spoken or (isinstance(error, KeyError) and str(error) in repr(value))]  # fmt: skip
-    if not named and "dropout" in spoken:
-        named = [f"{key}={value!r}" for key, value in values.items() if "drop" in key]
     if not named and "rope" in spoken:
         named = [f"{key}={value!r}" for key, value in values.items() if key.startswith("rope")]
     shape = named or [f"{key}={values[key]!r}" for key in _AT_LEAST_ONE if key in values]

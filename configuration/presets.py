@@ -66,7 +66,12 @@ class TrainingSettings:
     max_steps: int = 1000
     batch_size: int = 16
     accumulation: int = 1
+    optimizer: str = "adamw"  # or "muon" for the layers' matrices, beside AdamW for the rest
     learning_rate: float = 1e-3
+    muon_learning_rate: float = 0.02
+    schedule: str = "cosine"
+    decay_share: float = 0.2  # of max_steps, at the end of "warmup_stable_decay"
+    branches: tuple[int, ...] = ()  # lengths of the runs that may branch off this one: their checkpoints are kept
     min_lr_ratio: float = 0.05
     warmup_steps: int = 100
     weight_decay: float = 0.1
@@ -164,6 +169,8 @@ def validate(preset: Preset) -> None:
     _one_of("data.layout", data.layout, ("rows", "packed", "windows"))
     _one_of("training.objective", training.objective, OBJECTIVES)
     _one_of("training.time_sampling", training.time_sampling, ("stratified", "uniform"))
+    _one_of("training.optimizer", training.optimizer, ("adamw", "muon"))
+    _one_of("training.schedule", training.schedule, ("cosine", "warmup_stable_decay"))
     _one_of("training.mixed_precision", training.mixed_precision, ("no", "bf16", "fp16"))
     _one_of("training.compile_mode", training.compile_mode, COMPILE_MODES)
     if (training.objective == "next_token") == (model.architecture == "mdlm"):
@@ -175,7 +182,13 @@ def validate(preset: Preset) -> None:
         for name, allowed in ranges.items():
             _in_range(f"{section}.{name}", getattr(getattr(preset, section), name), *allowed)
     for beta in training.betas:
-        _in_range("training.betas", beta, 0, 1, False)
+        _in_range("training.betas", beta, 0, 1, True, False)
+    for steps in training.branches:
+        _in_range("training.branches", steps, 1, math.inf)
+    if training.branches and training.schedule != "warmup_stable_decay":
+        raise ValueError(
+            "training.branches needs training.schedule=warmup_stable_decay: a branch leaves at its peak rate"
+        )
     _one_of("data.long_documents", data.long_documents, LONG_DOCUMENTS)
     if data.long_documents == "chunk" and data.layout != "rows":
         raise ValueError(f"data.long_documents='chunk' is for data.layout='rows'; {data.layout!r} keeps every token")
@@ -190,7 +203,7 @@ _RANGES: dict[str, dict[str, tuple]] = {
         "max_tokens": (1, math.inf),
         "min_characters": (0, math.inf),
         "num_workers": (1, math.inf),
-        "validation_fraction": (0, 1, False),
+        "validation_fraction": (0, 1, False, False),
     },
     "training": {
         **dict.fromkeys(
@@ -199,22 +212,21 @@ _RANGES: dict[str, dict[str, tuple]] = {
         ),
         **dict.fromkeys(("warmup_steps", "weight_decay", "seed"), (0, math.inf)),
         **dict.fromkeys(("min_lr_ratio", "short_canvas_share"), (0, 1)),
-        **dict.fromkeys(("learning_rate", "clip_norm"), (0, math.inf, False)),
-        "ema_decay": (0, 1, False),
+        **dict.fromkeys(("learning_rate", "muon_learning_rate", "clip_norm"), (0, math.inf, False)),
+        "ema_decay": (0, 1, False, False),
+        "decay_share": (0, 1, False),
     },
 }  # fmt: skip
 
 
-def _in_range(name: str, value: float | None, low: float, high: float, inclusive: bool = True) -> None:
-    if value is None:
+def _in_range(name: str, value: float | None, low: float, high: float, least: bool = True, most: bool = True) -> None:
+    """`least`, `most`: whether the lowest and the highest value are allowed themselves."""
+    if value is None or ((low <= value if least else low < value) and (value <= high if most else value < high)
+                         and math.isfinite(value)):  # fmt: skip
         return
-    inside = low <= value <= high if inclusive else low < value < high
-    if not inside or not math.isfinite(value):
-        if high == math.inf:
-            allowed = f"at least {low}" if inclusive else f"above {low}"
-        else:
-            allowed = f"in [{low}, {high}]" if inclusive else f"between {low} and {high}"
-        raise ValueError(f"{name}={value} must be {allowed}")
+    lower = f"at least {low}" if least else f"above {low}"
+    upper = "" if high == math.inf else f" and at most {high}" if most else f" and below {high}"
+    raise ValueError(f"{name}={value} must be {lower}{upper}")
 
 
 def _check_model(preset: Preset) -> None:
@@ -323,6 +335,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if getattr(hint, "__origin__", None) is tuple:
+        if parts[-1] is Ellipsis:
+            return isinstance(value, (list, tuple)) and all(_fits(item, parts[0]) for item in value)
         return isinstance(value, (list, tuple)) and len(value) == len(parts) and all(map(_fits, value, parts))
     if getattr(hint, "__origin__", None) is dict:
         return isinstance(value, dict) and all(isinstance(key, str) for key in value)

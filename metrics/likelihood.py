@@ -189,10 +189,8 @@ def _masked_nats(model, input_ids, attention_mask, masks) -> torch.Tensor:
 
 
 def gives_token_nll(model) -> bool:
-    """Whether a diffusion model can score labels without their logits: `skip_logits` reads the head's weight, and so is right
-    for a plain head only, not for an adapter's or a quantised one."""
-    head = getattr(model, "lm_head", None)
-    return type(head) is torch.nn.Linear and getattr(model.config, "model_type", None) == "mdlm"
+    """Whether a model scores labels without their logits (`skip_logits`), as ours does with any head."""
+    return getattr(model.config, "model_type", None) == "mdlm"
 
 
 def _standard_error(estimates: torch.Tensor, paired: bool) -> torch.Tensor:

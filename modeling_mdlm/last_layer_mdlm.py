@@ -4,27 +4,41 @@ from functools import cache
 
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, eager_attention_forward, rotate_half
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    eager_attention_forward,
+    rotate_half,
+)
 
 _BACKENDS = ("sdpa", "eager")  # flash and flex attention take other masks
 
 
 def can_split(layer, **kwargs) -> bool:
-    """Whether `mlp_at` can stand in for the whole layer: nothing looks inside it or is wrapped around it (hooks, FSDP,
-    checkpointing)."""
+    """Whether `mlp_at` can stand in for the whole layer: nothing looks inside it or is wrapped around it (hooks, offloading,
+    FSDP, checkpointing)."""
+    wrapped = type(layer) is not LlamaDecoderLayer or _is_hooked(layer)
+    if wrapped:
+        return False
     config = layer.self_attn.config
-    wrapped = type(layer) is not LlamaDecoderLayer or layer._forward_hooks or layer._forward_pre_hooks
     checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
     wanted = kwargs.get("output_attentions") or config.output_attentions or kwargs.get("output_hidden_states")
-    return not (wrapped or checkpointed or wanted or config.output_hidden_states)
+    return not (checkpointed or wanted or config.output_hidden_states)
+
+
+def _is_hooked(module) -> bool:
+    """Whether calling a module does more than its class says; its own submodules are called, whatever they are."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
 def can_select(layer, **kwargs) -> bool:
     """Whether `last_layer_at` can: as `can_split`, with a known backend and without dropout or a compiler, which wants one
     shape."""
-    config = layer.self_attn.config
     if kwargs.get("past_key_values") is not None:  # a cache wants the keys and values of the layer itself
         return False
+    if type(layer.self_attn) is not LlamaAttention or _is_hooked(layer.self_attn):
+        return False
+    config = layer.self_attn.config
     if torch.compiler.is_compiling() or (layer.training and config.attention_dropout):
         return False
     return config._attn_implementation in _BACKENDS and can_split(layer, **kwargs)

@@ -12,15 +12,17 @@ from torch.nn import functional as F
 from transformers.masking_utils import and_masks, create_bidirectional_mask, packed_sequence_mask_function
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mdlm import MDLMConfig
 from .generation_mdlm import MDLMGenerationMixin
-from .head_loss_mdlm import head_loss
+from .head_loss_mdlm import module_loss
 from .last_layer_mdlm import can_select, can_split, last_layer_at, mlp_at
 from .schedule_mdlm import get_schedule
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -29,10 +31,10 @@ class MaskedDiffusionOutput(ModelOutput):
 
     Args:
         loss: scalar, nats a token (see `forward`); with `labels` only.
-        logits: (B, L, vocab_size), or (N, vocab_size) at the N asked positions in row-major order; -inf at the mask. None
+        logits: (B, L, vocab_size), or (N, vocab_size) at the N asked `positions` in row-major order; -inf at the mask. None
             where `skip_logits` says so.
-        token_nll: (N,) unweighted cross-entropies in nats at the labelled positions; with `labels` only. Without gradient
-            where the logits are skipped.
+        token_nll: (N,) unweighted cross-entropies in nats at the labelled positions, or at the `positions` given with
+            `labels`; with `labels` only. Without gradient where the logits are skipped.
         hidden_states, attentions: as everywhere in transformers.
     """
 
@@ -48,19 +50,30 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
+        self.half = hidden_size // 2
         self.proj = nn.Linear(hidden_size, hidden_size, bias=True)
 
-    def forward(self, timesteps: torch.Tensor) -> torch.Tensor:
-        half = self.proj.in_features // 2
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device) / half)
+    def forward(self, timesteps: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`dtype`: of the embeddings that the result is added to."""
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(self.half, device=timesteps.device) / self.half)
         angles = timesteps.float()[:, None] * frequencies[None]
         sinusoid = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        return F.silu(self.proj(sinusoid.to(self.proj.weight.dtype)))
+        return F.silu(self.proj(sinusoid.to(dtype)))
 
 
 class MDLMPreTrainedModel(LlamaPreTrainedModel):
     config_class = MDLMConfig
     config: MDLMConfig
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+        """As everywhere in transformers; the head keeps up. ValueError where the mask token would be cut off."""
+        mask_id = self.config.mask_token_id
+        if new_num_tokens is not None and new_num_tokens <= mask_id:
+            raise ValueError(f"new_num_tokens={new_num_tokens} cuts off the mask token, id {mask_id}")
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        head = self.get_output_embeddings()
+        self.config.output_vocab_size = self.config.vocab_size if head is None else head.out_features
+        return embeddings
 
 
 class MDLMModel(MDLMPreTrainedModel, LlamaModel):
@@ -105,7 +118,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
                 raise ValueError(
                     "timesteps=None, but this model has time_conditioning='additive': give t of shape (B,)"
                 )
-            inputs_embeds = inputs_embeds + self.time_embedding(timesteps)[:, None]
+            inputs_embeds = inputs_embeds + self.time_embedding(timesteps, inputs_embeds.dtype)[:, None]
         packed = position_ids is not None and attention_mask is None
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
@@ -113,7 +126,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            and_mask_function=self._sees(position_ids.expand(len(inputs_embeds), -1), packed),
+            and_mask_function=self._sees(position_ids.expand(inputs_embeds.shape[0], -1), packed),
         )
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
@@ -160,6 +173,8 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
+    # The stock Trainer would count labelled tokens for `num_items_in_batch`; the NELBO is divided by all tokens.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: MDLMConfig):
         super().__init__(config)
@@ -177,7 +192,6 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         labels: torch.LongTensor | None = None,
         timesteps: torch.FloatTensor | None = None,
         positions: torch.Tensor | None = None,
-        label_positions: torch.LongTensor | None = None,
         loss_weights: torch.FloatTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         skip_logits: bool | None = None,
@@ -188,32 +202,27 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         Args:
             input_ids: (B, L), the canvas, with `mask_token_id` at corrupted positions.
             attention_mask: (B, L), 0 at padding; either side.
-            labels: (B, L), clean tokens where the loss is wanted, -100 elsewhere.
+            labels: (B, L), clean tokens where the loss is wanted, -100 elsewhere. At least one of them must stand where
+                `input_ids` holds the mask.
             timesteps: (B,) in (0, 1]; conditions the model where it is conditioned, and weights the default loss.
-            positions: where logits are wanted, (B, L) bool or (N,) indices into the B * L; default all, or where `labels` are
-                not -100.
-            label_positions: (N,) indices into the B * L of each labelled position once and of any number of others, which
-                count for nothing. Given by who made the batch, it saves a GPU the wait for their number, and N can be one
-                of a few sizes.
+            positions: where logits are wanted, (B, L) bool or (N,) indices into the B * L; default all. With `labels`:
+                the labelled positions and any others, which count for nothing. Given as indices by who made the batch,
+                they save a GPU the wait for their number, and N can be one of a few sizes.
             loss_weights: (B,) or (B, L), a factor for each cross-entropy. Default: the NELBO weight w(t) of the
                 config's noise schedule where `timesteps` are given, else 1.
             num_items_in_batch: what the loss is divided by. Default: with `timesteps`, all attended tokens (the NELBO
                 can then stand beside an AR NLL); without, the labelled ones (a plain masked-LM loss).
             skip_logits: with `labels`, compute the loss in chunks without ever holding all logits, and return none
-                (`head_loss`). Default: in training mode.
+                (`module_loss`). Default: in training mode.
 
         Returns:
-            MaskedDiffusionOutput. Raises ValueError for both `labels` and `positions`, or shapes that do not fit.
+            MaskedDiffusionOutput. Raises ValueError for shapes that do not fit, labels none of which stands at a mask,
+            and weights without labels.
         """
-        if labels is not None and positions is not None:
-            raise ValueError("give labels or positions, not both: labels say where the head runs")
-        if labels is not None:
-            positions = labels != -100 if label_positions is None else label_positions
-        canvas = input_ids if input_ids is not None else inputs_embeds
-        where = labels if labels is not None else positions
-        a_row_each = labels is not None or (where is not None and where.dtype == torch.bool)
-        if a_row_each and canvas is not None and where.shape != canvas.shape[:2]:
-            raise ValueError(f"positions or labels of shape {tuple(where.shape)} do not fit {tuple(canvas.shape[:2])}")
+        self._check(input_ids, inputs_embeds, labels, positions, timesteps, loss_weights)
+        skips = labels is not None and (self.training if skip_logits is None else skip_logits)
+        if skips and positions is None:
+            positions = labels != -100
         hidden = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -223,25 +232,58 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
             positions=positions,
             **kwargs,
         )
-        states, loss, logits, token_nll = hidden.last_hidden_state, None, None, None
+        states, loss, token_nll = hidden.last_hidden_state, None, None
+        logits = None if skips else self.subs_logits(states)
         if labels is not None:
+            scored = labels != -100 if positions is None else positions
             weights = self._weights(labels != -100, timesteps, attention_mask, loss_weights, num_items_in_batch)
-            factors, targets = _at(weights, positions), _at(labels, positions).clamp(min=0)
-            if self.training if skip_logits is None else skip_logits:
-                mask_id = self.config.mask_token_id
-                loss, token_nll = head_loss(states, self.lm_head.weight, targets, factors, mask_id)
+            factors = _at(weights, scored).to(states.device)
+            targets = _at(labels, scored).clamp(min=0).to(states.device)
+            if skips:
+                loss, token_nll = module_loss(self.lm_head, states, targets, factors, self.config.mask_token_id)
             else:
-                logits = self.subs_logits(states)
-                token_nll = F.cross_entropy(logits.float(), targets, reduction="none")
+                chosen = _at(logits, scored) if positions is None else logits
+                token_nll = F.cross_entropy(chosen.float(), targets, reduction="none")
                 loss = (token_nll * factors).sum()
-        else:
-            logits = self.subs_logits(states)
         return MaskedDiffusionOutput(loss, logits, token_nll, hidden.hidden_states, hidden.attentions)
+
+    def _check(self, input_ids, inputs_embeds, labels, positions, timesteps, loss_weights) -> None:
+        """ValueError for what would be computed, and mean nothing."""
+        canvas = input_ids if input_ids is not None else inputs_embeds
+        for name, where in (("labels", labels), ("positions", positions)):
+            a_row_each = where is not None and (name == "labels" or where.dtype == torch.bool)
+            if a_row_each and canvas is not None and where.shape != canvas.shape[:2]:
+                raise ValueError(f"{name} of shape {tuple(where.shape)} do not fit {tuple(canvas.shape[:2])}")
+        if labels is None:
+            told = timesteps is not None and self.config.time_conditioning == "none"
+            if self.training and (loss_weights is not None or told):
+                raise ValueError(
+                    f"{'timesteps' if told else 'loss_weights'} without labels: nothing is weighted. The Trainer's "
+                    "label_smoothing_factor takes the labels away, and is not defined for this model: set it to 0"
+                )
+            looks = positions is None and input_ids is not None and not (self.training or _is_traced(input_ids))
+            if looks and not bool((input_ids == self.config.mask_token_id).any()):
+                logger.warning_once(
+                    "No position holds the mask token: the logits of a masked diffusion model say nothing where a token is "
+                    "given. To score text use arche_mdlm.metrics.likelihood.nelbo."
+                )
+            return
+        # Who gives indices has made the batch; to look at it would make a GPU wait.
+        if input_ids is None or _is_traced(labels) or (positions is not None and positions.dtype != torch.bool):
+            return
+        labelled = labels != -100
+        if bool(labelled.any()) and not bool((labelled & (input_ids == self.config.mask_token_id)).any()):
+            raise ValueError(
+                f"labels are given, but no labelled position of input_ids holds the mask token (id "
+                f"{self.config.mask_token_id}): a masked diffusion model learns and scores masked positions. Collators for "
+                "causal language models make such batches; mask the inputs first (docs/training.md, Stock trainers)"
+            )
 
     def subs_logits(self, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Head over (..., hidden_size) states: (..., vocab_size) logits, -inf at the mask and past a narrow head.
 
-        `out` (n, output_vocab_size) takes the product of (n, hidden_size) states, without gradients and with the plain head.
+        `out` (n, output_vocab_size) takes the product of (n, hidden_size) states, without gradients and with a plain head
+        (`is_plain`).
         """
         logits = self.lm_head(states) if out is None else torch.mm(states, self.lm_head.weight.T, out=out)
         missing = self.config.vocab_size - logits.shape[-1]
@@ -267,6 +309,11 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         elif loss_weights.dim() == 1:
             loss_weights = loss_weights[:, None]
         return torch.where(labelled, loss_weights.float() / num_items_in_batch, 0.0)
+
+
+def _is_traced(values: torch.Tensor) -> bool:
+    """Whether nobody knows the values yet: a compiler, an export or a model without memory."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or values.device.type == "meta"
 
 
 def _at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

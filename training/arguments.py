@@ -41,6 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output_dir", type=Path, help="where checkpoints and logs go (default: runs/PRESET)")
     add("--init_from", help="checkpoint folder or repository to fine-tune instead of starting afresh")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --output_dir, if there is one")
+    add(
+        "--branch_from",
+        type=Path,
+        metavar="RUN",
+        help="start where a longer run of schedule warmup_stable_decay was at its "
+        "peak rate (its training.branches must name this one's length)",
+    )
     add("--overwrite", action="store_true", help="start afresh in an --output_dir that holds a run")
     add("--streaming", action="store_true", help="read the source as a stream")
     add("--compile", action="store_true", help="torch.compile the model")

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
@@ -64,7 +64,12 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     if not Path(output_dir).is_dir():
         return []
     found = [p for p in Path(output_dir).iterdir() if _NAME.match(p.name) and (p / STATE_FILE).is_file()]
-    return sorted(found, key=lambda p: int(_NAME.match(p.name)[1]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was written, from its name."""
+    return int(_NAME.match(checkpoint.name)[1])
 
 
 def read_state(checkpoint: Path) -> dict:
@@ -78,11 +83,11 @@ def read_state(checkpoint: Path) -> dict:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
-def rotate(output_dir: Path, keep: int, best_step: int | None) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one; also what killed runs left half written."""
+def rotate(output_dir: Path, keep: int, kept_steps: Collection[int | None]) -> None:
+    """Delete all but the newest `keep` checkpoints and those of `kept_steps`; also what killed runs left half written."""
     checkpoints = list_checkpoints(output_dir)
     for checkpoint in checkpoints[:-keep]:
-        if int(_NAME.match(checkpoint.name)[1]) != best_step:
+        if step_of(checkpoint) not in kept_steps:
             shutil.rmtree(checkpoint, ignore_errors=True)
     for left in list(Path(output_dir).glob(".checkpoint-*.part")) + list(Path(output_dir).glob(".checkpoint-*.old")):
         shutil.rmtree(left, ignore_errors=True)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from arche_mdlm.head_loss_mdlm import head_loss
+from arche_mdlm.head_loss_mdlm import module_loss
 
 
 def next_tokens(labels: torch.Tensor) -> torch.Tensor:
@@ -19,29 +19,25 @@ def next_tokens(labels: torch.Tensor) -> torch.Tensor:
 
 
 def fuse_head(model: PreTrainedModel) -> None:
-    """Let a causal LM with a plain linear head compute its training loss without ever holding all logits.
+    """Let a causal LM compute its training loss without ever holding all logits; they must be its head's of its trunk's states.
 
     In training mode with `labels`, forward then returns `loss` alone; in all other cases it is the stock one. It also takes
-    `label_positions` (N,), indices into the B * L of each position whose next token is labelled, and of any number of others,
-    which count for nothing (as `MDLMForMaskedDiffusion.forward` does). ValueError for a head with a bias, which `head_loss`
-    does not know.
+    `positions` (N,), indices into the B * L of each position whose next token is labelled, and of any number of others,
+    which count for nothing (as `MDLMForMaskedDiffusion.forward` does).
     """
-    head = model.get_output_embeddings()
-    if not isinstance(head, torch.nn.Linear) or head.bias is not None:
-        raise ValueError(f"the head of {type(model).__name__} is no linear layer without bias: {head!r}")
     stock = type(model).forward  # not of this instance: averaged weights are a copy of it
 
-    def forward(self, *args, labels=None, num_items_in_batch=None, label_positions=None, **kwargs):
+    def forward(self, *args, labels=None, num_items_in_batch=None, positions=None, **kwargs):
         if labels is None or not self.training:
             extra = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
             return stock(self, *args, labels=labels, **extra, **kwargs)
         hidden = self.base_model(*args, **kwargs)[0]
         targets = next_tokens(labels).flatten()
         scored = targets != -100
-        where = scored if label_positions is None else label_positions
-        loss, _ = head_loss(
+        where = scored if positions is None else positions
+        loss, _ = module_loss(
+            self.get_output_embeddings(),
             hidden.flatten(0, 1)[where],
-            self.get_output_embeddings().weight,
             targets[where].clamp(min=0),
             scored[where].float(),
         )

@@ -36,7 +36,9 @@ def apply_launcher(
     """
     for variable, name in _REFUSED.items():
         if _true(environment.get(variable)):
-            raise ValueError(f"{name} in the launch file is not supported: launch with DDP or FSDP2 (docs/several_gpus.md)")
+            raise ValueError(
+                f"{name} in the launch file is not supported: launch with DDP or FSDP2 (docs/several_gpus.md)"
+            )
     changes, notes = {}, []
     for key, asked, source in _asked(preset, environment):
         own = getattr(preset.training, key)
@@ -48,13 +50,13 @@ def apply_launcher(
             changes[key] = asked
             notes.append(f"note: training.{key}={asked!r}, from {source}, not {own!r} of the preset")
     own = preset.training.mixed_precision
-    if environment.get("ACCELERATE_MIXED_PRECISION") == "no" and own != "no":
-        # What the launcher says when it was told nothing: it must not switch off the preset's precision.
-        if "training.mixed_precision" not in explicit:
-            notes.append(
-                f"note: training.mixed_precision={own!r} of the preset is used: 'no' of the launcher is its default; "
-                "for float32 give --mixed_precision no behind train.py"
-            )
+    launched, chosen = environment.get("ACCELERATE_MIXED_PRECISION"), "training.mixed_precision" in explicit
+    if launched == "no" and own != "no" and not chosen:
+        # 'no' is also what the launcher says when it was told nothing: that must not switch off the preset's precision.
+        notes.append(
+            f"note: training.mixed_precision={own!r} of the preset is used: 'no' is also the launcher's default; "
+            "for float32 give --mixed_precision no behind train.py"
+        )
     return replace(preset, training=replace(preset.training, **changes)), notes
 
 

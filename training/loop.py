@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from arche_mdlm.compiling_mdlm import compile_layers
-from arche_mdlm.configuration.presets import Preset, TrainingSettings
+from arche_mdlm.configuration.presets import Preset
 from arche_mdlm.training.checkpointing import STATE_FILE, rotate, write_folder_atomically, write_json_atomically
 from arche_mdlm.training.evaluation import Evaluator
 from arche_mdlm.training.flops import StepFlops, part_at_labels, peak_flops
 from arche_mdlm.training.fused_head import fuse_head
 from arche_mdlm.training.loading import is_diffusion, save_arm
+from arche_mdlm.training.optimizers import build_optimizers, decay_start, learning_rate
 from arche_mdlm.training.sharding import (
     full_optimizer_state,
     full_state,
@@ -52,24 +53,6 @@ class RunState:
     window: dict = field(default_factory=dict)  # steps since the last log entry
 
 
-def learning_rate(step: int, settings: TrainingSettings) -> float:
-    """Linear warm-up, then cosine to `min_lr_ratio` of the peak at `max_steps`."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    progress = (step - settings.warmup_steps) / max(1, settings.max_steps - settings.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    return settings.learning_rate * (settings.min_lr_ratio + (1 - settings.min_lr_ratio) * cosine)
-
-
-def build_optimizer(model: torch.nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay on matrices only, or on all (`decay_all`, as the arche paper has it)."""
-    decayed = [p for p in model.parameters() if settings.decay_all or p.dim() > 1]
-    rest = [p for p in model.parameters() if not (settings.decay_all or p.dim() > 1)]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
-
-
 class Trainer:
     """Trains one arm. `fit` returns whether the run is complete (False: stopped, and saved)."""
 
@@ -95,7 +78,7 @@ class Trainer:
         self.ema = None
         if self.settings.ema_decay:
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
-        self.model, self.optimizer = self._distribute(model)
+        self.model, self.optimizers = self._distribute(model)
         self.flops = StepFlops.of(model.config, part_at_labels(model, batches.index_labels))
         self.peak_flops = peak_flops(accelerator.device)
         self.state = RunState()
@@ -103,20 +86,23 @@ class Trainer:
             self._restore(resume_from)
         self._stop = False
 
-    def _distribute(self, model) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-        """Model and optimiser on the device: whole, behind DDP, or sharded. The averages are placed as the model is."""
+    def _distribute(self, model) -> tuple[torch.nn.Module, list[torch.optim.Optimizer]]:
+        """Model and optimisers on the device: whole, behind DDP, or sharded. The averages are placed as the model is."""
         plugin = sharding_plugin(self.accelerator, self.settings)
         self.sharded = plugin is not None
         if self.sharded:
+            if self.settings.optimizer == "muon":
+                raise ValueError("training.optimizer='muon' needs whole matrices: use DDP, or 'adamw' with FSDP2")
             shard(model, self.accelerator, plugin)
             if self.ema is not None:
                 shard(self.ema.module, self.accelerator, plugin)
-            return model, build_optimizer(model, self.settings)
+            return model, build_optimizers(model, self.settings)
         if self.settings.compile:
             compile_layers(model, mode=self.settings.compile_mode)
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
-        return self.accelerator.prepare(model, build_optimizer(model, self.settings))
+        model, *optimizers = self.accelerator.prepare(model, *build_optimizers(model, self.settings))
+        return model, optimizers
 
     # ------------------------------------------------------------------ the loop
 
@@ -150,9 +136,8 @@ class Trainer:
 
     def _step(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimiser step; (loss, gradient norm), not yet read back to the host."""
-        rate = learning_rate(self.state.step, self.settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = learning_rate(self.state.step, self.settings, group["peak"])
         # Dropout and anything else random: a function of (seed, step, rank), so that a resumed run draws the same.
         torch.manual_seed(hash((self.settings.seed, self.state.step, self.accelerator.process_index)) & 0x7FFFFFFF)
         self.model.train()
@@ -169,8 +154,9 @@ class Trainer:
                     self.accelerator.backward(loss)
             total += loss.detach()
         norm = whole_norm(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update_parameters(self.raw_model)
         return total, norm
@@ -202,7 +188,8 @@ class Trainer:
             self.evaluate()
             improved = self.state.best_step == step
             self.window.restart_clock()
-        if improved or step % settings.save_every == 0 or step == settings.max_steps:
+        branches = step in {decay_start(steps, settings.decay_share) for steps in settings.branches}
+        if improved or branches or step % settings.save_every == 0 or step == settings.max_steps:
             self.save()
             self.window.restart_clock()
 
@@ -278,7 +265,8 @@ class Trainer:
         tensors = self._gather()
         if self.accelerator.is_main_process:
             write_folder_atomically(folder, lambda aside: self._write(aside, tensors))
-            rotate(self.output_dir, self.settings.keep_checkpoints, self.state.best_step)
+            pinned = {decay_start(steps, self.settings.decay_share) for steps in self.settings.branches}
+            rotate(self.output_dir, self.settings.keep_checkpoints, {self.state.best_step} | pinned)
             write_json_atomically(self.output_dir / "training_log.json", self.state.history)
         self.accelerator.wait_for_everyone()
         return folder
@@ -290,7 +278,7 @@ class Trainer:
         """The weights that people load, and all else; sharded, every process takes part and the main one gets them."""
         keep = self.accelerator.is_main_process
         weights = full_state(self.raw_model, keep)
-        state = {"optimizer": full_optimizer_state(self.optimizer, keep)}
+        state = {"optimizers": [full_optimizer_state(optimizer, keep) for optimizer in self.optimizers]}
         if self.ema is not None:  # people load the averaged weights; training goes on from the others
             averages = full_state(self.ema, keep)
             state |= {"ema": averages, "model": weights}
@@ -307,7 +295,8 @@ class Trainer:
     def _restore(self, checkpoint: Path) -> None:
         """Optimiser, averages and counters; the weights were loaded with the model."""
         saved = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
-        load_full_optimizer_state(self.optimizer, saved["optimizer"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            load_full_optimizer_state(optimizer, state)
         if self.ema is not None:
             load_full_state(self.ema, saved["ema"])
             load_full_state(self.raw_model, saved["model"])

@@ -20,7 +20,7 @@ class StepBatches(Dataset):
     Args:
         rows: a `datasets.Dataset` with `input_ids` (and `document_ids` where packed).
         model_config: of the model to be trained; an `mdlm` is given corrupted canvases, others clean rows.
-        index_labels: give `label_positions` too, for a GPU or a compiler; the loss is the same.
+        index_labels: give `positions` too, for a GPU or a compiler; the loss is the same.
 
     Raises:
         ValueError: when batch_size does not divide into processes times accumulation.
@@ -104,5 +104,5 @@ class StepBatches(Dataset):
         if self.index_labels:
             for share in shares:
                 labels = share["labels"] if self.config.model_type == "mdlm" else next_tokens(share["labels"])
-                share["label_positions"] = label_positions(labels != -100)
+                share["positions"] = label_positions(labels != -100)
         return shares

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import AutoTokenizer
 
-from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.configuration.presets import Preset, TrainingSettings
 from arche_mdlm.training.arguments import build_parser, preset_from
 from arche_mdlm.training.batching import BatchPlanner
 from arche_mdlm.training.build import build_model
@@ -18,6 +18,7 @@ from arche_mdlm.training.checkpointing import (
     CheckpointError,
     list_checkpoints,
     read_state,
+    step_of,
     write_folder_atomically,
     write_json_atomically,
 )
@@ -26,6 +27,7 @@ from arche_mdlm.training.evaluation import Evaluator
 from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
 from arche_mdlm.training.loop import Trainer, TrainingDiverged
 from arche_mdlm.training.model_card import write_model_card
+from arche_mdlm.training.optimizers import decay_start
 from arche_mdlm.training.provenance import describe_run
 from arche_mdlm.training.sharding import sharding_plugin
 from arche_mdlm.training.step_batches import StepBatches
@@ -44,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args) -> int:
     preset = preset_from(args)
     output_dir = args.output_dir or Path("runs") / preset.name
-    resume_from = _resume_point(output_dir, args)
+    resume_from = _resume_point(output_dir, args, preset)
     precision = preset.training.mixed_precision
     if precision != "no" and not torch.cuda.is_available():
         print(f"note: mixed_precision={precision!r} is for GPUs; training in float32 here", file=sys.stderr)
@@ -101,19 +103,19 @@ def run(args) -> int:
     elif accelerator.is_main_process:
         print(f"stopped at step {trainer.state.step} and saved in {output_dir}; go on with --resume")
     # Gloo can hang at exit while a wrapped model still lives.
-    del trainer.model, trainer.optimizer, trainer
+    del trainer.model, trainer.optimizers, trainer
     accelerator.free_memory()
     accelerator.end_training()
     return 0 if complete or args.stop_after is not None else 130
 
 
-def _resume_point(output_dir: Path, args) -> Path | None:
+def _resume_point(output_dir: Path, args, preset: Preset) -> Path | None:
     checkpoints = list_checkpoints(output_dir)
+    if args.resume and checkpoints:
+        read_state(checkpoints[-1])
+        return checkpoints[-1]
     if args.resume:
-        if checkpoints:
-            read_state(checkpoints[-1])
-            return checkpoints[-1]
-        return None
+        return _branch_point(args.branch_from, preset.training)
     if checkpoints and not args.overwrite:
         raise ValueError(
             f"--output_dir {output_dir} already holds a run (up to {checkpoints[-1].name}): give --resume to go on with "
@@ -122,7 +124,27 @@ def _resume_point(output_dir: Path, args) -> Path | None:
     if args.overwrite:
         for checkpoint in checkpoints:
             shutil.rmtree(checkpoint, ignore_errors=True)  # another process may be at it too
-    return None
+    return _branch_point(args.branch_from, preset.training)
+
+
+def _branch_point(run: Path | None, settings: TrainingSettings) -> Path | None:
+    """The checkpoint of another run, at its peak rate, from which the rate of this one begins to fall."""
+    if run is None:
+        return None
+    if settings.schedule != "warmup_stable_decay":
+        raise ValueError(
+            "--branch_from needs training.schedule=warmup_stable_decay: the run's rate must still be at its peak"
+        )
+    step = decay_start(settings.max_steps, settings.decay_share)
+    found = {step_of(checkpoint): checkpoint for checkpoint in list_checkpoints(run)}
+    if step not in found:
+        raise ValueError(
+            f"--branch_from {run} has no checkpoint of step {step}, where a run of training.max_steps={settings.max_steps} "
+            f"branches off (there: {', '.join(map(str, found)) or 'none'}); name the length in training.branches of that run"
+        )
+    if read_state(found[step])["preset"]["training"]["max_steps"] < settings.max_steps:
+        raise ValueError(f"--branch_from {run} is a shorter run than training.max_steps={settings.max_steps}")
+    return found[step]
 
 
 def _ready_tokenizer(args):

@@ -2,7 +2,11 @@
 
 from transformers import LlamaConfig
 
-_CHOICES = {"time_conditioning": ("none", "additive"), "noise_schedule": ("linear", "cosine")}
+_CHOICES = {
+    "diffusion": ("masked",),
+    "time_conditioning": ("none", "additive"),
+    "noise_schedule": ("linear", "cosine"),
+}
 
 # Written into every checkpoint, so that all of the auto classes find the remote code.
 AUTO_MAP = {
@@ -17,6 +21,8 @@ class MDLMConfig(LlamaConfig):
     """A `LlamaConfig` (the trunk is a bidirectional Llama) with what masked diffusion adds.
 
     Args:
+        diffusion: the family; this version knows `"masked"` alone, and refuses the checkpoint of another one.
+        bos_token_id, eos_token_id, pad_token_id: of the tokenizer; None, not Llama's 1 and 2, where they are not given.
         mask_token_id: id of the absorbing state; below `vocab_size`.
         output_vocab_size: rows of an untied head; ids from there on are never predicted. Default `vocab_size`.
         time_conditioning: `"none"`, or `"additive"`: an embedding of t is added to the token embeddings.
@@ -33,7 +39,11 @@ class MDLMConfig(LlamaConfig):
 
     model_type = "mdlm"
     base_model_fsdp_plan = None
+    keys_to_ignore_at_inference = ["past_key_values", "token_nll"]  # what a Trainer's metrics do not see
 
+    diffusion: str = "masked"
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
     mask_token_id: int = 0
     output_vocab_size: int | None = None
     attention_block_length: int | None = None

@@ -88,8 +88,9 @@ class MDLMGenerationConfig(GenerationConfig):
 
     @classmethod
     def from_model_config(cls, model_config):
-        # transformers catches this and takes the class's defaults: a model config holds no generation settings.
-        raise NotImplementedError("a masked diffusion model's config holds no generation settings")
+        """The special tokens; transformers' own would also take everything that a model config has under a like name."""
+        config = model_config if isinstance(model_config, dict) else model_config.to_dict()
+        return cls(**{name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
 
 
 @dataclass

@@ -6,12 +6,17 @@ and multiplied out before the next chunk's logits take their memory. Nothing is 
 """
 
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 # Logits held at once: enough for efficient matrix products.
 _CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}
 # Of those a CPU's cores hold so many in their caches while it goes over them several times.
 _CACHED_LOGITS = 1 << 20
+# Positions handed to a head that has to be called, whose width is not known.
+_CALLED_POSITIONS = 1024
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -114,3 +119,46 @@ def head_loss(
         chunk = max(1, _CHUNK_LOGITS.get(states.device.type, 1 << 27) // len(weight))
     differentiate = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
     return _HeadLoss.apply(states, weight, targets, coefficients.float(), forbidden_id, chunk, differentiate)
+
+
+def is_plain(module: nn.Module, states: torch.Tensor) -> bool:
+    """Whether calling a head on `states` is `states @ module.weight.T` and nothing else.
+
+    An adapter, a quantised, sharded or offloaded weight, a bias, a hook or an exchanged forward all do more: such a head has to
+    be called, and its weight says nothing.
+    """
+    if type(module) is not nn.Linear or module.bias is not None or "forward" in vars(module):
+        return False
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return not any(hooks) and type(module.weight) is nn.Parameter and module.weight.device == states.device
+
+
+@torch.compiler.disable
+def module_loss(
+    head: nn.Module,
+    states: torch.Tensor,
+    targets: torch.Tensor,
+    coefficients: torch.Tensor | None = None,
+    forbidden_id: int | None = None,
+    chunk: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`head_loss` of any head, a module that maps (n, H) to (n, V); one that is not plain is called on a chunk at a time.
+
+    Its logits are made again in the backward pass, so those of a batch never exist at once here either.
+    """
+    if is_plain(head, states):
+        return head_loss(states, head.weight, targets, coefficients, forbidden_id, chunk)
+    if coefficients is None:
+        coefficients = torch.ones(len(states), device=states.device)
+
+    def chunk_nll(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        logits = head(part).float()
+        if forbidden_id is not None and forbidden_id < logits.shape[-1]:
+            forbidden = torch.arange(logits.shape[-1], device=logits.device) == forbidden_id
+            logits = logits.masked_fill(forbidden, -torch.inf)
+        return functional.cross_entropy(logits, wanted, reduction="none")
+
+    size = _CALLED_POSITIONS if chunk is None else chunk
+    parts = zip(states.split(size), targets.split(size), strict=True)
+    nll = torch.cat([checkpoint(chunk_nll, part, wanted, use_reentrant=False) for part, wanted in parts])
+    return (nll * coefficients.float()).sum(), nll.detach()

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
-from torch import nn
 from torch.nn import functional
 from transformers.generation import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
 
@@ -12,6 +11,7 @@ from .block_cache_mdlm import BlockCache
 from .canvas_mdlm import Canvas
 from .compiling_mdlm import is_compiled
 from .guidance_mdlm import Guidance
+from .head_loss_mdlm import is_plain
 
 # Bytes of logits that exist at once: what stays in a CPU's cache, and what is nothing for a GPU.
 _CHUNK_BYTES = {"cpu": 2**25}
@@ -102,7 +102,7 @@ class Predictor:
     def _logits(self, states: torch.Tensor, number: int) -> torch.Tensor:
         """(n, V), float32 or finer, of canvas 0 or 1; written over by the next call for it."""
         head, out = self.model.get_output_embeddings(), None
-        if type(head) is nn.Linear and head.bias is None:  # an adapter's is not
+        if is_plain(head, states) and head.weight.dtype == states.dtype and not _autocasts(states):
             if number not in self._memory:
                 self._memory[number] = states.new_empty(self._chunk, head.out_features)
             out = self._memory[number][: len(states)]
@@ -135,3 +135,7 @@ class Predictor:
 
     def _parts(self, total: int) -> list[slice]:
         return [slice(start, min(start + self._chunk, total)) for start in range(0, total, self._chunk)]
+
+
+def _autocasts(states: torch.Tensor) -> bool:
+    return torch.is_autocast_enabled(states.device.type)

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from arche_mdlm.head_loss_mdlm import head_loss
+from arche_mdlm.head_loss_mdlm import head_loss, module_loss
+from arche_mdlm.metrics.likelihood import nelbo
 from arche_mdlm.training.fused_head import fuse_head
 
 
@@ -218,8 +219,102 @@ def test_ar_with_a_fused_head(arm, request):
     assert other.train()(**inputs).loss.item() != pytest.approx(loss)
 
 
-def test_a_head_with_a_bias_is_refused(tiny_ar):
-    model = copy.deepcopy(tiny_ar)
-    model.lm_head = torch.nn.Linear(model.config.hidden_size, model.config.vocab_size, bias=True)
-    with pytest.raises(ValueError, match="no linear layer without bias"):
-        fuse_head(model)
+class Doubled(torch.nn.Module):
+    """A head that does more than its weight says, as an adapter, or a quantised or sharded one, does."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear, self.scale = linear, torch.nn.Parameter(torch.tensor(2.0))
+        self.out_features, self.weight, self.bias = linear.out_features, linear.weight, None
+
+    def forward(self, states):
+        return self.scale * self.linear(states)
+
+
+def hooked(linear):
+    linear.register_forward_hook(lambda module, inputs, output: output * 2)
+    return linear
+
+
+def with_bias(linear):
+    other = torch.nn.Linear(linear.in_features, linear.out_features, bias=True)
+    other.weight = linear.weight
+    return other
+
+
+def exchanged(linear):
+    """As accelerate's offloading does it."""
+    stock = linear.forward
+    linear.forward = lambda states: stock(states) * 2
+    return linear
+
+
+def offloaded(linear):
+    """Its weight is not there but while it is called."""
+    weight = linear.weight.data.clone()
+    linear.weight = torch.nn.Parameter(torch.empty_like(weight, device="meta"))
+    linear.forward = lambda states: states @ weight.T
+    return linear
+
+
+HEADS = {"adapter": Doubled, "hook": hooked, "bias": with_bias, "exchanged": exchanged, "offloaded": offloaded}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_is_called_wherever_its_weight_is_not_all(build_mdlm, kind):
+    """Loss, gradients, likelihood and text are those of the module that is there."""
+    model = build_mdlm(tie_word_embeddings=False)
+    model.lm_head = HEADS[kind](model.lm_head)
+    ids = torch.randint(4, 40, (2, 12), generator=torch.Generator().manual_seed(0))
+    where = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    canvas, labels = ids.masked_fill(where, 3), ids.masked_fill(~where, -100)
+    trainable = {name: p for name, p in model.named_parameters() if p.device.type != "meta"}
+
+    logits = model(canvas).logits
+    expected = F.cross_entropy(logits[where], ids[where])
+    wanted = torch.autograd.grad(expected, trainable.values(), allow_unused=True)
+    loss = model.train()(canvas, labels=labels).loss
+    found = torch.autograd.grad(loss, trainable.values(), allow_unused=True)
+
+    torch.testing.assert_close(loss, expected)
+    for name, mine, theirs in zip(trainable, found, wanted, strict=True):
+        assert (mine is None) == (theirs is None), name
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6, msg=name)
+    model.eval()
+    told = nelbo(model, ids, num_samples=4, generator=torch.Generator().manual_seed(0))
+    assert bool(told.nats.isfinite().all())
+    model.lm_head, head = torch.nn.Linear(32, 40, bias=False), model.lm_head
+    plain_bound = nelbo(model, ids, num_samples=4, generator=torch.Generator().manual_seed(0))
+    model.lm_head = head
+    assert not torch.allclose(told.nats, plain_bound.nats)
+    # At temperature 0 one step takes the most probable token of each position, as forward has it.
+    written = model.generate(canvas, max_new_tokens=0, num_diffusion_steps=1, do_sample=False)
+    assert torch.equal(written[where], logits.argmax(-1)[where])
+
+
+def test_the_loss_of_a_called_head_holds_a_chunk_of_logits_at_a_time():
+    states, weight, targets, coefficients = (tensor.float() for tensor in case(positions=40))
+    linear = torch.nn.Linear(weight.shape[1], len(weight), bias=False)
+    linear.weight = torch.nn.Parameter(weight)
+    sizes = []
+    linear.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    states.requires_grad_()
+    loss, nll = module_loss(linear, states, targets.long(), coefficients, 49, chunk=16)
+    assert sizes == [16, 16, 8]
+    expected, expected_nll = head_loss(states, weight, targets.long(), coefficients, 49)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(nll, expected_nll)
+    for mine, theirs in zip(gradients(loss, states), gradients(expected, states), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    none = module_loss(linear, states[:0], targets[:0].long(), coefficients[:0])
+    assert none[0] == 0
+
+
+def test_a_causal_head_with_a_bias_is_called_too(tiny_ar):
+    tiny_ar.lm_head = with_bias(tiny_ar.lm_head)
+    inputs = {"input_ids": torch.randint(0, 40, (2, 9)), "num_items_in_batch": torch.tensor(16)}
+    inputs["labels"] = inputs["input_ids"]
+    stock, _ = loss_and_gradients(tiny_ar.train(), inputs)
+    fuse_head(tiny_ar)
+    assert loss_and_gradients(tiny_ar, inputs)[0] == pytest.approx(stock, rel=1e-5)

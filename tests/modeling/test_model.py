@@ -163,7 +163,7 @@ def test_the_head_runs_only_where_it_is_asked(tiny_mdlm, canvas, how):
     if how == "positions":
         tiny_mdlm(canvas, positions=asked)
     else:
-        tiny_mdlm(canvas, labels=torch.full_like(canvas, 7).masked_fill(~asked, -100))
+        tiny_mdlm(canvas, labels=torch.full_like(canvas, 7).masked_fill(~asked, -100), skip_logits=True)
     tiny_mdlm(canvas)
 
     assert 0 < int(asked.sum()) < canvas.numel()
@@ -251,12 +251,40 @@ def test_configuration_errors_name_argument_and_value(tiny_config, changes, mess
 
 
 def test_forward_errors(tiny_mdlm, canvas):
-    with pytest.raises(ValueError, match="labels or positions, not both"):
-        tiny_mdlm(canvas, labels=canvas, positions=canvas == MASK)
     with pytest.raises(ValueError, match=r"\(2, 9\) do not fit"):
         tiny_mdlm(canvas, positions=torch.ones(2, 9, dtype=torch.bool))
     with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
         tiny_mdlm()
+
+
+def test_labels_where_nothing_is_masked_are_refused(tiny_mdlm, canvas):
+    """What a collator for causal language models makes: it would train, and mean nothing."""
+    given = canvas.masked_fill(canvas == MASK, 7)
+    for mode in (tiny_mdlm.train(), tiny_mdlm.eval()):
+        with pytest.raises(ValueError, match=r"no labelled position of input_ids holds the mask token \(id 3\)"):
+            mode(given, labels=given)
+        assert mode(given, labels=torch.full_like(given, -100)).loss == 0  # a time so early that nothing was masked
+        assert mode(canvas, labels=canvas.masked_fill(canvas == MASK, 7)).loss.isfinite()  # BERT labels others as well
+
+
+def test_weights_without_labels_are_refused(tiny_mdlm, canvas):
+    """The Trainer's label smoothing takes the labels away and works on the logits, which are -inf at the mask."""
+    tiny_mdlm.train()
+    for name in ("timesteps", "loss_weights"):
+        with pytest.raises(ValueError, match=f"{name} without labels.*label_smoothing_factor"):
+            tiny_mdlm(canvas, **{name: torch.ones(len(canvas))})
+
+
+def test_all_logits_come_with_labels_in_evaluation(tiny_mdlm, canvas):
+    """As of every model of transformers, so that a Trainer's `compute_metrics` finds logits of the labels' shape."""
+    labels = torch.full_like(canvas, 7).masked_fill(canvas != MASK, -100)
+    out = tiny_mdlm(canvas, labels=labels)
+    assert out.logits.shape == (*labels.shape, tiny_mdlm.config.vocab_size)
+    torch.testing.assert_close(out.logits, tiny_mdlm(canvas).logits)
+    some = tiny_mdlm(canvas, labels=labels, skip_logits=True)
+    assert some.logits is None
+    torch.testing.assert_close(some.loss, out.loss)
+    torch.testing.assert_close(some.token_nll, out.token_nll)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

@@ -115,9 +115,9 @@ def test_json_is_written_as_a_whole(tmp_path, monkeypatch):
 
 def test_rotation_keeps_the_newest_and_the_best(tmp_path):
     folders = {step: checkpoint(tmp_path, step) for step in (5, 10, 15, 20, 100)}
-    rotate(tmp_path, keep=2, best_step=10)
+    rotate(tmp_path, keep=2, kept_steps={10})
     assert list_checkpoints(tmp_path) == [folders[10], folders[20], folders[100]]
-    rotate(tmp_path, keep=2, best_step=100)
+    rotate(tmp_path, keep=2, kept_steps={100})
     assert list_checkpoints(tmp_path) == [folders[20], folders[100]]
 
 
@@ -127,7 +127,7 @@ def test_rotation_clears_what_killed_runs_left(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / STATE_FILE).write_text("{")
     assert list_checkpoints(tmp_path) == [kept]
-    rotate(tmp_path, keep=2, best_step=None)
+    rotate(tmp_path, keep=2, kept_steps={None})
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
 
 

@@ -105,7 +105,7 @@ def assert_close_checkpoints(folder: Path, other: Path, step: int = 6) -> None:
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
         torch.testing.assert_close(value, theirs[name], atol=1e-4, rtol=1e-4, msg=name)
-    states = [torch.load(path / "optimizer.pt", weights_only=True)["optimizer"] for path in (folder, other)]
+    states = [torch.load(path / "optimizer.pt", weights_only=True)["optimizers"][0] for path in (folder, other)]
     assert states[0]["param_groups"] == states[1]["param_groups"]
     for number, values in states[1]["state"].items():
         for name, value in values.items():

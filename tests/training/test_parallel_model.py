@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
 from arche_mdlm.configuration.presets import TrainingSettings
 from arche_mdlm.training.flops import StepFlops
-from arche_mdlm.training.loop import build_optimizer
+from arche_mdlm.training.optimizers import build_optimizers
 from arche_mdlm.training.parallel_model import (
     H100,
     Assumptions,
@@ -43,7 +43,7 @@ def size() -> ModelSize:
 @pytest.mark.parametrize("arm", ["mdlm", "ar"])
 def test_weights_gradients_and_states_are_those_of_a_real_step(arm, tied):
     model = build(arm, tie_word_embeddings=tied)
-    optimizer = build_optimizer(model, TrainingSettings())
+    (optimizer,) = build_optimizers(model, TrainingSettings())
     ids = torch.randint(0, 63, (2, 8))
     model(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()

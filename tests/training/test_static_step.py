@@ -43,7 +43,7 @@ def batch(arm, rows=4, length=24, seed=0, indexed=True) -> dict:
         inputs = {"input_ids": ids, "labels": labels, "use_cache": False}
         scored = next_tokens(labels) != -100
     if indexed:
-        inputs["label_positions"] = label_positions(scored)
+        inputs["positions"] = label_positions(scored)
     return inputs | {"num_items_in_batch": torch.ones(())}
 
 
@@ -58,7 +58,7 @@ def test_indices_of_the_labels_give_the_same_loss(arm, attention):
     model = make(arm, attn_implementation=attention)
     plain = loss_and_gradients(model, batch(arm, indexed=False))
     inputs = batch(arm)
-    assert len(inputs["label_positions"]) > int((inputs["labels"] != -100).sum()) - 5, "filled up with others"
+    assert len(inputs["positions"]) > int((inputs["labels"] != -100).sum()) - 5, "filled up with others"
     torch.testing.assert_close(loss_and_gradients(model, inputs), plain, rtol=1e-5, atol=1e-5)
 
 
@@ -67,7 +67,7 @@ def test_of_the_last_layer_the_mlp_runs_at_the_indices():
     seen = []
     model.model.layers[-1].mlp.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     model(**inputs)
-    assert seen == [len(inputs["label_positions"])]
+    assert seen == [len(inputs["positions"])]
     model.model.layers[-1].register_forward_hook(lambda *_: None)  # something looks at the layer: it runs whole
     model(**inputs)
     assert seen[1:] == [4]
@@ -75,7 +75,7 @@ def test_of_the_last_layer_the_mlp_runs_at_the_indices():
 
 def test_a_shape_of_labels_that_does_not_fit_is_an_error():
     inputs = batch("mdlm") | {"labels": torch.full((4, 9), -100)}
-    with pytest.raises(ValueError, match=r"positions or labels of shape \(4, 9\) do not fit \(4, 24\)"):
+    with pytest.raises(ValueError, match=r"labels of shape \(4, 9\) do not fit \(4, 24\)"):
         make("mdlm")(**inputs)
 
 

@@ -114,7 +114,7 @@ def assert_same_run(folder: Path, other: Path) -> None:
     for name, value in mine.items():
         assert torch.equal(value, theirs[name]), name
     states = [
-        torch.load(run / "checkpoint-000008" / "optimizer.pt", weights_only=True)["optimizer"]["state"]
+        torch.load(run / "checkpoint-000008" / "optimizer.pt", weights_only=True)["optimizers"][0]["state"]
         for run in (folder, other)
     ]
     for mine, theirs in zip(states[0].values(), states[1].values(), strict=True):
@@ -386,3 +386,49 @@ def test_a_damaged_checkpoint_is_named(arguments, tmp_path, capsys):
     assert train.main(arguments("ar", "--stop_after", "1")) == 0
     (tmp_path / "run" / "checkpoint-000001" / "trainer_state.json").write_text("{")
     assert "trainer_state.json is damaged" in error_of(capsys, arguments("ar", "--resume"))
+
+
+# --- Muon and branches --------------------------------------------------------------------------------------------------
+
+MUON = {"training__optimizer": "muon", "training__schedule": "warmup_stable_decay", "training__decay_share": 0.5}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_muon_resumes_bit_for_bit(arguments, tmp_path, arm):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert train.main(arguments(arm, output_dir=whole, **MUON)) == 0
+    assert train.main(arguments(arm, "--stop_after", "5", output_dir=halves, **MUON)) == 0
+    assert train.main(arguments(arm, "--resume", output_dir=halves, **MUON)) == 0
+    assert_same_run(whole, halves)
+    states = torch.load(whole / "checkpoint-000008" / "optimizer.pt", weights_only=True)["optimizers"]
+    assert "momentum_buffer" in states[1]["state"][0]
+    log = json.loads((whole / "training_log.json").read_text(encoding="utf-8"))
+    assert all(math.isfinite(entry["loss"]) for entry in log if "loss" in entry)
+
+
+def test_a_branch_is_the_run_of_its_length(arguments, tmp_path):
+    """A long run kept at its peak rate, and a short one that leaves it: the weights of a run that was short all along."""
+    trunk, branch, short = (tmp_path / name for name in ("trunk", "branch", "short"))
+    long = MUON | {"training__max_steps": 16, "training__branches": [6], "training__keep_checkpoints": 1}
+    brief = MUON | {"training__max_steps": 6}
+    assert train.main(arguments("mdlm", output_dir=trunk, **long)) == 0
+    assert (trunk / "checkpoint-000003").is_dir()
+    assert train.main(arguments("mdlm", "--branch_from", str(trunk), output_dir=branch, **brief)) == 0
+    assert train.main(arguments("mdlm", output_dir=short, **brief)) == 0
+    mine, theirs = (load_file(run / "checkpoint-000006" / "model.safetensors") for run in (branch, short))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_a_branch_that_leaves_nothing_is_refused(arguments, tmp_path, capsys):
+    trunk = tmp_path / "trunk"
+    assert train.main(arguments("mdlm", output_dir=trunk, **MUON)) == 0
+    line = arguments(
+        "mdlm", "--branch_from", str(trunk), output_dir=tmp_path / "b", **MUON | {"training__max_steps": 6}
+    )
+    assert train.main(line) == 2
+    assert "no checkpoint of step 3" in capsys.readouterr().err
+    longer = arguments(
+        "mdlm", "--branch_from", str(trunk), output_dir=tmp_path / "b", **MUON | {"training__max_steps": 16}
+    )
+    assert train.main(longer) == 2
+    assert "shorter run" in capsys.readouterr().err
