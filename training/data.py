@@ -1,7 +1,7 @@
 """Text to training rows: read, strip, tokenise, lay out, and keep the result in a cache as a memory-mapped dataset.
 
     layout     a row of `input_ids`                           other columns
-    rows       one whole story: BOS tokens EOS                num_bytes: UTF-8 bytes of the story
+    rows       one whole story: BOS tokens EOS                num_bytes: UTF-8 bytes of the story (or of the piece)
     packed     context_length ids of BOS .. EOS stories       document_ids: which story of the row, 0-based
     windows    context_length ids, no BOS, EOS or separator   -
 
@@ -38,6 +38,7 @@ from arche_mdlm.training.sources import DEFAULT_SOURCE, Source, open_source, spl
 __all__ = ["DEFAULT_SOURCE", "LAYOUTS", "DataSummary", "PreparedData", "prepare_data", "split_of", "split_windows"]
 
 LAYOUTS = ("rows", "packed", "windows")
+LONG_DOCUMENTS = ("drop", "chunk")
 FORMAT_VERSION = 1  # raise it whenever the same settings give other rows: it is part of the cache key
 BATCH_STORIES = 512  # tokenised and written together: this bounds the memory, whatever the size of the source
 log = logging.getLogger(__name__)
@@ -48,8 +49,9 @@ class DataSummary:
     """What was prepared. Counts are of stories taken, unless they say otherwise.
 
     `tokens` are the ids of the stories taken, BOS and EOS counted; `bytes` the UTF-8 bytes of their texts; `sha256` is
-    over their texts in order, a zero byte behind each (a story cut by the budget counts whole in both). `left_out` stories were too long for the layout `rows`,
-    `short_out` shorter than `min_characters` or empty; `tail_tokens` are those of the last, incomplete row.
+    over their texts in order, a zero byte behind each (a story cut by the budget counts whole in both). `left_out` stories
+    were too long for the layout `rows`, or `chunked`: cut into several rows; `short_out` were shorter than
+    `min_characters` or empty, `null` had no text at all; `tail_tokens` are those of the last, incomplete row.
     """
 
     source: str
@@ -67,6 +69,8 @@ class DataSummary:
     sha256: str
     tokenizer_sha256: str
     cache_key: str
+    chunked: int = 0
+    null: int = 0
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -88,6 +92,7 @@ def prepare_data(
     validation_fraction: float | None = None,
     max_tokens: int | None = None,
     min_characters: int = 0,
+    long_documents: str = "drop",
     revision: str | None = None,
     streaming: bool = False,
     num_workers: int = 1,
@@ -105,6 +110,8 @@ def prepare_data(
             `windows`, which know no stories, that one is cut at the budget.
         min_characters: stories with fewer characters, once stripped, are dropped; empty ones always are. The paper's
             "over 50 characters" is 51.
+        long_documents: what the layout `rows` does with a story of more than `context_length` tokens: "drop" leaves it out,
+            "chunk" cuts it into rows of `context_length`, each with a BOS in front; the EOS is behind the last one only.
         num_workers: threads that tokenise. The rows do not depend on it.
         cache_dir: default $ARCHE_MDLM_CACHE, else ~/.cache/arche_mdlm.
         progress: show a bar of stories.
@@ -114,9 +121,15 @@ def prepare_data(
 
     Raises:
         FileNotFoundError: the source is missing, or the Hub cannot be reached.
+        OSError: the cache cannot be written (disk full, no permission); nothing half written is left in it.
         ValueError: an argument out of range, unreadable data (naming file and line), or no story left.
     """
     _check_arguments(layout, context_length, max_tokens, min_characters, num_workers)
+    if long_documents not in LONG_DOCUMENTS:
+        raise ValueError(f"long_documents={long_documents!r} unknown; allowed: {', '.join(LONG_DOCUMENTS)}")
+    chunk = long_documents == "chunk"
+    if chunk and layout != "rows":
+        raise ValueError(f"long_documents='chunk' is for layout='rows'; {layout!r} keeps every token")
     encoder = _Encoder(tokenizer, layout)
     cache = Path(cache_dir or os.environ.get("ARCHE_MDLM_CACHE") or Path.home() / ".cache" / "arche_mdlm")
     stories = open_source(
@@ -128,12 +141,12 @@ def prepare_data(
         streaming=streaming,
         cache_dir=cache,
     )
-    settings = [FORMAT_VERSION, layout, context_length, max_tokens, min_characters]
+    settings = [FORMAT_VERSION, layout, context_length, max_tokens, min_characters, *(["chunk"] if chunk else [])]
     key = hashlib.sha256(json.dumps([stories.fingerprint(), encoder.sha256, settings]).encode()).hexdigest()[:32]
     folder = cache / "data" / key
     found = _load(folder)
     if found is None:
-        build = _Build(stories, encoder, layout, context_length, max_tokens, min_characters)
+        build = _Build(stories, encoder, layout, context_length, max_tokens, min_characters, chunk)
         _write_atomically(folder, build, key, num_workers, progress)
         found = _load(folder)
     # The key is about content: the rows may have been made from a copy of the file under another name.
@@ -199,15 +212,30 @@ class _Encoder:
         before, behind = ([self.bos], [self.eos]) if self.whole else ([], [])
         return [np.array([*before, *encoding.ids, *behind], dtype=np.int32) for encoding in encodings]
 
+    def pieces(self, text: str, ids: np.ndarray, size: int) -> list[tuple[np.ndarray, int]]:
+        """(ids, UTF-8 bytes) of a long text's consecutive rows, of `size` ids at most with the BOS before each."""
+        starts = [start for start, _ in self.backend.encode(text, add_special_tokens=False).offsets]
+        cuts = list(range(0, len(starts), size - 1))  # of the text's own tokens
+        ends = [*cuts[1:], len(starts)]
+        bounds = [0, *(starts[cut] for cut in cuts[1:]), len(text)]
+        pieces = []
+        for number, (start, end) in enumerate(zip(cuts, ends, strict=True)):
+            # In `ids` the BOS is before them. The EOS goes behind the last row, or is left out where that is full.
+            own = ids[start + 1 : min(end + 1 + (end == len(starts)), start + size)]
+            raw = text[bounds[number] : bounds[number + 1]].encode("utf-8")
+            pieces.append((np.concatenate([ids[:1], own]), len(raw)))
+        return pieces
+
 
 class _Build:
     """One pass over the stories: what is taken, how it is laid out, and the counts."""
 
-    def __init__(self, stories: Source, encoder: _Encoder, layout, context_length, max_tokens, min_characters):
-        self.stories, self.encode = stories, encoder
+    def __init__(self, stories: Source, encoder: _Encoder, layout, context_length, max_tokens, min_characters, chunk):
+        self.stories, self.encode, self.chunk = stories, encoder, chunk
         self.layout, self.context_length = layout, context_length
         self.max_tokens, self.min_characters = max_tokens, min_characters
-        self.counts = dict.fromkeys(("rows", "stories", "left_out", "short_out", "tokens", "tail_tokens", "bytes"), 0)
+        names = ("rows", "stories", "left_out", "chunked", "short_out", "null", "tokens", "tail_tokens", "bytes")
+        self.counts = dict.fromkeys(names, 0)
         self.sha256 = hashlib.sha256()
 
     @property
@@ -226,30 +254,36 @@ class _Build:
             raise ValueError(self._nothing_left())
 
     def _long_enough(self) -> Iterator[str]:
-        for text in self.stories:
-            if len(text) < max(1, self.min_characters):
+        for text in self.stories.texts():
+            if text is None:
+                self.counts["null"] += 1
+            elif len(text) < max(1, self.min_characters):
                 self.counts["short_out"] += 1
             else:
                 yield text
 
     def _documents(self, num_workers: int, progress: bool) -> Iterator[tuple[np.ndarray, int]]:
-        """(ids, bytes) of each story taken, up to the budget."""
+        """(ids, bytes) of each story taken, up to the budget; of each piece of one that is cut."""
         encoded = _in_order(self.encode, self._long_enough(), num_workers)
         for text, ids in tqdm(encoded, desc="tokenising", unit=" stories", disable=not progress):
-            if self.layout == "rows" and len(ids) > self.context_length:
+            too_long = self.layout == "rows" and len(ids) > self.context_length
+            if too_long and not self.chunk:
                 self.counts["left_out"] += 1
                 continue
-            left = len(ids) if self.max_tokens is None else self.max_tokens - self.counts["tokens"]
-            if len(ids) > left:
+            pieces = self.encode.pieces(text, ids, self.context_length) if too_long else None
+            tokens = len(ids) if pieces is None else sum(len(part) for part, _ in pieces)
+            left = tokens if self.max_tokens is None else self.max_tokens - self.counts["tokens"]
+            if tokens > left:
                 if self.layout != "windows" or left == 0:
                     return
-                ids = ids[:left]
+                ids, tokens = ids[:left], left
             raw = text.encode("utf-8")
             self.sha256.update(raw + b"\0")
             self.counts["stories"] += 1
-            self.counts["tokens"] += len(ids)
+            self.counts["chunked"] += too_long
+            self.counts["tokens"] += tokens
             self.counts["bytes"] += len(raw)
-            yield ids, len(raw)
+            yield from [(ids, len(raw))] if pieces is None else pieces
 
     def _whole_rows(self, documents: Iterable[tuple[np.ndarray, int]]) -> Iterator[dict]:
         for ids, num_bytes in documents:
@@ -272,15 +306,27 @@ class _Build:
         self.counts["tail_tokens"] = len(ids)
 
     def _nothing_left(self) -> str:
-        counts = self.counts
-        if not (counts["stories"] or counts["left_out"] or counts["short_out"]) and self.max_tokens is None:
-            return f"source={self.stories.name!r}, split={self.stories.split!r}: empty, there is no story in it"
-        return (
-            f"source={self.stories.name!r}, split={self.stories.split!r}: no row left. {counts['short_out']} stories "
-            f"were shorter than min_characters={self.min_characters} or empty, {counts['left_out']} did not fit "
-            f"context_length={self.context_length}, {counts['stories']} ({counts['tokens']} tokens) filled no "
-            f"{self.layout} row, or the next one exceeds max_tokens={self.max_tokens}"
-        )
+        counts, source = self.counts, f"source={self.stories.name!r}, split={self.stories.split!r}"
+        reasons = {
+            "null": "have no text (null)",
+            "short_out": f"are shorter than min_characters={self.min_characters}"
+            if self.min_characters
+            else "are empty",
+            "left_out": f"are longer than context_length={self.context_length} tokens",
+            "stories": f"have {counts['tokens']} tokens in all, which fill no row of {self.context_length} ({self.layout})",
+        }
+        found = [f"{counts[name]:,} {reason}" for name, reason in reasons.items() if counts[name]]
+        if not found:
+            if self.max_tokens is None:
+                return f"{source}: empty, there is no story in it"
+            found = [f"the first one exceeds max_tokens={self.max_tokens}"]
+        way_out = ""
+        if counts["left_out"]:
+            way_out = (
+                "; --layout packed fills rows with texts one after another, --long_documents chunk cuts each long text "
+                "into rows, or give a larger data.context_length"
+            )
+        return f"{source}: no row left; of its texts {', '.join(found)}{way_out}"
 
 
 def _in_order(encode: _Encoder, texts: Iterator[str], num_workers: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -331,9 +377,10 @@ def _load(folder: Path) -> PreparedData | None:
 
 def _write_atomically(folder: Path, build: _Build, key: str, num_workers: int, progress: bool) -> None:
     """Build beside `folder` and rename: an interrupted preparation leaves nothing that looks like a cache."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder.parent))
+    work = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder.parent))
         with _one_thread_a_call():
             _write_rows(work / "rows.arrow", build, num_workers, progress)
         summary = DataSummary(
@@ -355,8 +402,16 @@ def _write_atomically(folder: Path, build: _Build, key: str, num_workers: int, p
         except OSError:  # onto a filled folder: another process was faster, and its rows are the same
             if _load(folder) is None:
                 raise
+    except FileNotFoundError:
+        raise  # of the source, in its own words
+    except OSError as error:  # disk full, no permission, a file in the way
+        raise OSError(
+            f"could not prepare data in the cache {folder.parent}: {error}; nothing half written is left "
+            "(ARCHE_MDLM_CACHE names another place)"
+        ) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _write_rows(path: Path, build: _Build, num_workers: int, progress: bool) -> None:

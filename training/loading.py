@@ -83,7 +83,8 @@ def save_arm(
 ) -> None:
     """Save weights, configuration, remote code, generation defaults and tokenizer into `folder`.
 
-    `dtype` rounds the saved weights only; the model stays as it is. `state` has the weights, by default the model's.
+    `dtype` rounds the saved weights only; the model stays as it is. `state` has the weights, by default the model's. The
+    saved tokenizer knows the model's context (`model_max_length`, for `truncation=True`), the given one stays as it is.
     """
     state = dict(model.state_dict() if state is None else state)
     if dtype is not None:
@@ -98,4 +99,9 @@ def save_arm(
         model.save_pretrained(folder, state_dict=state)
     finally:
         model.config.dtype = kept
-    tokenizer.save_pretrained(folder)
+    length = tokenizer.model_max_length
+    try:
+        tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", length)
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = length
