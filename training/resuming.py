@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.configuration.presets import Preset, preset_from_dict
 from arche_mdlm.training.optimizers import decay_start
 from arche_mdlm.training.provenance import portable
 
@@ -27,7 +27,8 @@ def setting_changes(stored: dict, preset: Preset, asked: dict[str, Any], branch:
         asked: `init_from`, `validation_data` and `data` (names and hashes), as `train.py` records them.
         branch: the checkpoint is of a longer run, which this one leaves at its peak rate.
     """
-    before, now = (dict(_flat(portable(values))) for values in (stored["preset"], preset.to_dict()))
+    earlier = preset_from_dict(stored["preset"])  # with the defaults of settings that are newer than the checkpoint
+    before, now = (dict(_flat(portable(values.to_dict()))) for values in (earlier, preset))
     free = set(FREE)
     if branch or _at_peak(stored, preset):
         free |= {"training.max_steps"} | ({"training.decay_share"} if not branch else set())
