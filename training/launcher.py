@@ -57,6 +57,8 @@ def apply_launcher(
             f"note: training.mixed_precision={own!r} of the preset is used: 'no' is also the launcher's default; "
             "for float32 give --mixed_precision no behind train.py"
         )
+    if _true(environment.get("ACCELERATE_USE_FSDP")) and environment.get("WORLD_SIZE", "1") == "1":
+        notes.append("note: FSDP of the launcher needs two processes at least; the model is whole on this one")
     return replace(preset, training=replace(preset.training, **changes)), notes
 
 

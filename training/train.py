@@ -73,7 +73,7 @@ def run(args) -> int:
     tokenizer = _ready_tokenizer(args, start)
     with accelerator.main_process_first():
         corpus = load_corpus(preset.data, args.validation_data, tokenizer, progress=accelerator.is_main_process)
-    record = _record(args, preset, corpus)
+    record = _record(args, preset, corpus, start)
     if start is not None:
         note = refuse_changes(data_changes(start.state, record["data"]), start.name, args.allow_changes)
         if note and accelerator.is_main_process:
@@ -201,11 +201,11 @@ def _model_of_record(stored: dict, explicit: dict) -> ModelSettings:
     return preset_from_dict(stored, {key: value for key, value in explicit.items() if key.startswith("model.")}).model
 
 
-def _record(args, preset: Preset, corpus: Corpus) -> dict:
+def _record(args, preset: Preset, corpus: Corpus, start: _Start | None) -> dict:
     """What a checkpoint says of its run beside the preset, to be compared when it goes on."""
     data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
     return {
-        "init_from": args.init_from,
+        "init_from": args.init_from or (start and start.state.get("run", {}).get("init_from")),
         "validation_data": args.validation_data,
         "sources": source_hashes(preset.data, args.validation_data),
         "data": data,
@@ -288,7 +288,7 @@ def _finish(args, preset, corpus, trainer, output_dir: Path, accelerator) -> Non
     def write(folder: Path) -> None:
         save_arm(model, tokenizer, folder, dtype=getattr(torch, args.save_dtype))
         write_json_atomically(folder / "training_log.json", {"run": run, "history": history})
-        write_model_card(folder, preset, run, history, trainer.state.best_step, preset.name)
+        write_model_card(folder, preset, run, history, trainer.state.best_step, output_dir.name)
         keep_other_files(final, folder)
 
     write_folder_atomically(final, write)
