@@ -76,7 +76,7 @@ def make_config(architecture: str, values: dict[str, Any], **special_ids: int | 
 def _check(architecture: str, values: str) -> None:
     import torch
 
-    config = make_config(architecture, json.loads(values))
+    config = make_config(architecture, json.loads(values), bos_token_id=None, eos_token_id=None)
     try:
         with torch.device("meta"), torch.no_grad():
             model = classes_of(architecture)[1](config).eval()
