@@ -23,9 +23,12 @@ def build_model(settings: ModelSettings, tokenizer=None) -> PreTrainedModel:
     ids = {}
     if tokenizer is not None:
         ids = {name: getattr(tokenizer, name) for name in _SPECIAL}
-        rows = settings.config.get("vocab_size") or len(tokenizer)
-        if len(tokenizer) > rows:
-            raise ValueError(f"the tokenizer has {len(tokenizer)} entries, more than model.config.vocab_size={rows}")
+        entries = len(tokenizer)
+        if settings.architecture != "mdlm" and tokenizer.mask_token_id == entries - 1:
+            entries -= 1  # an AR model never sees the mask: the paper's has no row for it
+        rows = settings.config.get("vocab_size") or entries
+        if entries > rows:
+            raise ValueError(f"the tokenizer has {entries} entries, more than model.config.vocab_size={rows}")
     if settings.architecture == "mdlm":
         ids["mask_token_id"] = tokenizer.mask_token_id if tokenizer is not None else settings.config["vocab_size"] - 1
     config = make_config(settings.architecture, settings.config, **ids)
