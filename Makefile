@@ -18,7 +18,7 @@ help:  ## show this list
 quickstart: .venv/.installed  ## write stories with the shipped pair and compare the two arms (OUTPUT=runs/quickstart)
 	.venv/bin/arche-mdlm compare --output $(OUTPUT)
 
-test: lint  ## lint, check the format and run the tests (TESTS=tests/test_hub.py for some of them)
+test: lint .venv/.clients  ## lint, check the format and run the tests (TESTS=tests/test_hub.py for some of them)
 	$(TEST_ENV) $(PY) -m pytest $(TESTS)
 
 lint: .venv/.installed  ## ruff's checks and its format, without changing a file
@@ -57,4 +57,16 @@ clean:  ## remove the environment, caches and build folders; runs/ is kept
 	echo "Making .venv with $$("$$found" --version); the first time, the packages take a few minutes."; \
 	"$$found" -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev,plot]" --constraint constraints.txt
+	@touch $@
+
+# What only tests of other people's tools need: torchao, aside because it talks at every import of transformers, and transformers'
+# own tests of the installed version, from its sdist.
+.venv/.clients: .venv/.installed
+	rm -rf .venv/clients .venv/transformers-tests
+	$(PY) -m pip install --quiet --disable-pip-version-check --target .venv/clients --no-deps --constraint constraints.txt torchao
+	version=$$($(PY) -c 'import transformers; print(transformers.__version__)'); \
+	tests=.venv/transformers-tests/$$version; mkdir -p $$tests; \
+	$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --no-binary transformers --dest $$tests transformers==$$version \
+	&& tar xzf $$tests/transformers-$$version.tar.gz --strip-components=1 -C $$tests transformers-$$version/tests \
+	&& rm $$tests/transformers-$$version.tar.gz
 	@touch $@

@@ -15,7 +15,16 @@ PACKAGES = {
     "arche_mdlm.commands": "commands",
 }
 
-DEV = ["pytest>=8", "pytest-timeout", "ruff==0.17.5", "nltk>=3.9", "scipy>=1.11", "setuptools>=77"]
+DEV = [
+    "pytest>=8",
+    "pytest-timeout",
+    "peft>=0.18",
+    "parameterized>=0.9",
+    "ruff==0.17.5",
+    "nltk>=3.9",
+    "scipy>=1.11",
+    "setuptools>=77",
+]
 PLOT = ["matplotlib>=3.8", "pillow>=10"]
 LIVE = ["rich>=13"]
 # mauve-text is GPLv3; it is only imported where MAUVE is asked for.

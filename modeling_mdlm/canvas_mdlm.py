@@ -32,17 +32,21 @@ class Canvas:
     num_forwards: torch.Tensor  # (B,)
     num_filled: torch.Tensor  # (B,)
     stopped: torch.Tensor  # (B,) bool
+    text_ends: torch.Tensor  # (B, L) bool, where a stop string ends
+    least_tokens: torch.Tensor | None  # (B,) tokens that a row has at least, its prompt's counted
     eos_token_ids: torch.Tensor
+    bos_token_id: int | None
     pad_token_id: int
     mask_token_id: int
     schedule: NoiseSchedule
 
     @classmethod
-    def build(cls, config, generation_config, input_ids, attention_mask, new_tokens) -> "Canvas":
+    def build(cls, config, generation_config, input_ids, attention_mask, new_tokens, min_new_tokens=None,
+              min_length=None) -> "Canvas":  # fmt: skip
         """Lay prompts (B, P) and masks out; `new_tokens` is (`"new"` or `"total"`, number, whether it is a default).
 
-        Raises ValueError where a row would not fit the context, or has nothing to fill, and for a `block_length` longer than
-        all there is to fill.
+        Raises ValueError where a row would not fit the context, has nothing to fill, or no room for the least number of tokens,
+        and for a `block_length` longer than all there is to fill.
         """
         device, mask_id = input_ids.device, config.mask_token_id
         attended = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -51,6 +55,7 @@ class Canvas:
             attended, new_tokens, config.max_position_embeddings, (input_ids == mask_id) & attended
         )
         count = int(extra.max())
+        least = _least_tokens(attended.sum(-1), extra, min_new_tokens, min_length)
         tail = torch.arange(count, device=device) < extra[:, None]
         tokens = torch.cat([input_ids, torch.full_like(tail, mask_id, dtype=torch.long)], dim=1)
         attended = torch.cat([attended, tail], dim=1)
@@ -86,7 +91,12 @@ class Canvas:
             num_forwards=zeros,
             num_filled=zeros.clone(),
             stopped=zeros.bool(),
+            text_ends=torch.zeros_like(masked),
+            least_tokens=least,
             eos_token_ids=torch.tensor(eos, dtype=torch.long, device=device),
+            bos_token_id=config.bos_token_id
+            if generation_config.bos_token_id is None
+            else generation_config.bos_token_id,
             pad_token_id=int(pad),
             mask_token_id=mask_id,
             schedule=get_schedule(config.noise_schedule),
@@ -105,9 +115,9 @@ class Canvas:
         """Whether no row has a mask left that still counts."""
         return not bool((self.masked & ~self._behind_end(self.masked)).any(-1).logical_and(~self.stopped).any())
 
-    def draft(self, rows: torch.Tensor, block: torch.Tensor) -> Draft:
-        """What a sampler sees of `rows` (R,), each at its `block` (R,)."""
-        window = self.block[rows] == block[:, None]
+    def draft(self, rows: torch.Tensor, block: torch.Tensor | None = None) -> Draft:
+        """What a sampler sees of `rows` (R,), each at its `block` (R,), or of all blocks."""
+        window = self.attended[rows] if block is None else self.block[rows] == block[:, None]
         return Draft(
             tokens=self.tokens[rows],
             masked=self.masked[rows] & window,
@@ -132,19 +142,30 @@ class Canvas:
         """`rows` as the model takes them; no mask where nothing is padded (attention is faster without)."""
         return model_inputs(self.tokens[rows], self.attended[rows], self.position_ids[rows])
 
-    def is_eos(self) -> torch.Tensor:
-        return torch.isin(self.tokens, self.eos_token_ids) & self.generated & ~self.masked
+    def is_end(self) -> torch.Tensor:
+        """(B, L) bool: an EOS, or the end of a stop string, behind what was given."""
+        return (torch.isin(self.tokens, self.eos_token_ids) | self.text_ends) & self.generated & ~self.masked
+
+    def is_early(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
+        """(N,) bool: whether a text may not end yet at the N positions (rows, columns), each (N,); None if it may anywhere."""
+        if self.least_tokens is None:
+            return None
+        return self.position_ids[rows, columns] < self.least_tokens[rows]
+
+    def ending_ids(self) -> torch.Tensor:
+        """(E,) tokens behind which nothing is read."""
+        return torch.cat([self.eos_token_ids, self.eos_token_ids.new_tensor([self.pad_token_id])])
 
     def _behind_end(self, unsettled: torch.Tensor) -> torch.Tensor:
-        """(B, L) bool: behind an EOS before which nothing is unsettled: the text is there, the rest will be pads."""
-        solid = (unsettled.long().cumsum(-1) == 0) & self.is_eos()
+        """(B, L) bool: behind an end before which nothing is unsettled: the text is there, the rest will be pads."""
+        solid = (unsettled.long().cumsum(-1) == 0) & self.is_end()
         ended = solid.long().cumsum(-1)
         return (ended > 0) & ~solid
 
     def finish(self) -> torch.Tensor:
-        """(B, L) ids for the user: prompts as they came, pads behind the first EOS and in what was never filled."""
-        eos = self.is_eos().long().cumsum(-1)
-        behind = (eos - self.is_eos().long()) > 0
+        """(B, L) ids for the user: prompts as they came, pads behind the first end and in what was never filled."""
+        ends = self.is_end().long()
+        behind = (ends.cumsum(-1) - ends) > 0
         sequences = self.tokens.masked_fill(behind | self.masked | ~self.attended, self.pad_token_id)
         width = self.given.shape[1]
         padding = ~self.attended[:, :width]
@@ -157,6 +178,17 @@ def model_inputs(tokens, attended, position_ids) -> dict:
     if bool(attended.all()):
         return {"input_ids": tokens}
     return {"input_ids": tokens, "attention_mask": attended.long(), "position_ids": position_ids}
+
+
+def _least_tokens(lengths, extra, min_new_tokens, min_length) -> torch.Tensor | None:
+    """(B,) tokens that each row has at least, from prompts of `lengths` (B,) and `extra` (B,) new ones; None for no least."""
+    if not (min_new_tokens or min_length):
+        return None
+    if min_new_tokens and min_new_tokens > int(extra.min()):
+        raise ValueError(f"min_new_tokens={min_new_tokens} is more than the {int(extra.min())} new tokens of a row")
+    if min_length and min_length > int((lengths + extra).min()):
+        raise ValueError(f"min_length={min_length} is more than the {int((lengths + extra).min())} tokens of a row")
+    return (lengths + (min_new_tokens or 0)).clamp(min=min_length or 0)
 
 
 def _aligned_blocks(masked, position_ids, block_length: int, seen: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,62 +6,27 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, StoppingCriteriaList
 from transformers.utils import ModelOutput, logging
 
 from .block_cache_mdlm import BlockCache
 from .canvas_mdlm import Canvas
-from .compiling_mdlm import compile_layers, is_compiled
+from .compiling_mdlm import compiled_layers, is_compiled
 from .guidance_mdlm import Guidance
 from .noise_mdlm import RowNoise, draw_seeds
 from .ordered_samplers_mdlm import OrderedSampler  # noqa: F401  (registers its samplers, as the next one does)
-from .prediction_mdlm import Predictor, anneal, without_temperature
+from .prediction_mdlm import Predictor, anneal, on_canvas, without_temperature
 from .proposal_mdlm import propose
 from .remasking_mdlm import RemaskingSampler  # noqa: F401
 from .samplers_mdlm import get_sampler
-from .settings_mdlm import check_settings
+from .settings_mdlm import OWN_FIELDS, check_settings, refuse_unsupported
+from .stopping_mdlm import Stopping
 from .streaming_mdlm import CanvasStream
-from .timetable_mdlm import Timetable
+from .timetable_mdlm import Timetable, busy_steps
 
 logger = logging.get_logger(__name__)
 
-_OWN_FIELDS = {
-    "num_diffusion_steps": None,
-    "sampler": "ancestral",
-    "block_length": None,
-    "temperature_end": None,
-    "threshold": None,
-    "threshold_factor": None,
-    "entropy_bound": None,
-    "remasking": None,
-    "remasking_rate": None,
-    "output_history": None,
-    "prefix_cache": None,
-}
-
-# What stock `generate` would take and then ignore, or do wrongly on a canvas: option, its neutral values.
-_UNSUPPORTED = {
-    "num_beams": (None, 1),
-    "num_beam_groups": (None, 1),
-    "penalty_alpha": (None,),
-    "min_length": (None, 0),
-    "min_new_tokens": (None, 0),
-    "no_repeat_ngram_size": (None, 0),
-    "encoder_repetition_penalty": (None, 1, 1.0),
-    "encoder_no_repeat_ngram_size": (None, 0),
-    "prompt_lookup_num_tokens": (None,),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "begin_suppress_tokens": (None,),
-    "exponential_decay_length_penalty": (None,),
-    "sequence_bias": (None,),
-    "watermarking_config": (None,),
-    "stop_strings": (None,),
-    "token_healing": (None, False),
-    "output_scores": (None, False),
-    "output_logits": (None, False),
-}
-_UNSUPPORTED_ARGUMENTS = ("assistant_model", "prefix_allowed_tokens_fn", "inputs_embeds", "past_key_values")
+_NOT_ON_A_CANVAS = "{} decodes from left to right with a cache; a masked diffusion model writes with generate"
 
 
 class MDLMGenerationConfig(GenerationConfig):
@@ -78,11 +43,11 @@ class MDLMGenerationConfig(GenerationConfig):
         output_history: return the canvas after each step; needs `return_dict_in_generate`.
         prefix_cache: with `block_length`, keep keys and values of all that is not in the current block while it is written
             (`BlockCache`): exact for a block-causal model that is not told the time, approximate for others, with a warning.
-        compile_config: transformers' own `CompileConfig`: the model's layers are compiled, and stay so (`compile_layers`).
+        compile_config: transformers' own `CompileConfig`: the model's layers run compiled in this call (`compiled_layers`).
     """
 
     def __init__(self, **kwargs):
-        for name, default in _OWN_FIELDS.items():
+        for name, default in OWN_FIELDS.items():
             setattr(self, name, kwargs.pop(name, default))
         super().__init__(**kwargs)
 
@@ -128,7 +93,12 @@ class MDLMGenerationMixin(GenerationMixin):
             generation_config, logits_processor, kwargs: as everywhere in transformers, and the fields of
                 `MDLMGenerationConfig`. `max_new_tokens=0` fills only the masks of the prompt. With `max_length`, or
                 the default length, each row is filled up to that many tokens of its own, padding not counted.
-            stopping_criteria: called with the canvases (B, L) after each step; a row that stops is left as it is.
+                The options that work are listed in settings_mdlm.py; any other is refused. Among them: `min_new_tokens` and
+                `min_length` (no EOS or pad before that many tokens), `max_time` (seconds, after which everything open is
+                filled with the most probable tokens of one forward), `stop_strings` with `tokenizer` (the text ends with the
+                token in which the first of them ends), `temperature=0` (as `do_sample=False`).
+            stopping_criteria: one or a list (`Stopping`), called with the canvases (B, L) after each step in which anything
+                can have changed; a row that stops is left as it is.
             streamer: `TextStreamer` (finished text, left to right), `TextDiffusionStreamer` (the whole canvas of one
                 row), or anything with `put_canvas(tokens (B, L))` and `end()`, which gets all rows after each step.
             generator: None, a `torch.Generator`, or a list of one a row, `num_return_sequences` counted. A row's text
@@ -145,26 +115,46 @@ class MDLMGenerationMixin(GenerationMixin):
         """
         config = copy.deepcopy(generation_config) if generation_config is not None else self.generation_config_class()
         explicit = generation_config is not None
+        places = [kwargs, vars(config) if explicit else {}, vars(self.generation_config)]
+        stock = {*vars(GenerationConfig()), *inspect.signature(super().generate).parameters}
+        refuse_unsupported(kwargs, places[1:], stock | set(inspect.signature(self.forward).parameters))
+        get = partial(_setting, places)
+        check_settings(get, kwargs)
+        if get("temperature") == 0:
+            kwargs |= {"do_sample": False, "temperature": 1.0}
+        stopping = Stopping(stopping_criteria, get("max_time"), get("stop_strings"), kwargs.pop("tokenizer", None))
+        least = {name: get(name) for name in ("min_new_tokens", "min_length")}
+        # Stock generate would guide by a causal, cached forward: it must not see the scale.
+        guidance_scale = get("guidance_scale") if guidance_scale is None else guidance_scale
+        if guidance_scale is not None:
+            kwargs["guidance_scale"] = 1
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         new_tokens = self._resolve_lengths(config, kwargs, input_ids, explicit)
-        self._refuse_unsupported(config, kwargs)
-        check_settings(
-            partial(_setting, [kwargs, vars(config) if explicit else {}, vars(self.generation_config)]), kwargs
-        )
-        # Stock generate would guide by a causal, cached forward: it must not see the scale.
-        if guidance_scale is None:
-            guidance_scale = _setting(
-                [vars(config) if explicit else {}, vars(self.generation_config)], "guidance_scale"
-            )
-        if guidance_scale is not None:
-            (vars(config) if explicit else kwargs)["guidance_scale"] = 1
         # Bound here: generate drops a streamer for custom loops, and its own stopping criteria count positions.
         loop = partial(
-            type(self)._denoise, new_tokens=new_tokens, criteria=stopping_criteria, stream=streamer, generator=generator,
-            guidance=(guidance_scale, negative_prompt_ids, negative_prompt_attention_mask),
+            type(self)._denoise, new_tokens=new_tokens, least=least, stopping=stopping, stream=streamer,
+            generator=generator, guidance=(guidance_scale, negative_prompt_ids, negative_prompt_attention_mask),
         )  # fmt: skip
         return super().generate(
             inputs=inputs, generation_config=config if explicit else None, custom_generate=loop, **kwargs
+        )
+
+    def generate_batch(self, *args, **kwargs):
+        """Not for masked diffusion: transformers' continuous batching is a causal decoder."""
+        raise NotImplementedError(_NOT_ON_A_CANVAS.format("generate_batch"))
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """Not for masked diffusion."""
+        raise NotImplementedError(_NOT_ON_A_CANVAS.format("continuous batching"))
+
+    def continuous_batching_context_manager(self, *args, **kwargs):
+        """Not for masked diffusion."""
+        raise NotImplementedError(_NOT_ON_A_CANVAS.format("continuous batching"))
+
+    def compute_transition_scores(self, *args, **kwargs):
+        """Not for masked diffusion."""
+        raise NotImplementedError(
+            "compute_transition_scores needs a score a position in the order of writing; see metrics.policy_likelihood"
         )
 
     # ------------------------------------------------------------------ before the loop
@@ -198,20 +188,11 @@ class MDLMGenerationMixin(GenerationMixin):
             kwargs["max_length"] = width + 1
         return (*chosen, is_default)
 
-    def _refuse_unsupported(self, config, kwargs) -> None:
-        for name in _UNSUPPORTED_ARGUMENTS:
-            if kwargs.get(name) is not None:
-                raise ValueError(f"{name} is not supported by masked diffusion generation")
-        for name, neutral in _UNSUPPORTED.items():
-            value = kwargs.get(name, getattr(config, name, None))
-            if value not in neutral:
-                raise ValueError(f"{name}={value!r} is not supported by masked diffusion generation; leave it out")
-        bad_words = kwargs.get("bad_words_ids", config.bad_words_ids) or []
-        if any(len(words) > 1 for words in bad_words):
-            raise ValueError("bad_words_ids of several tokens are not supported: a canvas is not filled left to right")
-
     def _validate_generated_length(self, generation_config, input_ids_length, has_default_max_length):
         """Lengths were resolved, and are checked a row at a time, in `Canvas.build`."""
+
+    def _get_stopping_criteria(self, *args, **kwargs):
+        return StoppingCriteriaList()  # `Stopping` has its own
 
     def _prepare_cache_for_generation(self, *args, **kwargs):
         """No cache: every forward sees a changed canvas."""
@@ -233,35 +214,42 @@ class MDLMGenerationMixin(GenerationMixin):
 
     # ------------------------------------------------------------------ the loop
 
-    def _denoise(self, input_ids, logits_processor, generation_config, *, new_tokens, criteria, stream, generator,
-                 guidance, stopping_criteria=None, **model_kwargs):  # fmt: skip
+    def _denoise(self, input_ids, logits_processor, generation_config, **settings):
+        """Run the loop, its layers compiled where that is asked for."""
+        compile_config = generation_config.compile_config
+        if compile_config is None or generation_config.disable_compile:
+            return self._fill(input_ids, logits_processor, generation_config, **settings)
+        names = ("backend", "mode", "options", "fullgraph")
+        with compiled_layers(self, **{name: getattr(compile_config, name) for name in names}):
+            return self._fill(input_ids, logits_processor, generation_config, **settings)
+
+    def _fill(self, input_ids, logits_processor, generation_config, *, new_tokens, least, stopping, stream, generator,
+              guidance, stopping_criteria=None, **model_kwargs):  # fmt: skip
         """Fill a canvas over `num_diffusion_steps` steps from t = 1 to t = 0; see `generate`.
 
         The attention mask stays in `model_kwargs`: transformers would pass a named one twice.
         """
         # 1. settings
         sampler = get_sampler(generation_config.sampler or "ancestral").from_config(generation_config, self.config)
+        processors = on_canvas(logits_processor)
         end = getattr(generation_config, "temperature_end", None)
         if sampler.anneals_temperature:
-            logits_processor = without_temperature(logits_processor)
+            processors = without_temperature(processors)
         elif end is not None and sampler.do_sample:
-            logits_processor = anneal(logits_processor, sampler.temperature, end)
+            processors = anneal(processors, sampler.temperature, end)
         # 2. canvas and streams
-        canvas = Canvas.build(self.config, generation_config, input_ids, model_kwargs.get("attention_mask"), new_tokens)
-        predictor = Predictor(
-            self,
-            canvas,
-            logits_processor,
-            Guidance.build(*guidance, canvas, self.config.max_position_embeddings),
-            self._accelerate(generation_config, canvas),
+        canvas = Canvas.build(
+            self.config, generation_config, input_ids, model_kwargs.get("attention_mask"), new_tokens, **least
         )
+        guide = Guidance.build(*guidance, canvas, self.config.max_position_embeddings)
+        predictor = Predictor(self, canvas, processors, guide, self._cache(generation_config, canvas))
         seeds = self._seeds(generator, sampler, canvas)
         plan = self._timetable(generation_config, sampler, canvas)
         stream = None if stream is None else CanvasStream(stream, canvas, settles=not sampler.remasks)
         history = [] if getattr(generation_config, "output_history", None) else None
         # 3. from noise to text
-        for step in range(plan.total):
-            if not sampler.remasks and canvas.is_complete():
+        for step in range(plan.total) if history is not None else busy_steps(sampler, canvas, plan, seeds):
+            if stopping.is_late() or (not sampler.remasks and canvas.is_complete()):
                 break
             block, t, s = plan.at(step)
             rows = canvas.open_rows(block, sampler.remasks)
@@ -270,15 +258,17 @@ class MDLMGenerationMixin(GenerationMixin):
                 predict = predictor.at(rows, block[rows], t[rows])
                 draft = canvas.draft(rows, block[rows])
                 canvas.write(rows, sampler.step(predict, draft, t[rows], s[rows], noise))
-                if criteria is not None:
-                    canvas.stop(rows[criteria(canvas.tokens[rows], None).to(rows.device)])
+                stopping.after_step(canvas, rows)
             if stream is not None:
                 stream(canvas)
             if history is not None:
                 history.append(canvas.tokens.masked_fill(~canvas.attended, canvas.pad_token_id))
         # 4. what a sampler left open is filled with the most probable tokens at t = 0
+        if stopping.is_late():
+            self._fill_at_once(canvas, Predictor(self, canvas, processors, guide))
         self._fill_rest(canvas, predictor)
         # 5. text
+        stopping.mark_ends(canvas)
         sequences = canvas.finish()
         if stream is not None:
             stream.end(sequences)
@@ -290,14 +280,9 @@ class MDLMGenerationMixin(GenerationMixin):
             sequences, canvas.num_forwards, canvas.num_filled / canvas.num_forwards.clamp(min=1), history
         )
 
-    def _accelerate(self, generation_config, canvas: Canvas) -> BlockCache | None:
-        """Compile the layers, or make the cache, where either is asked for."""
-        compile_config = getattr(generation_config, "compile_config", None)
-        wanted = bool(getattr(generation_config, "prefix_cache", None))
-        if compile_config is not None and not is_compiled(self):
-            names = ("backend", "mode", "options", "fullgraph")
-            compile_layers(self, **{name: getattr(compile_config, name) for name in names})
-        if not wanted:
+    def _cache(self, generation_config, canvas: Canvas) -> BlockCache | None:
+        """The cache of blocks, where it is asked for."""
+        if not getattr(generation_config, "prefix_cache", None):
             return None
         if is_compiled(self):
             raise ValueError("prefix_cache=True cannot be used with compiled layers: leave compile_config out")
@@ -321,6 +306,16 @@ class MDLMGenerationMixin(GenerationMixin):
             return Timetable(canvas.masked.sum(-1).clamp(min=1), canvas.num_blocks)
         steps = self.config.num_diffusion_steps if steps is None else int(steps)
         return Timetable(torch.full_like(canvas.num_blocks, steps), canvas.num_blocks)
+
+    @staticmethod
+    def _fill_at_once(canvas: Canvas, predictor: Predictor) -> None:
+        """Fill everything open, whatever its block, from one forward."""
+        rows = canvas.masked.any(-1).logical_and(~canvas.stopped).nonzero()[:, 0]
+        if len(rows):
+            draft = canvas.draft(rows)
+            last = canvas.num_blocks[rows] - 1
+            predict = predictor.at(rows, last, torch.zeros(len(rows), 1, dtype=torch.float64, device=rows.device))
+            canvas.write(rows, draft.fill(draft.masked, propose(predict, draft.masked, None)))
 
     @staticmethod
     def _fill_rest(canvas: Canvas, predictor: Predictor) -> None:

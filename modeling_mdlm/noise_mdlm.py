@@ -45,18 +45,18 @@ class RowNoise:
     Args:
         seeds: (B,) int64.
         position_ids: (B, L), which padding does not shift.
-        step: number of the denoising step.
+        step: number of the denoising step, or numbers (K, 1): what is drawn then has a dimension K in front.
     """
 
     seeds: torch.Tensor
     position_ids: torch.Tensor
-    step: int = 0
+    step: int | torch.Tensor = 0
 
     def uniform(self, purpose: int) -> torch.Tensor:
         """(B, L) float64 in [0, 1) with 53 random bits; `purpose` tells draws of one step apart."""
-        counter = torch.full_like(self.seeds, 1 + 16 * self.step + purpose)
+        counter = torch.as_tensor(1 + 16 * self.step + purpose, device=self.seeds.device)
         stream = _mix(self.seeds + counter * _GOLDEN)
-        bits = _mix(stream[:, None] + (self.position_ids + 1) * _GOLDEN)
+        bits = _mix(stream[..., None] + (self.position_ids + 1) * _GOLDEN)
         return _shift(bits, 11).to(torch.float64) * 2.0**-53
 
     def at_step(self, step: int) -> "RowNoise":

@@ -5,7 +5,14 @@ from functools import cached_property, partial
 
 import torch
 from torch.nn import functional
-from transformers.generation import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
+from transformers.generation import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+)
 
 from .block_cache_mdlm import BlockCache
 from .canvas_mdlm import Canvas
@@ -28,6 +35,19 @@ class AnnealedTemperature(LogitsProcessor):
     def __call__(self, input_ids, scores):
         temperature = self.end + (self.start - self.end) * self.times
         return scores / temperature.to(scores.dtype)
+
+
+def on_canvas(processors: LogitsProcessorList) -> LogitsProcessorList:
+    """What transformers has prepared for a text written left to right, as it is right for a canvas.
+
+    Its least lengths count the canvas itself, full from the start: `Predictor` has its own. Its repetition penalty is told of the
+    padding a row, but comes with a position a row; padding holds masks here, which the penalty does not change.
+    """
+    kept = [p for p in processors if not isinstance(p, (MinLengthLogitsProcessor, MinNewTokensLengthLogitsProcessor))]
+    padded = [isinstance(p, RepetitionPenaltyLogitsProcessor) and torch.is_tensor(p.prompt_ignore_length) for p in kept]
+    return LogitsProcessorList(
+        RepetitionPenaltyLogitsProcessor(p.penalty) if swap else p for p, swap in zip(kept, padded, strict=True)
+    )
 
 
 def without_temperature(processors: LogitsProcessorList) -> LogitsProcessorList:
@@ -76,14 +96,17 @@ class Predictor:
             inputs, elsewhere = self.guidance.other(self.canvas, run, where)
             other = self._states(inputs, elsewhere, told)
         self.canvas.num_forwards[run] += 1 if other is None else 2
-        owner = where.nonzero()[:, 0]
-        tokens = self.canvas.tokens[run]
+        owner, column = where.nonzero().unbind(1)
+        tokens, early = self.canvas.tokens[run], self.canvas.is_early(run[owner], column)
         results = []
         for part in self._parts(len(states)):
             raw = self._logits(states[part], 0)
             if other is not None:
                 raw = self.guidance.combine(raw, self._logits(other[part], 1))
-            results.append(reduce(raw, self._process(raw, tokens, t, owner[part]), part))
+            processed = self._process(raw, tokens, t, owner[part])
+            if early is not None:
+                processed = self._without_ends(processed, early[part])
+            results.append(reduce(raw, processed, part))
         return results
 
     def _states(self, inputs: dict, where: torch.Tensor, times: dict) -> torch.Tensor:
@@ -117,6 +140,12 @@ class Predictor:
             if isinstance(processor, AnnealedTemperature):
                 processor.times = t[owner]
         return self.processors(tokens[owner], raw.clone())
+
+    def _without_ends(self, processed: torch.Tensor, early: torch.Tensor) -> torch.Tensor:
+        """Logits (n, V) that cannot end the text where `early` (n,) is True."""
+        ends = torch.zeros(processed.shape[-1], dtype=torch.bool, device=processed.device)
+        ends[self.canvas.ending_ids()] = True
+        return processed.masked_fill(early[:, None] & ends, -torch.inf)
 
     def _model_times(self, times: torch.Tensor, block: torch.Tensor, run: torch.Tensor) -> dict[str, torch.Tensor]:
         """`timesteps` (R,) where the model is told them: in block mode those at which a whole canvas is masked as much."""

@@ -1,6 +1,93 @@
-"""Checks of generation settings before any work is done: what transformers would ignore, or not know."""
+"""Which options `generate` takes, and checks of their values before any work is done.
 
-from .samplers_mdlm import get_sampler, sampler_options
+transformers takes every option it knows, and a custom loop then ignores it. Here it is the other way round: what works is listed,
+and everything else is refused.
+"""
+
+import difflib
+
+from .samplers_mdlm import available_samplers, get_sampler, sampler_options
+
+OWN_FIELDS = {
+    "num_diffusion_steps": None,
+    "sampler": "ancestral",
+    "block_length": None,
+    "temperature_end": None,
+    "threshold": None,
+    "threshold_factor": None,
+    "entropy_bound": None,
+    "remasking": None,
+    "remasking_rate": None,
+    "output_history": None,
+    "prefix_cache": None,
+}
+
+# Of transformers' generation options, those that do here what their documentation says.
+WORKING = {
+    "max_new_tokens", "max_length", "min_new_tokens", "min_length", "max_time", "stop_strings", "eos_token_id", "pad_token_id",
+    "bos_token_id", "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
+    "repetition_penalty", "bad_words_ids", "suppress_tokens", "renormalize_logits", "remove_invalid_values", "guidance_scale",
+    "num_return_sequences", "return_dict_in_generate", "compile_config", "disable_compile",
+    "use_cache",  # of keys and values: there is none, and the text is the same
+    "transformers_version",
+}  # fmt: skip
+# Arguments of `generate` that are no options.
+ARGUMENTS = {"input_ids", "attention_mask", "logits_processor", "tokenizer", "trust_remote_code"}
+
+# Values with which a refused option changes nothing, beside None and False.
+_NEUTRAL = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "length_penalty": 1,
+    "diversity_penalty": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1,
+    "num_assistant_tokens": 20,
+    "num_assistant_tokens_schedule": "constant",
+    "assistant_confidence_threshold": 0.4,
+    "assistant_lookbehind": 10,
+    "target_lookbehind": 10,
+}
+
+
+def refuse_unsupported(call: dict, configs: list[dict], known: set[str]) -> None:
+    """ValueError for an option that has no meaning on a canvas, or that nobody knows.
+
+    Args:
+        call: keyword arguments of this call.
+        configs: generation configs that give the defaults, as dicts.
+        known: names of all options and arguments of transformers.
+    """
+    works = WORKING | set(OWN_FIELDS)
+    for place in (call, *configs):
+        for name, value in place.items():
+            if name in works or (place is call and name in ARGUMENTS) or name.startswith("_"):
+                continue
+            neutral = value is None or value is False or (name in _NEUTRAL and value == _NEUTRAL[name])
+            if (
+                place is call
+                and name not in known | {"position_ids", "inputs_embeds", "past_key_values"}
+                and not neutral
+            ):
+                near = difflib.get_close_matches(name, works, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"generate does not know the argument {name}={_short(value)}{hint}")
+            if not neutral:
+                raise ValueError(
+                    f"{name}={_short(value)} is not supported by masked diffusion generation; leave it out"
+                )
+    for place in (call, *configs):
+        if any(len(words) > 1 for words in place.get("bad_words_ids") or []):
+            raise ValueError(
+                "bad_words_ids of several tokens are not supported: a canvas is not filled left to right; give single tokens"
+            )
+
+
+def _short(value) -> str:
+    """A value in an error message of one line."""
+    line = " ".join(repr(value).split())
+    return line if len(line) <= 60 else f"{line[:57]}..."
 
 
 def check_settings(get, given: dict) -> None:
@@ -10,21 +97,24 @@ def check_settings(get, given: dict) -> None:
         get: `get(name)` is the value of a setting, given or default, or None.
         given: the settings of this call alone. A default of the checkpoint may belong to another sampler than this call's.
     """
-    steps = get("num_diffusion_steps")
-    if steps is not None and not is_count(steps):
-        raise ValueError(f"num_diffusion_steps={steps!r} must be an integer of at least 1")
-    block_length = get("block_length")
-    if block_length is not None and not is_count(block_length):
-        raise ValueError(f"block_length={block_length!r} must be an integer of at least 1, or None for one block")
-    top_p = get("top_p")
+    for name in ("num_diffusion_steps", "block_length", "num_return_sequences"):
+        value = get(name)
+        if value is not None and not is_count(value):
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+    for name in ("min_new_tokens", "min_length"):
+        value = get(name)
+        if value is not None and not (value == 0 or is_count(value)):
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 0")
+    top_p, max_time = get("top_p"), get("max_time")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p!r} must be above 0 and at most 1")
-    for name in ("temperature", "temperature_end"):
-        value = get(name)
-        if value is not None and not value > 0:
-            raise ValueError(
-                f"{name}={value!r} must be above 0; for the most probable tokens give do_sample=False instead"
-            )
+    if max_time is not None and not max_time > 0:
+        raise ValueError(f"max_time={max_time!r} must be a number of seconds above 0")
+    if get("temperature") is not None and not get("temperature") >= 0:
+        raise ValueError(f"temperature={get('temperature')!r} must be at least 0; 0 takes the most probable tokens")
+    end = get("temperature_end")
+    if end is not None and not end > 0:
+        raise ValueError(f"temperature_end={end!r} must be above 0")
     if get("output_history") and not get("return_dict_in_generate"):
         raise ValueError("output_history=True needs return_dict_in_generate=True: the history is a field of its output")
     if get("prefix_cache") and get("block_length") is None:
@@ -45,9 +135,14 @@ def _check_sampler(get, given: dict) -> None:
     for option in sorted(sampler_options() - set(sampler.options)):
         value = given.get(option)
         if value is not None:
-            raise ValueError(f"{option}={value!r} is no setting of sampler={name!r}")
+            fitting = [other for other in sorted(available_samplers()) if option in get_sampler(other).options]
+            raise ValueError(
+                f"{option}={value!r} does not go with sampler={name!r}: it is an option of {', '.join(fitting)}"
+            )
 
 
 def is_count(value) -> bool:
     """Whether it is a whole number of at least 1."""
-    return isinstance(value, (int, float)) and value >= 1 and int(value) == value
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value < 2**63 and int(value) == value
+    )

@@ -34,8 +34,8 @@ class CanvasStream:
         if not self.settles:
             return
         finished = self._finished(canvas)
-        eos = canvas.is_eos()[0, :finished]
-        if eos.any():  # behind the first EOS there is no text
+        eos = canvas.is_end()[0, :finished]
+        if eos.any():  # behind the first end there is no text
             finished = min(finished, int(eos.nonzero()[0]) + 1)
         if finished > self.sent:
             self.streamer.put(canvas.tokens[0, self.sent : finished].cpu())

@@ -22,7 +22,7 @@ def chi_square_p(counts, probabilities) -> float:
         counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
     statistic = ((counts - expected) ** 2 / expected).sum()
     freedom = torch.tensor((len(expected) - 1) / 2, dtype=torch.float64)
-    return float(torch.special.gammaincc(freedom, statistic / 2))
+    return float(torch.special.gammaincc(freedom, statistic.detach() / 2))
 
 
 def uniform_ks_p(draws) -> float:

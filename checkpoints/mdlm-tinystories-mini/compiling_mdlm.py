@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -30,6 +32,30 @@ def compile_layers(model: PreTrainedModel, **options) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     for layer in layers:
         layer.compile(dynamic=model.config.model_type != "mdlm", **options)
+
+
+# Of each model, by options: what was compiled, so that a second call with the same ones compiles nothing.
+_compiled: WeakKeyDictionary = WeakKeyDictionary()
+
+
+@contextmanager
+def compiled_layers(model: PreTrainedModel, **options):
+    """`compile_layers` for the time of a with block; layers that are compiled already stay as they are."""
+    if is_compiled(model):
+        yield
+        return
+    layers, known = repeated_layers(model), _compiled.setdefault(model, {})
+    key = repr(sorted(options.items()))
+    try:
+        if key not in known:
+            compile_layers(model, **options)
+            known[key] = [layer._compiled_call_impl for layer in layers]
+        for layer, call in zip(layers, known[key], strict=True):
+            layer._compiled_call_impl = call
+        yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
 
 
 def can_compile(device: torch.device) -> bool:

@@ -59,8 +59,9 @@ class Guidance:
         """The other canvas of `rows` (R,) as inputs of the model, and where (R, L') the same positions are in it."""
         tokens, attended = canvas.tokens[rows], canvas.attended[rows]
         if self.prompt is None:
-            first = canvas.position_ids[rows] == 0  # a BOS is context, not prompt
-            given = attended & ~canvas.fillable[rows] & ~first
+            given = attended & ~canvas.fillable[rows]
+            if canvas.bos_token_id is not None:  # context, not prompt
+                given &= (tokens != canvas.bos_token_id) | (canvas.position_ids[rows] > 0)
             return canvas.inputs(rows) | {"input_ids": tokens.masked_fill(given, canvas.mask_token_id)}, where
         tokens = torch.cat([self.prompt[rows], tokens[:, self.width :]], dim=1)
         attended = torch.cat([self.attended[rows], attended[:, self.width :]], dim=1)

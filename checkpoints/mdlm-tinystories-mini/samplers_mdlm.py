@@ -127,9 +127,14 @@ class AncestralSampler(Sampler):
     """
 
     def step(self, predict, draft, t, s, noise):
-        fill_rate = 1 - self.schedule.mask_rate(s) / self.schedule.mask_rate(t)
-        chosen = draft.masked & (noise.uniform(POSITION) < fill_rate)
+        chosen = self.may_fill(draft.masked, t, s, noise)
         return draft.fill(chosen, self.propose(predict, chosen, noise))
+
+    def may_fill(self, masked, t, s, noise) -> torch.Tensor:
+        """(B, L) bool: the masked positions (B, L) that are filled, which no prediction changes. It takes many steps at once,
+        as a dimension in front of everything."""
+        fill_rate = 1 - self.schedule.mask_rate(s) / self.schedule.mask_rate(t)
+        return masked & (noise.uniform(POSITION) < fill_rate)
 
 
 @register_sampler("first_hitting")
