@@ -152,7 +152,8 @@ def make_tokenizer(data: DataSettings, source: str, hold_out: bool = False) -> P
         tokenizer = AutoTokenizer.from_pretrained(data.tokenizer)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"data.tokenizer={data.tokenizer!r} is neither 'bpe', nor a folder or repository with a tokenizer: {error}"
+            f"data.tokenizer={data.tokenizer!r} is neither 'bpe', nor a folder or repository with a tokenizer: "
+            + " ".join(str(error).split())
         ) from error
     if tokenizer.mask_token is None and data.tokenizer == "gpt2":
         with tempfile.TemporaryDirectory() as files:

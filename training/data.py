@@ -10,7 +10,6 @@ Padding is not done here: the tail of a story's canvas is made by the collator, 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -18,9 +17,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -29,10 +26,10 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from arche_mdlm.training.encoding import Encoder, in_order, one_thread_a_call
 from arche_mdlm.training.sources import DEFAULT_SOURCE, Source, open_source, split_of
 
 __all__ = ["DEFAULT_SOURCE", "LAYOUTS", "DataSummary", "PreparedData", "prepare_data", "split_of", "split_windows"]
@@ -130,7 +127,7 @@ def prepare_data(
     chunk = long_documents == "chunk"
     if chunk and layout != "rows":
         raise ValueError(f"long_documents='chunk' is for layout='rows'; {layout!r} keeps every token")
-    encoder = _Encoder(tokenizer, layout)
+    encoder = Encoder(tokenizer, layout)
     cache = Path(cache_dir or os.environ.get("ARCHE_MDLM_CACHE") or Path.home() / ".cache" / "arche_mdlm")
     stories = open_source(
         source,
@@ -187,50 +184,10 @@ def _check_arguments(layout, context_length, max_tokens, min_characters, num_wor
             raise ValueError(f"{name}={value!r} must be a whole number of at least {least[name]}")
 
 
-class _Encoder:
-    """Texts to ids with a private copy of the tokenizer's backend, so the caller's settings stay as they are."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, layout: str):
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError(f"tokenizer={tokenizer!r:.80} must be a fast tokenizer (one with a `tokenizers` backend)")
-        self.whole = layout != "windows"
-        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        for name, token in (("bos_token", self.bos), ("eos_token", self.eos)):
-            if self.whole and token is None:
-                raise ValueError(f"the tokenizer has no {name}, which layout={layout!r} needs")
-        self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        # Earlier calls with padding= or truncation= leave their traces in the backend.
-        self.backend.no_padding()
-        self.backend.no_truncation()
-        identity = json.dumps([self.backend.to_str(), self.bos, self.eos])
-        self.sha256 = hashlib.sha256(identity.encode()).hexdigest()
-        self.backend.encode_special_tokens = True  # a "[MASK]" in a story must not become a mask
-
-    def __call__(self, texts: list[str]) -> list[np.ndarray]:
-        """Ids (n,) int32 of each text. Arrays at once: Arrow takes them as they are, and lists number by number."""
-        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        before, behind = ([self.bos], [self.eos]) if self.whole else ([], [])
-        return [np.array([*before, *encoding.ids, *behind], dtype=np.int32) for encoding in encodings]
-
-    def pieces(self, text: str, ids: np.ndarray, size: int) -> list[tuple[np.ndarray, int]]:
-        """(ids, UTF-8 bytes) of a long text's consecutive rows, of `size` ids at most with the BOS before each."""
-        starts = [start for start, _ in self.backend.encode(text, add_special_tokens=False).offsets]
-        cuts = list(range(0, len(starts), size - 1))  # of the text's own tokens
-        ends = [*cuts[1:], len(starts)]
-        bounds = [0, *(starts[cut] for cut in cuts[1:]), len(text)]
-        pieces = []
-        for number, (start, end) in enumerate(zip(cuts, ends, strict=True)):
-            # In `ids` the BOS is before them. The EOS goes behind the last row, or is left out where that is full.
-            own = ids[start + 1 : min(end + 1 + (end == len(starts)), start + size)]
-            raw = text[bounds[number] : bounds[number + 1]].encode("utf-8")
-            pieces.append((np.concatenate([ids[:1], own]), len(raw)))
-        return pieces
-
-
 class _Build:
     """One pass over the stories: what is taken, how it is laid out, and the counts."""
 
-    def __init__(self, stories: Source, encoder: _Encoder, layout, context_length, max_tokens, min_characters, chunk):
+    def __init__(self, stories: Source, encoder: Encoder, layout, context_length, max_tokens, min_characters, chunk):
         self.stories, self.encode, self.chunk = stories, encoder, chunk
         self.layout, self.context_length = layout, context_length
         self.max_tokens, self.min_characters = max_tokens, min_characters
@@ -264,7 +221,7 @@ class _Build:
 
     def _documents(self, num_workers: int, progress: bool) -> Iterator[tuple[np.ndarray, int]]:
         """(ids, bytes) of each story taken, up to the budget; of each piece of one that is cut."""
-        encoded = _in_order(self.encode, self._long_enough(), num_workers)
+        encoded = in_order(self.encode, self._long_enough(), num_workers, BATCH_STORIES)
         for text, ids in tqdm(encoded, desc="tokenising", unit=" stories", disable=not progress):
             too_long = self.layout == "rows" and len(ids) > self.context_length
             if too_long and not self.chunk:
@@ -319,7 +276,7 @@ class _Build:
         if not found:
             if self.max_tokens is None:
                 return f"{source}: empty, there is no story in it"
-            found = [f"the first one exceeds max_tokens={self.max_tokens}"]
+            return f"{source}: no row left; its first text has more than max_tokens={self.max_tokens} tokens"
         way_out = ""
         if counts["left_out"]:
             way_out = (
@@ -327,34 +284,6 @@ class _Build:
                 "into rows, or give a larger data.context_length"
             )
         return f"{source}: no row left; of its texts {', '.join(found)}{way_out}"
-
-
-def _in_order(encode: _Encoder, texts: Iterator[str], num_workers: int) -> Iterator[tuple[str, np.ndarray]]:
-    """(text, ids) in order. Threads do: the tokenizer releases the GIL, and nothing is forked or pickled."""
-    batches = iter(lambda: list(itertools.islice(texts, BATCH_STORIES)), [])
-    with ThreadPoolExecutor(num_workers) as pool:
-        waiting: deque = deque()
-        for batch in batches:
-            waiting.append((batch, pool.submit(encode, batch)))
-            if len(waiting) > num_workers:  # read no further ahead than the threads need
-                done, ids = waiting.popleft()
-                yield from zip(done, ids.result(), strict=True)
-        for done, ids in waiting:
-            yield from zip(done, ids.result(), strict=True)
-
-
-@contextlib.contextmanager
-def _one_thread_a_call() -> Iterator[None]:
-    """`num_workers` alone decides: without this every call would start a thread a core."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("TOKENIZERS_PARALLELISM", None)
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
 # --- the cache: <cache>/data/<key>/{rows.arrow, summary.json} ---------------------------------------------------------
@@ -381,7 +310,7 @@ def _write_atomically(folder: Path, build: _Build, key: str, num_workers: int, p
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder.parent))
-        with _one_thread_a_call():
+        with one_thread_a_call():
             _write_rows(work / "rows.arrow", build, num_workers, progress)
         summary = DataSummary(
             source=build.stories.name,

@@ -19,7 +19,7 @@ def load_config(folder_or_repo: str | Path):
     try:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise ValueError(f"could not load a checkpoint from {source!r}: {error}") from error
+        raise ValueError(f"could not load a checkpoint from {source!r}: {' '.join(str(error).split())}") from error
 
 
 def _checked(folder_or_repo: str | Path) -> str:
@@ -43,7 +43,7 @@ def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float3
         model, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except OSError as error:
-        raise ValueError(f"could not load a checkpoint from {source!r}: {error}") from error
+        raise ValueError(f"could not load a checkpoint from {source!r}: {' '.join(str(error).split())}") from error
     if info["missing_keys"]:
         raise ValueError(
             f"the checkpoint {source!r} is not whole: it has no weights for {', '.join(sorted(info['missing_keys']))}"

@@ -37,14 +37,15 @@ def read_texts(path: Path, column: str) -> Iterator[str | None]:
         raise ValueError(f"{path} is no whole gzip file: {error}") from None
 
 
-def _open(path: Path) -> BinaryIO:
+def open_bytes(path: Path) -> BinaryIO:
+    """The bytes of a file, unzipped."""
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def _lines(path: Path) -> Iterator[str]:
     """Lines with their ends, decoded one by one, so that an error can name the byte."""
     position = 0
-    with _open(path) as file:
+    with open_bytes(path) as file:
         for number, raw in enumerate(file, 1):
             try:
                 line = raw.decode("utf-8")
@@ -59,7 +60,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _read_txt(path: Path) -> Iterator[str]:
     """Stories end at `<|endoftext|>` where the file has any (they may then hold blank lines), else at blank lines."""
-    with _open(path) as file:
+    with open_bytes(path) as file:
         marked = any(STORY_END.encode() in line for line in file)
     story: list[str] = []
     for line in _lines(path):
@@ -80,7 +81,7 @@ def _read_txt(path: Path) -> Iterator[str]:
 
 def _read_json(path: Path, column: str) -> Iterator[str | None]:
     """JSON lines, or one array of objects (recognised by its first character)."""
-    with _open(path) as file:
+    with open_bytes(path) as file:
         is_array = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     if is_array:
         try:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import glob
+import gzip
 import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from arche_mdlm.training.readers import SUFFIXES, ZIPPED, kind_of, no_column, read_texts, text_of
+from arche_mdlm.training.readers import SUFFIXES, ZIPPED, kind_of, no_column, open_bytes, read_texts, text_of
 
 DEFAULT_SOURCE = "roneneldan/TinyStories"
 OWN_SPLITS = ("train", "validation")
@@ -118,7 +120,7 @@ def content_hash(source: str | os.PathLike, split: str) -> str:
     if not (Path(name).is_dir() or _named_files(name)) and _HUB_ID.fullmatch(name) and not kind_of(Path(name)):
         return name
     files = open_source(source, split=split).files
-    hashes = [_file_hash(file) for file in files]
+    hashes = [_file_hash(file, unzip=True) for file in files]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
@@ -148,11 +150,14 @@ def split_of(text: str, validation_fraction: float) -> str:
     return "validation" if int.from_bytes(digest[:8], "big") < validation_fraction * 2**64 else "train"
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
+def _file_hash(path: Path, unzip: bool = False) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open_bytes(path) if unzip else path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no whole gzip file: {error}") from None
     return digest.hexdigest()
 
 

@@ -253,7 +253,9 @@ def _ready_tokenizer(args, start: _Start | None):
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{str(source)!r} is no checkpoint with a tokenizer: {error}") from error
+        raise ValueError(
+            f"{str(source)!r} is no checkpoint with a tokenizer: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _model(args, preset: Preset, corpus: Corpus, start: _Start | None):

@@ -180,7 +180,7 @@ def test_the_second_call_does_not_tokenise(prepare, write, tmp_path, monkeypatch
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     first = prepare(path)
     assert os.environ.get("TOKENIZERS_PARALLELISM") == before
-    monkeypatch.setattr(data._Encoder, "__call__", lambda *_: pytest.fail("tokenised again"))
+    monkeypatch.setattr(data.Encoder, "__call__", lambda *_: pytest.fail("tokenised again"))
     copy = shutil.copy(path, tmp_path / "copy.jsonl")
     second, renamed = prepare(path, num_workers=2, progress=True), prepare(copy)
     assert second.summary == first.summary
@@ -398,6 +398,8 @@ def test_content_hashes_are_of_what_is_in_the_files(tmp_path, write):
     before = content_hash(path, "train")
     assert content_hash(shutil.copy(path, tmp_path / "copy.jsonl"), "train") == before
     assert content_hash("roneneldan/TinyStories", "train") == "roneneldan/TinyStories"
+    (tmp_path / "zipped.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert content_hash(tmp_path / "zipped.jsonl.gz", "train") == before
     with path.open("a") as file:
         file.write('{"text": "one more"}\n')
     assert content_hash(path, "train") != before
@@ -526,7 +528,7 @@ def test_a_file_where_the_cache_should_be(write, tokenizer, tmp_path):
             {"context_length": 4},
             "40 are longer than context_length=4 tokens; --layout packed .* --long_documents chunk",
         ),
-        ({"max_tokens": 4}, "exceeds max_tokens=4"),
+        ({"max_tokens": 4}, "its first text has more than max_tokens=4 tokens"),
         ({"layout": "windows", "context_length": 9999}, r"fill no row of 9999 \(windows\)"),
     ],
 )
