@@ -58,7 +58,7 @@ class BlockCache:
         columns = torch.arange(where.shape[1], device=where.device).expand_as(where)
         view = _CacheView(self, rows, columns)
         inputs = self.canvas.inputs(rows)
-        states = self.model.model(**inputs, **times, positions=_flat(where), past_key_values=view).last_hidden_state
+        states = self.model.model(**inputs, **times, positions=_flat(where), block_cache=view).last_hidden_state
         self.held[rows] = block
         return states
 
@@ -77,7 +77,7 @@ class BlockCache:
             attention_mask=self._mask(canvas.attended[rows], position_ids, columns),
             **times,
             positions=_flat(first),
-            past_key_values=_CacheView(self, rows, columns),
+            block_cache=_CacheView(self, rows, columns),
         ).last_hidden_state
 
     def _mask(self, attended, position_ids, columns) -> torch.Tensor:

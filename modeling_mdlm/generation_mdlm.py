@@ -194,12 +194,6 @@ class MDLMGenerationMixin(GenerationMixin):
     def _get_stopping_criteria(self, *args, **kwargs):
         return StoppingCriteriaList()  # `Stopping` has its own
 
-    def _prepare_cache_for_generation(self, *args, **kwargs):
-        """No cache: every forward sees a changed canvas."""
-
-    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
-        return None  # the canvas counts its own
-
     def prepare_inputs_for_generation(self, input_ids, **kwargs):
         return {"input_ids": input_ids, **kwargs}
 

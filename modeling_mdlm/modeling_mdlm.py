@@ -19,7 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_mdlm import MDLMConfig
 from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import module_loss
-from .last_layer_mdlm import can_select, can_split, last_layer_at, mlp_at
+from .last_layer_mdlm import CACHE_ARGUMENT, can_select, can_split, last_layer_at, mlp_at
 from .schedule_mdlm import get_schedule
 
 logger = logging.get_logger(__name__)
@@ -99,6 +99,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         inputs_embeds: torch.FloatTensor | None = None,
         timesteps: torch.FloatTensor | None = None,
         positions: torch.Tensor | None = None,
+        block_cache=None,
         **kwargs,
     ) -> BaseModelOutput:
         """Hidden states (B, L, hidden_size) of the canvas `input_ids` (B, L), or (N, hidden_size) at N `positions` alone, for
@@ -108,6 +109,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         `attention_mask` (B, L) is 0 at padding, on either side; without one, `position_ids` (B, L) that start again say, as
         everywhere in transformers, where another document starts, and nothing is seen across. `timesteps` (B,) in [0, 1] are
         used (and needed) with `time_conditioning="additive"` only. Raises ValueError when they are missing there.
+        `block_cache` is what `BlockCache` hands to the layers.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -132,8 +134,10 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
         layers = self.layers[: self.config.num_hidden_layers]
         indexed = positions is not None and positions.dtype != torch.bool
-        selects = positions is not None and (can_split if indexed else can_select)(layers[-1], **kwargs)
         inputs = {"attention_mask": mask, "position_embeddings": position_embeddings, "position_ids": position_ids}
+        if block_cache is not None:  # wants the keys and values of all layers
+            inputs[CACHE_ARGUMENT] = block_cache
+        selects = positions is not None and (can_split if indexed else can_select)(layers[-1], **inputs, **kwargs)
         for layer in layers[:-1] if selects else layers:
             hidden_states = layer(hidden_states, **inputs, **kwargs)
         if selects and indexed:
@@ -276,7 +280,7 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
             raise ValueError(
                 f"labels are given, but no labelled position of input_ids holds the mask token (id "
                 f"{self.config.mask_token_id}): a masked diffusion model learns and scores masked positions. Collators for "
-                "causal language models make such batches; mask the inputs first (docs/training.md, Stock trainers)"
+                "causal language models make such batches; mask the inputs first (docs/stock_tools.md)"
             )
 
     def subs_logits(self, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The last layer of a trunk at some positions only: nothing reads its output anywhere else."""
 
 from functools import cache
+from inspect import signature
 
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -11,6 +12,8 @@ from transformers.models.llama.modeling_llama import (
     rotate_half,
 )
 
+# What transformers calls the cache of a layer: `cache` from 5.24 on, `past_key_values` before, which goes in 5.40.
+CACHE_ARGUMENT = "cache" if "cache" in signature(LlamaDecoderLayer.forward).parameters else "past_key_values"
 _BACKENDS = ("sdpa", "eager")  # flash and flex attention take other masks
 
 
@@ -34,7 +37,7 @@ def _is_hooked(module) -> bool:
 def can_select(layer, **kwargs) -> bool:
     """Whether `last_layer_at` can: as `can_split`, with a known backend and without dropout or a compiler, which wants one
     shape."""
-    if kwargs.get("past_key_values") is not None:  # a cache wants the keys and values of the layer itself
+    if kwargs.get(CACHE_ARGUMENT) is not None:  # a cache wants the keys and values of the layer itself
         return False
     if type(layer.self_attn) is not LlamaAttention or _is_hooked(layer.self_attn):
         return False
