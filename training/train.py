@@ -26,6 +26,7 @@ from arche_mdlm.training.checkpointing import (
     write_json_atomically,
 )
 from arche_mdlm.training.corpus import Corpus, load_corpus, source_hashes
+from arche_mdlm.training.effects import without_effect
 from arche_mdlm.training.evaluation import Evaluator
 from arche_mdlm.training.launcher import accelerator_arguments, apply_launcher, asks_for_cpu, is_main_process
 from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
@@ -159,6 +160,9 @@ def _plan(args) -> tuple[Preset, _Start | None, list[str]]:
     preset, notes = apply_launcher(preset, explicit)
     preset, more = _precision_of_the_machine(preset, explicit)
     notes += more
+    notes += without_effect(preset, explicit, args.init_from is not None)
+    if args.init_from and "data.tokenizer" in explicit:
+        raise ValueError("data.tokenizer cannot be set with --init_from: the tokenizer is that of the checkpoint")
     start = _start(output_dir, args, preset)
     if start is None and args.resume:
         notes.append(f"note: no checkpoint in {output_dir} yet: the run starts afresh")

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.training import data as data_module
 from arche_mdlm.training import train
+from arche_mdlm.training.effects import without_effect
 
 REPOSITORY = Path(__file__).parents[2]
 CHECKPOINTS = REPOSITORY / "checkpoints"
@@ -191,6 +193,7 @@ def test_a_full_disk_for_the_run_itself(tmp_path):
         (["--set", "data.context_length=500"], ["more than model.config.max_position_embeddings=192"]),
         (["--set", "training.max_steps=[1"], ["the value is no YAML"]),
         (["--seed", "3", "--set", "training.seed=4"], ["training.seed is given twice: 3, and 4 by --set"]),
+        (["--tokenizer", "bpe", "--init_from", str(CHECKPOINTS / "mdlm-tinystories-mini")], ["data.tokenizer cannot be set"]),
         (["--stop_after", "0"], ["--stop_after=0 must be at least 1"]),
         (["--push_to_hub", "a b/c"], ["a b/c"]),
         (["--set", "data.context_length=4"], ["--layout packed", "--long_documents chunk"]),
@@ -254,3 +257,40 @@ def test_truncation_stops_at_the_context(finished):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         context = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
         assert len(tokenizer("The dog ran home. " * 200, truncation=True)["input_ids"]) == context, folder
+
+
+# --- settings that change nothing beside the others ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "why"),
+    [
+        ("mini-ar", {"training.time_sampling": "uniform"}, "an AR arm"),
+        ("mini-ar", {"training.short_canvas_share": 0.1}, "an AR arm"),
+        ("mini-ar", {"training.length_multiple": 8}, "an AR arm"),
+        ("mini-gpt2", {"training.eval_samples": 8}, "an AR arm"),
+        ("mini-mdlm", {"training.short_canvas_share": 0.1, "data.layout": "packed"}, "data.layout='packed'"),
+        ("mini-mdlm", {"training.length_pool": 2, "data.layout": "windows"}, "data.layout='windows'"),
+        ("mini-mdlm", {"training.muon_learning_rate": 0.1}, "training.optimizer='adamw'"),
+        ("mini-mdlm", {"training.decay_share": 0.1}, "training.schedule='cosine'"),
+        ("mini-mdlm", {"training.compile_mode": "max-autotune"}, "training.compile=false"),
+        ("controlled-mdlm", {"data.vocab_size": 300}, "a tokenizer that is there already"),
+    ],
+)
+def test_a_setting_without_effect_is_said(preset, changes, why):
+    key = next(iter(changes))
+    assert without_effect(load_preset(preset, changes), changes, False) == [f"note: {key} has no effect with {why}"]
+    assert without_effect(load_preset(preset, changes), {}, False) == []
+
+
+@pytest.mark.parametrize("preset", ["mini-mdlm", "mini-ar"])
+def test_settings_with_an_effect_are_not_said(preset):
+    keys = ["training.length_pool", "training.seed", "data.vocab_size", "training.batch_size"]
+    if preset == "mini-mdlm":
+        keys += [
+            "training.time_sampling",
+            "training.short_canvas_share",
+            "training.length_multiple",
+            "training.eval_samples",
+        ]
+    assert without_effect(load_preset(preset), keys, False) == []
