@@ -154,7 +154,7 @@ class _Writer:
         """The most tokens that a text has, its prompt included."""
         context = self.model.config.max_position_embeddings
         if self.args.max_new_tokens is not None:
-            longest = max(len(ids) for ids in self.tokenizer(sorted(set(self.prompts)))["input_ids"])
+            longest = max(len(ids) for ids in self.tokenizer(sorted(set(self.prompts)), verbose=False)["input_ids"])
             return min(context, longest + self.args.max_new_tokens)
         return min(context, self.args.max_length or self.model.generation_config.max_length or context)
 

@@ -1,16 +1,30 @@
 """Presets: model, data and training settings of a run, as typed objects read from YAML."""
 
 import difflib
-from dataclasses import MISSING, asdict, dataclass, field, fields
+import math
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
+
+from arche_mdlm.configuration.model_config import check_model
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 ARCHITECTURES = ("mdlm", "llama", "gpt2")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 OBJECTIVES = ("nelbo", "low_variance", "masked_mean", "next_token")
+LONG_DOCUMENTS = ("drop", "chunk")
+
+
+class _Null:
+    """`null` asked for by name (`--set data.max_tokens=null`); a plain None changes nothing."""
+
+    def __repr__(self) -> str:
+        return "null"
+
+
+NULL = _Null()
 
 
 @dataclass(frozen=True)
@@ -34,9 +48,13 @@ class DataSettings:
     context_length: int = 256
     max_tokens: int | None = None
     min_characters: int = 0
+    long_documents: str = "drop"  # "chunk" cuts texts longer than the context into rows (layout "rows")
     validation_fraction: float | None = None
     streaming: bool = False
     num_workers: int = 1
+    description: str | None = None  # these three are for the model card
+    license: str | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,9 @@ class Preset:
         return asdict(self)
 
 
+_SECTIONS = {"model": ModelSettings, "data": DataSettings, "training": TrainingSettings}
+
+
 def available_presets() -> list[str]:
     """Names that `load_preset` knows: `family-arm` for every family file."""
     return [f"{path.stem}-{arm}" for path in sorted(PRESET_FOLDER.glob("*.yaml")) for arm in _read(path)["arms"]]
@@ -109,16 +130,32 @@ def load_preset(name: str, overrides: dict[str, Any] | None = None) -> Preset:
     family = _read(path)
     if arm not in family["arms"]:
         raise ValueError(f"preset={name!r}: {path.name} has no arm {arm!r}, only {', '.join(family['arms'])}")
-    merged = _merge({key: family.get(key, {}) for key in ("model", "data", "training")}, family["arms"][arm] or {})
+    own = family["arms"][arm] or {}
+    _no_other_keys(own, _SECTIONS, f"{path.name}: arms.{arm}.")
+    for key in _SECTIONS:
+        for where, part in ((f"{path.name}: {key}", family.get(key)), (f"{path.name}: arms.{arm}.{key}", own.get(key))):
+            if not isinstance(part or {}, dict):
+                raise ValueError(f"{where} must be a mapping of settings")
+    merged = _merge({key: family.get(key) or {} for key in _SECTIONS}, own)
+    return _assemble(f"{path.stem}-{arm}", family.get("description", ""), merged, overrides)
+
+
+def preset_from_dict(saved: dict[str, Any], overrides: dict[str, Any] | None = None) -> Preset:
+    """The preset that `to_dict` gave, with changes; ValueError as in `load_preset`."""
+    sections = {key: dict(saved[key]) for key in _SECTIONS}
+    return _assemble(saved["name"], saved["description"], sections, overrides)
+
+
+def _assemble(name: str, description: str, sections: dict, overrides: dict[str, Any] | None) -> Preset:
     for key, value in (overrides or {}).items():
         if value is not None:
-            _set(merged, key, value)
+            _set(sections, key, None if value is NULL else value)
     preset = Preset(
-        name=f"{path.stem}-{arm}",
-        description=family.get("description", ""),
-        model=_build(ModelSettings, merged["model"], "model"),
-        data=_build(DataSettings, merged["data"], "data"),
-        training=_build(TrainingSettings, merged["training"], "training"),
+        name=name,
+        description=description,
+        model=_build(ModelSettings, sections["model"], "model"),
+        data=_build(DataSettings, sections["data"], "data"),
+        training=_build(TrainingSettings, sections["training"], "training"),
     )
     validate(preset)
     return preset
@@ -141,41 +178,112 @@ def validate(preset: Preset) -> None:
             f"training.objective={training.objective!r} does not fit model.architecture={model.architecture!r}: "
             "next_token is for llama and gpt2, the others for mdlm"
         )
-    for name in ("max_steps", "batch_size", "accumulation", "eval_every", "save_every", "log_every", "eval_samples",
-                 "length_multiple", "length_pool"):  # fmt: skip
-        if getattr(training, name) < 1:
-            raise ValueError(f"training.{name}={getattr(training, name)} must be at least 1")
-    for name in ("learning_rate", "muon_learning_rate"):
-        if getattr(training, name) <= 0:
-            raise ValueError(f"training.{name}={getattr(training, name)} must be above 0")
-    if not 0 < training.decay_share <= 1:
-        raise ValueError(f"training.decay_share={training.decay_share} must be above 0 and at most 1")
+    for section, ranges in _RANGES.items():
+        for name, allowed in ranges.items():
+            _in_range(f"{section}.{name}", getattr(getattr(preset, section), name), *allowed)
+    for beta in training.betas:
+        _in_range("training.betas", beta, 0, 1, True, False)
+    for steps in training.branches:
+        _in_range("training.branches", steps, 1, math.inf)
     if training.branches and training.schedule != "warmup_stable_decay":
         raise ValueError(
             "training.branches needs training.schedule=warmup_stable_decay: a branch leaves at its peak rate"
         )
-    if not 0 <= training.short_canvas_share <= 1:
-        raise ValueError(f"training.short_canvas_share={training.short_canvas_share} must be in [0, 1]")
+    _one_of("data.long_documents", data.long_documents, LONG_DOCUMENTS)
+    if data.long_documents == "chunk" and data.layout != "rows":
+        raise ValueError(f"data.long_documents='chunk' is for data.layout='rows'; {data.layout!r} keeps every token")
+    _check_model(preset)
+
+
+# Lowest and highest value allowed, and whether these two are allowed themselves.
+_RANGES: dict[str, dict[str, tuple]] = {
+    "data": {
+        "vocab_size": (260, math.inf),
+        "context_length": (4, math.inf),
+        "max_tokens": (1, math.inf),
+        "min_characters": (0, math.inf),
+        "num_workers": (1, math.inf),
+        "validation_fraction": (0, 1, False, False),
+    },
+    "training": {
+        **dict.fromkeys(
+            ("max_steps", "batch_size", "accumulation", "eval_every", "save_every", "log_every", "eval_samples",
+             "eval_rows", "keep_checkpoints", "length_multiple", "length_pool"), (1, math.inf)
+        ),
+        **dict.fromkeys(("warmup_steps", "weight_decay", "seed"), (0, math.inf)),
+        **dict.fromkeys(("min_lr_ratio", "short_canvas_share"), (0, 1)),
+        **dict.fromkeys(("learning_rate", "muon_learning_rate", "clip_norm"), (0, math.inf, False)),
+        "ema_decay": (0, 1, False, False),
+        "decay_share": (0, 1, False),
+    },
+}  # fmt: skip
+
+
+def _in_range(name: str, value: float | None, low: float, high: float, least: bool = True, most: bool = True) -> None:
+    """`least`, `most`: whether the lowest and the highest value are allowed themselves."""
+    if value is None or ((low <= value if least else low < value) and (value <= high if most else value < high)
+                         and math.isfinite(value)):  # fmt: skip
+        return
+    lower = f"at least {low}" if least else f"above {low}"
+    upper = "" if high == math.inf else f" and at most {high}" if most else f" and below {high}"
+    raise ValueError(f"{name}={value} must be {lower}{upper}")
+
+
+def _check_model(preset: Preset) -> None:
+    """ValueError for `model.config` that gives no model, or one that does not fit its initialisation."""
+    model = preset.model
+    if model.initialisation == "local" and not (
+        model.architecture != "gpt2" and model.config.get("attention_bias") is True
+    ):
+        raise ValueError("model.initialisation='local' needs a Llama-type model with model.config.attention_bias=true")
+    check_model(model.architecture, model.config)
+
+
+def check_fit(preset: Preset) -> None:
+    """ValueError where the data's settings do not fit a model that starts afresh."""
+    model, data = preset.model, preset.data
+    context = model.config.get("max_position_embeddings") or model.config.get("n_positions")
+    if context is not None and data.context_length > context:
+        raise ValueError(
+            f"data.context_length={data.context_length} is more than model.config.max_position_embeddings={context}"
+        )
+    rows = model.config.get("vocab_size")
+    if data.tokenizer == "bpe" and rows is not None and data.vocab_size > rows:
+        raise ValueError(f"data.vocab_size={data.vocab_size} is more than model.config.vocab_size={rows}")
 
 
 def _locate(name: str) -> tuple[Path, str]:
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise ValueError(f"preset={name!r} is no file")
-        return Path(name), "mdlm"
+        arms = list(_read(Path(name))["arms"])
+        return Path(name), arms[0] if len(arms) == 1 else "mdlm"
     for path in PRESET_FOLDER.glob("*.yaml"):
         if name == path.stem:
             return path, "mdlm"
         if name.startswith(path.stem + "-") and name[len(path.stem) + 1 :] in _read(path)["arms"]:
             return path, name[len(path.stem) + 1 :]
     known = available_presets()
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"preset={name!r} is not one of {', '.join(known)}{hint}")
+    raise ValueError(f"preset={name!r} is not one of {', '.join(known)}{_hint(name, known)}")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        family = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"preset={str(path)!r} is no readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(family, dict) or not isinstance(family.get("arms"), dict) or not family["arms"]:
+        raise ValueError(f"preset={str(path)!r} must be a mapping with the key 'arms', which names the arms")
+    _no_other_keys(family, ("description", *_SECTIONS, "arms"), f"{path.name}: ")
+    return family
+
+
+def _no_other_keys(values: Any, known: tuple[str, ...], where: str) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where.rstrip('.: ')} must be a mapping with the keys {', '.join(known)}")
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where}{key} is not one of {', '.join(known)}{_hint(str(key), known)}")
 
 
 def _merge(base: dict, changes: dict) -> dict:
@@ -185,37 +293,63 @@ def _merge(base: dict, changes: dict) -> dict:
     return merged
 
 
-def _set(tree: dict, dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
+def _set(sections: dict, dotted: str, value: Any) -> None:
+    section, _, rest = dotted.partition(".")
+    if section not in _SECTIONS or not rest:
+        known = [f"{name}.{f.name}" for name, cls in _SECTIONS.items() for f in fields(cls)]
+        # The last part alone may be known: `max_steps` is training.max_steps.
+        same = [name for name in known if name.rpartition(".")[2] == dotted.rpartition(".")[2]]
+        hint = f"; did you mean {same[0]!r}?" if same else _hint(dotted, known)
+        raise ValueError(f"{dotted} is not a setting: settings are model.*, data.* and training.*{hint}")
+    *parents, last = rest.split(".")
+    tree = sections[section]
+    for depth, parent in enumerate(parents):
+        tree[parent] = dict(tree[parent]) if isinstance(tree.get(parent), dict) else tree.get(parent, {})
+        if not isinstance(tree[parent], dict):
+            raise ValueError(f"{dotted}: {'.'.join([section, *parents[: depth + 1]])} has no parts")
+        tree = tree[parent]
     tree[last] = value
 
 
 def _build(cls, values: dict, section: str):
-    known = {f.name: f for f in fields(cls)}
+    known, hints = {f.name: f for f in fields(cls)}, get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise ValueError(f"{section}={values!r} must be a mapping of settings")
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{section}.{key} is not a setting: {', '.join(known)}{hint}")
-        default = known[key].default
-        if not (value is None or default is None or default is MISSING or _fits(value, default)):
-            raise ValueError(f"{section}.{key}={value!r} must be a {type(default).__name__}, such as {default!r}")
+            raise ValueError(f"{section}.{key} is not a setting: {', '.join(known)}{_hint(key, known)}")
+        if not _fits(value, hints[key]):
+            kind = getattr(hints[key], "__name__", str(hints[key]))
+            example = known[key].default
+            such = f", such as {example!r}" if isinstance(example, (int, float, str, tuple)) else ""
+            raise ValueError(f"{section}.{key}={value!r} must be a {kind}{such}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return cls(**values)
 
 
-def _fits(value: Any, default: Any) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
-    if isinstance(default, float):
-        return isinstance(value, (int, float))
-    return isinstance(value, (list, tuple) if isinstance(default, tuple) else type(default))
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from YAML has the annotated type; whole numbers are floats too."""
+    parts = get_args(hint)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if getattr(hint, "__origin__", None) is tuple:
+        if parts[-1] is Ellipsis:
+            return isinstance(value, (list, tuple)) and all(_fits(item, parts[0]) for item in value)
+        return isinstance(value, (list, tuple)) and len(value) == len(parts) and all(map(_fits, value, parts))
+    if getattr(hint, "__origin__", None) is dict:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    if parts:
+        return any(_fits(value, part) for part in parts)
+    return isinstance(value, hint)
+
+
+def _hint(name: str, known) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}{hint}")
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}{_hint(str(value), allowed)}")

@@ -167,7 +167,7 @@ def _measure(texts, index: TrainingIndex, order, chunk, progress, reference) -> 
 def _splitter(tokenizer) -> Callable[[Sequence[str]], list[list]]:
     if tokenizer is None:
         return lambda texts: [words(text) for text in texts]
-    return lambda texts: tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return lambda texts: tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _check_texts(name: str, texts) -> None:

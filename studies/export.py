@@ -23,6 +23,8 @@ from arche_mdlm.training.loading import is_diffusion, load_arm, save_arm, set_ge
 from arche_mdlm.training.model_card import write_model_card
 from arche_mdlm.training.provenance import portable
 
+_LICENSE = "apache-2.0"  # of the checkpoints that ship with this library
+
 
 def export(run_folder: Path, destination: Path, validation: str, dtype: torch.dtype, num_samples: int) -> dict:
     """Write `destination` from the best checkpoint of a run; returns the measured figures.
@@ -51,7 +53,7 @@ def export(run_folder: Path, destination: Path, validation: str, dtype: torch.dt
         log = {"run": run, "history": state["history"], "exported": scores}
         write_json_atomically(folder / "training_log.json", log)
         plot_training({"MDLM" if is_diffusion(model) else "AR": state["history"]}, folder / "training.png")
-        write_model_card(folder, preset, run, state["history"], state["best_step"], destination.name, scores)
+        write_model_card(folder, preset, run, state["history"], state["best_step"], destination.name, scores, _LICENSE)
         with (folder / "README.md").open("a", encoding="utf-8") as card:
             card.write("\n![Loss curves](training.png)\n")
 

@@ -18,7 +18,9 @@ REFERENCE_FIGURES = Path(__file__).parents[1] / "metrics" / "data" / "tinystorie
 def fitting_stories(source: str, tokenizer, context_length: int) -> list[str]:
     """Stories of at most `context_length` tokens with BOS and EOS: longer ones neither arm was trained on or can write."""
     texts = list(open_source(source, split="train"))
-    lengths = [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]  # the tokenizer adds BOS, EOS is one more
+    lengths = [
+        len(ids) + 1 for ids in tokenizer(texts, verbose=False)["input_ids"]
+    ]  # the tokenizer adds BOS, EOS is one more
     return [text for text, length in zip(texts, lengths, strict=True) if length <= context_length]
 
 

@@ -80,7 +80,7 @@ def write_batch(model, tokenizer, prompts: list[str], seeds: list[int], generate
 
     Masks in a prompt are filled, by the diffusion arm, and count as written.
     """
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", verbose=False).to(model.device)
     input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
     num_forward_passes = None
     if is_diffusion(model):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from arche_mdlm.configuration.presets import Preset, available_presets, load_preset
+from arche_mdlm.configuration.presets import NULL, Preset, available_presets, load_preset, preset_from_dict
 
+DEFAULT_PRESET = "quickstart-mdlm"
 _SHORTCUTS = {  # option: preset key, type
     "max_steps": ("training.max_steps", int),
     "batch_size": ("training.batch_size", int),
@@ -22,6 +23,7 @@ _SHORTCUTS = {  # option: preset key, type
     "tokenizer": ("data.tokenizer", str),
     "text_column": ("data.text_column", str),
     "layout": ("data.layout", str),
+    "long_documents": ("data.long_documents", str),
     "max_tokens": ("data.max_tokens", int),
     "num_workers": ("data.num_workers", int),
 }
@@ -34,8 +36,16 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--preset", default="quickstart-mdlm", help=f"one of {', '.join(available_presets())}, or a YAML file")
-    add("--data", help="Hub id, folder, or txt, jsonl, csv or parquet file (default: the preset's)")
+    add(
+        "--preset",
+        help=f"one of {', '.join(available_presets())}, or a YAML file (default: {DEFAULT_PRESET}; with --resume all the "
+        "settings of the stored run)",
+    )
+    add(
+        "--data",
+        help="Hub id, folder, or txt, jsonl, json, csv (each also .gz) or parquet file; several as 'part-*.jsonl' or "
+        "a.jsonl,b.jsonl (default: the preset's)",
+    )
     add("--validation_data", help="file with the held-out text (default: the source's own split)")
     add("--validation_fraction", type=float, help="share of stories held out where the source has no split of its own")
     add("--output_dir", type=Path, help="where checkpoints and logs go (default: runs/PRESET)")
@@ -48,7 +58,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="start where a longer run of schedule warmup_stable_decay was at its "
         "peak rate (its training.branches must name this one's length)",
     )
-    add("--overwrite", action="store_true", help="start afresh in an --output_dir that holds a run")
+    add(
+        "--allow_changes",
+        action="store_true",
+        help="go on although settings or data are not those of the stored run",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="start afresh in an --output_dir that holds a run, whose checkpoints are deleted",
+    )
     add("--streaming", action="store_true", help="read the source as a stream")
     add("--compile", action="store_true", help="torch.compile the model")
     add("--save_dtype", default="float32", choices=("float32", "bfloat16"), help="of the final model")
@@ -66,17 +85,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def preset_from(args: argparse.Namespace) -> Preset:
-    """The preset with the command line's changes; ValueError for what does not fit."""
-    overrides = {key: getattr(args, option) for option, (key, _) in _SHORTCUTS.items()}
-    overrides["data.source"] = args.data
-    overrides["data.validation_fraction"] = args.validation_fraction
-    if args.streaming:
-        overrides["data.streaming"] = True
-    if args.compile:
-        overrides["training.compile"] = True
-    overrides |= parse_changes(args.set)
-    return load_preset(args.preset, overrides)
+def changes_of(args: argparse.Namespace) -> dict:
+    """What the command line changes in the preset, by key; ValueError for what cannot be read."""
+    changes = {key: getattr(args, option) for option, (key, _) in _SHORTCUTS.items()}
+    changes["data.source"] = args.data
+    changes["data.validation_fraction"] = args.validation_fraction
+    changes["data.streaming"] = args.streaming or None
+    changes["training.compile"] = args.compile or None
+    changes = {key: value for key, value in changes.items() if value is not None}
+    for key, value in parse_changes(args.set).items():
+        if key in changes and changes[key] != value:
+            raise ValueError(f"{key} is given twice: {changes[key]!r}, and {value!r} by --set")
+        changes[key] = value
+    return changes
+
+
+def preset_from(args: argparse.Namespace, stored: dict | None = None) -> Preset:
+    """The preset with the command line's changes; ValueError for what does not fit.
+
+    `stored` is the preset of the run that goes on, for when the command line names none.
+    """
+    if args.preset is None and stored is not None:
+        return preset_from_dict(stored, changes_of(args))
+    return load_preset(args.preset or DEFAULT_PRESET, changes_of(args))
 
 
 def parse_changes(items: Iterable[str]) -> dict:
@@ -86,10 +117,16 @@ def parse_changes(items: Iterable[str]) -> dict:
         key, separator, value = item.partition("=")
         if not separator:
             raise ValueError(f"--set {item!r} must be KEY=VALUE")
-        changes[key] = _parse(value)
+        try:
+            changes[key] = _parse(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {item!r}: the value is no YAML: {' '.join(str(error).split())}") from error
     return changes
 
 
 def _parse(text: str):
     """A value of `--set` as YAML has it, but `1e-4` is a number (to YAML 1.1 it is a string)."""
-    return float(text) if re.fullmatch(r"[+-]?\d+\.?\d*[eE][+-]?\d+", text) else yaml.safe_load(text)
+    if re.fullmatch(r"[+-]?\d+\.?\d*[eE][+-]?\d+", text):
+        return float(text)
+    value = yaml.safe_load(text)
+    return NULL if value is None else value

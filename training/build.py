@@ -1,11 +1,15 @@
 """From a preset to a model: both arms, and a second AR baseline, out of stock configurations."""
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.configuration.model_config import classes_of, make_config
+from arche_mdlm.configuration.presets import ModelSettings, Preset
+from arche_mdlm.training.loading import load_config
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -16,20 +20,19 @@ def build_model(settings: ModelSettings, tokenizer=None) -> PreTrainedModel:
     Raises:
         ValueError: when the tokenizer has more entries than the model has rows.
     """
-    values = dict(settings.config)
+    ids = {}
     if tokenizer is not None:
-        values |= {name: getattr(tokenizer, name) for name in _SPECIAL}
-        if len(tokenizer) > values.get("vocab_size", len(tokenizer)):
-            raise ValueError(
-                f"the tokenizer has {len(tokenizer)} entries, more than model.config.vocab_size={values['vocab_size']}"
-            )
+        ids = {name: getattr(tokenizer, name) for name in _SPECIAL}
+        entries = len(tokenizer)
+        if settings.architecture != "mdlm" and tokenizer.mask_token_id == entries - 1:
+            entries -= 1  # an AR model never sees the mask: the paper's has no row for it
+        rows = settings.config.get("vocab_size") or entries
+        if entries > rows:
+            raise ValueError(f"the tokenizer has {entries} entries, more than model.config.vocab_size={rows}")
     if settings.architecture == "mdlm":
-        mask = tokenizer.mask_token_id if tokenizer is not None else values["vocab_size"] - 1
-        model = MDLMForMaskedDiffusion(MDLMConfig(mask_token_id=mask, **values))
-    elif settings.architecture == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**values))
-    else:
-        model = GPT2LMHeadModel(GPT2Config(**_gpt2_names(values)))
+        ids["mask_token_id"] = tokenizer.mask_token_id if tokenizer is not None else settings.config["vocab_size"] - 1
+    config = make_config(settings.architecture, settings.config, **ids)
+    model = classes_of(settings.architecture)[1](config)
     if settings.initialisation == "pytorch":
         initialise_as_pytorch(model)
     elif settings.initialisation == "local":
@@ -37,18 +40,43 @@ def build_model(settings: ModelSettings, tokenizer=None) -> PreTrainedModel:
     return model
 
 
-def _gpt2_names(values: dict) -> dict:
-    """GPT-2's own names for the fields that both families have; the rest has no counterpart there."""
-    renamed = {
-        "hidden_size": "n_embd",
-        "intermediate_size": "n_inner",
-        "num_hidden_layers": "n_layer",
-        "num_attention_heads": "n_head",
-        "max_position_embeddings": "n_positions",
-    }
-    return {
-        renamed.get(key, key): value for key, value in values.items() if key not in ("rms_norm_eps", "attention_bias")
-    }
+def model_of_checkpoint(source: str, preset: Preset, explicit: Collection[str]) -> ModelSettings:
+    """The preset's model settings as the checkpoint has them that a fine-tuning starts from.
+
+    Args:
+        explicit: keys that the command line sets; those of `model.config` have to be the checkpoint's.
+
+    Raises:
+        ValueError: for a checkpoint of another arm (with what is possible), or a setting that is not the checkpoint's.
+    """
+    config, wanted = load_config(source), preset.model.architecture
+    if config.model_type != wanted:
+        raise ValueError(
+            f"--init_from {source} holds a {config.model_type} model, but preset {preset.name!r} trains {wanted}: "
+            + _way_out(source, config.model_type, wanted)
+        )
+    kept = {}
+    for key, value in preset.model.config.items():
+        own = (config.rope_parameters or {}).get("rope_theta") if key == "rope_theta" else getattr(config, key, None)
+        if key == "attn_implementation":
+            own = value  # the same weights, computed in another way
+        if f"model.config.{key}" in explicit and value != own:
+            raise ValueError(f"model.config.{key}={value!r}: the model of --init_from {source} has {own!r}")
+        if own is not None:
+            kept[key] = own
+    if "model.initialisation" in explicit:
+        raise ValueError("model.initialisation is for a model that starts afresh, not for --init_from")
+    return replace(preset.model, config=kept, initialisation="default")
+
+
+def _way_out(source: str, found: str, wanted: str) -> str:
+    if found == "llama" and wanted == "mdlm":
+        return f"make an MDLM of it with `arche-mdlm convert {source} NEW_FOLDER` and start from that, or choose a preset `-ar`"
+    if found == "mdlm":
+        return "an MDLM cannot become an AR model; choose a preset `-mdlm`"
+    return (
+        f"choose the preset of the same arm; `arche-mdlm convert` makes an MDLM of a llama model only, not of {found}"
+    )
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The two splits a run needs, and its tokenizer, from the preset's data settings."""
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.presets import DataSettings
 from arche_mdlm.training.data import PreparedData, prepare_data, split_windows
-from arche_mdlm.training.sources import open_source
+from arche_mdlm.training.sources import content_hash, is_files, open_source
 from arche_mdlm.training.tokenizers_io import check_tokenizer, gpt2_tokenizer, train_bpe
 
 SAMPLE_CORPUS = Path(__file__).parent / "sample" / "stories.jsonl"
@@ -35,9 +36,16 @@ class Corpus:
     def describe(self) -> str:
         def line(name: str, part: PreparedData) -> str:
             s = part.summary
+            long = f"longer than {s.context_length} tokens"
+            remarks = (
+                (s.left_out, f"{long} and left out (--layout packed or --long_documents chunk keeps them)"),
+                (s.chunked, f"{long} and cut into several rows"),
+                (s.null, "without a text (null) left out"),
+            )
+            said = [f"{count:,} {remark}" for count, remark in remarks if count]
             return (
-                f"{name}: {s.stories:,} stories, {s.tokens:,} tokens in {len(part.dataset):,} rows "
-                f"({s.left_out:,} too long and left out), sha256 {s.sha256[:12]}"
+                f"{name}: {s.stories:,} texts, {s.tokens:,} tokens in {len(part.dataset):,} rows, sha256 {s.sha256[:12]}"
+                + "".join(f"; {remark}" for remark in said)
             )
 
         return "\n".join([line("training data", self.train), line("validation data", self.validation)])
@@ -51,6 +59,26 @@ def row_lengths(dataset: datasets.Dataset) -> np.ndarray:
     lengths = np.concatenate(stored) if stored else np.empty(0, np.int32)
     # Windows are a selection of what is stored. `datasets` would make a table of a piece a row, nearly a kilobyte each.
     return lengths if dataset._indices is None else lengths[dataset._indices.column(0).to_numpy()]
+
+
+def source_hashes(data: DataSettings, validation_source: str | None = None) -> dict[str, str | None]:
+    """What each split's data is, before it is read: a hash of its files, or the name of a Hub dataset.
+
+    `validation` is None where the held-out stories are a share of `train`.
+    """
+    source = _source_of(data)
+    hashes = {"train": content_hash(source, "train"), "validation": None}
+    if validation_source is not None:
+        hashes["validation"] = content_hash(
+            validation_source, "validation" if Path(validation_source).is_dir() else "train"
+        )
+    elif data.validation_fraction is None and data.layout != "windows" and not is_files(source):
+        hashes["validation"] = content_hash(source, "validation")
+    return hashes
+
+
+def _source_of(data: DataSettings) -> str:
+    return str(SAMPLE_CORPUS) if data.source == "sample" else data.source
 
 
 def load_corpus(
@@ -69,11 +97,11 @@ def load_corpus(
     Raises:
         ValueError, FileNotFoundError: as `prepare_data`; also where the validation text would be training text.
     """
-    source = str(SAMPLE_CORPUS) if data.source == "sample" else data.source
+    source = _source_of(data)
     if source == str(SAMPLE_CORPUS) and not SAMPLE_CORPUS.is_file():
         raise FileNotFoundError(f"data.source='sample': the sample corpus {SAMPLE_CORPUS.name} is not installed")
     fraction = data.validation_fraction
-    if data.layout != "windows" and validation_source is None and fraction is None and Path(source).is_file():
+    if data.layout != "windows" and validation_source is None and fraction is None and is_files(source):
         raise ValueError(
             f"data.source={source!r} is one file: give --validation_data FILE, or --validation_fraction (such as 0.05)"
         )
@@ -85,6 +113,7 @@ def load_corpus(
         "context_length": data.context_length,
         "text_column": data.text_column,
         "min_characters": data.min_characters,
+        "long_documents": data.long_documents,
         "streaming": data.streaming,
         "num_workers": data.num_workers,
         "progress": progress,
@@ -123,8 +152,11 @@ def make_tokenizer(data: DataSettings, source: str, hold_out: bool = False) -> P
         tokenizer = AutoTokenizer.from_pretrained(data.tokenizer)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"data.tokenizer={data.tokenizer!r} is neither 'bpe', nor a folder or repository with a tokenizer: {error}"
+            f"data.tokenizer={data.tokenizer!r} is neither 'bpe', nor a folder or repository with a tokenizer: "
+            + " ".join(str(error).split())
         ) from error
     if tokenizer.mask_token is None and data.tokenizer == "gpt2":
-        return gpt2_tokenizer(tokenizer)
+        with tempfile.TemporaryDirectory() as files:
+            tokenizer.backend_tokenizer.model.save(files)  # vocab.json and merges.txt
+            return gpt2_tokenizer(files)
     return tokenizer

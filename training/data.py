@@ -1,7 +1,7 @@
 """Text to training rows: read, strip, tokenise, lay out, and keep the result in a cache as a memory-mapped dataset.
 
     layout     a row of `input_ids`                           other columns
-    rows       one whole story: BOS tokens EOS                num_bytes: UTF-8 bytes of the story
+    rows       one whole story: BOS tokens EOS                num_bytes: UTF-8 bytes of the story (or of the piece)
     packed     context_length ids of BOS .. EOS stories       document_ids: which story of the row, 0-based
     windows    context_length ids, no BOS, EOS or separator   -
 
@@ -10,7 +10,6 @@ Padding is not done here: the tail of a story's canvas is made by the collator, 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -18,9 +17,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -29,15 +26,16 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from arche_mdlm.training.encoding import Encoder, in_order, one_thread_a_call
 from arche_mdlm.training.sources import DEFAULT_SOURCE, Source, open_source, split_of
 
 __all__ = ["DEFAULT_SOURCE", "LAYOUTS", "DataSummary", "PreparedData", "prepare_data", "split_of", "split_windows"]
 
 LAYOUTS = ("rows", "packed", "windows")
+LONG_DOCUMENTS = ("drop", "chunk")
 FORMAT_VERSION = 1  # raise it whenever the same settings give other rows: it is part of the cache key
 BATCH_STORIES = 512  # tokenised and written together: this bounds the memory, whatever the size of the source
 log = logging.getLogger(__name__)
@@ -48,8 +46,9 @@ class DataSummary:
     """What was prepared. Counts are of stories taken, unless they say otherwise.
 
     `tokens` are the ids of the stories taken, BOS and EOS counted; `bytes` the UTF-8 bytes of their texts; `sha256` is
-    over their texts in order, a zero byte behind each (a story cut by the budget counts whole in both). `left_out` stories were too long for the layout `rows`,
-    `short_out` shorter than `min_characters` or empty; `tail_tokens` are those of the last, incomplete row.
+    over their texts in order, a zero byte behind each (a story cut by the budget counts whole in both). `left_out` stories
+    were too long for the layout `rows`, or `chunked`: cut into several rows; `short_out` were shorter than
+    `min_characters` or empty, `null` had no text at all; `tail_tokens` are those of the last, incomplete row.
     """
 
     source: str
@@ -67,6 +66,8 @@ class DataSummary:
     sha256: str
     tokenizer_sha256: str
     cache_key: str
+    chunked: int = 0
+    null: int = 0
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -88,6 +89,7 @@ def prepare_data(
     validation_fraction: float | None = None,
     max_tokens: int | None = None,
     min_characters: int = 0,
+    long_documents: str = "drop",
     revision: str | None = None,
     streaming: bool = False,
     num_workers: int = 1,
@@ -105,6 +107,8 @@ def prepare_data(
             `windows`, which know no stories, that one is cut at the budget.
         min_characters: stories with fewer characters, once stripped, are dropped; empty ones always are. The paper's
             "over 50 characters" is 51.
+        long_documents: what the layout `rows` does with a story of more than `context_length` tokens: "drop" leaves it out,
+            "chunk" cuts it into rows of `context_length`, each with a BOS in front; the EOS is behind the last one only.
         num_workers: threads that tokenise. The rows do not depend on it.
         cache_dir: default $ARCHE_MDLM_CACHE, else ~/.cache/arche_mdlm.
         progress: show a bar of stories.
@@ -114,10 +118,16 @@ def prepare_data(
 
     Raises:
         FileNotFoundError: the source is missing, or the Hub cannot be reached.
+        OSError: the cache cannot be written (disk full, no permission); nothing half written is left in it.
         ValueError: an argument out of range, unreadable data (naming file and line), or no story left.
     """
     _check_arguments(layout, context_length, max_tokens, min_characters, num_workers)
-    encoder = _Encoder(tokenizer, layout)
+    if long_documents not in LONG_DOCUMENTS:
+        raise ValueError(f"long_documents={long_documents!r} unknown; allowed: {', '.join(LONG_DOCUMENTS)}")
+    chunk = long_documents == "chunk"
+    if chunk and layout != "rows":
+        raise ValueError(f"long_documents='chunk' is for layout='rows'; {layout!r} keeps every token")
+    encoder = Encoder(tokenizer, layout)
     cache = Path(cache_dir or os.environ.get("ARCHE_MDLM_CACHE") or Path.home() / ".cache" / "arche_mdlm")
     stories = open_source(
         source,
@@ -128,12 +138,12 @@ def prepare_data(
         streaming=streaming,
         cache_dir=cache,
     )
-    settings = [FORMAT_VERSION, layout, context_length, max_tokens, min_characters]
+    settings = [FORMAT_VERSION, layout, context_length, max_tokens, min_characters, *(["chunk"] if chunk else [])]
     key = hashlib.sha256(json.dumps([stories.fingerprint(), encoder.sha256, settings]).encode()).hexdigest()[:32]
     folder = cache / "data" / key
     found = _load(folder)
     if found is None:
-        build = _Build(stories, encoder, layout, context_length, max_tokens, min_characters)
+        build = _Build(stories, encoder, layout, context_length, max_tokens, min_characters, chunk)
         _write_atomically(folder, build, key, num_workers, progress)
         found = _load(folder)
     # The key is about content: the rows may have been made from a copy of the file under another name.
@@ -174,40 +184,15 @@ def _check_arguments(layout, context_length, max_tokens, min_characters, num_wor
             raise ValueError(f"{name}={value!r} must be a whole number of at least {least[name]}")
 
 
-class _Encoder:
-    """Texts to ids with a private copy of the tokenizer's backend, so the caller's settings stay as they are."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, layout: str):
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError(f"tokenizer={tokenizer!r:.80} must be a fast tokenizer (one with a `tokenizers` backend)")
-        self.whole = layout != "windows"
-        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        for name, token in (("bos_token", self.bos), ("eos_token", self.eos)):
-            if self.whole and token is None:
-                raise ValueError(f"the tokenizer has no {name}, which layout={layout!r} needs")
-        self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        # Earlier calls with padding= or truncation= leave their traces in the backend.
-        self.backend.no_padding()
-        self.backend.no_truncation()
-        identity = json.dumps([self.backend.to_str(), self.bos, self.eos])
-        self.sha256 = hashlib.sha256(identity.encode()).hexdigest()
-        self.backend.encode_special_tokens = True  # a "[MASK]" in a story must not become a mask
-
-    def __call__(self, texts: list[str]) -> list[np.ndarray]:
-        """Ids (n,) int32 of each text. Arrays at once: Arrow takes them as they are, and lists number by number."""
-        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        before, behind = ([self.bos], [self.eos]) if self.whole else ([], [])
-        return [np.array([*before, *encoding.ids, *behind], dtype=np.int32) for encoding in encodings]
-
-
 class _Build:
     """One pass over the stories: what is taken, how it is laid out, and the counts."""
 
-    def __init__(self, stories: Source, encoder: _Encoder, layout, context_length, max_tokens, min_characters):
-        self.stories, self.encode = stories, encoder
+    def __init__(self, stories: Source, encoder: Encoder, layout, context_length, max_tokens, min_characters, chunk):
+        self.stories, self.encode, self.chunk = stories, encoder, chunk
         self.layout, self.context_length = layout, context_length
         self.max_tokens, self.min_characters = max_tokens, min_characters
-        self.counts = dict.fromkeys(("rows", "stories", "left_out", "short_out", "tokens", "tail_tokens", "bytes"), 0)
+        names = ("rows", "stories", "left_out", "chunked", "short_out", "null", "tokens", "tail_tokens", "bytes")
+        self.counts = dict.fromkeys(names, 0)
         self.sha256 = hashlib.sha256()
 
     @property
@@ -226,30 +211,36 @@ class _Build:
             raise ValueError(self._nothing_left())
 
     def _long_enough(self) -> Iterator[str]:
-        for text in self.stories:
-            if len(text) < max(1, self.min_characters):
+        for text in self.stories.texts():
+            if text is None:
+                self.counts["null"] += 1
+            elif len(text) < max(1, self.min_characters):
                 self.counts["short_out"] += 1
             else:
                 yield text
 
     def _documents(self, num_workers: int, progress: bool) -> Iterator[tuple[np.ndarray, int]]:
-        """(ids, bytes) of each story taken, up to the budget."""
-        encoded = _in_order(self.encode, self._long_enough(), num_workers)
+        """(ids, bytes) of each story taken, up to the budget; of each piece of one that is cut."""
+        encoded = in_order(self.encode, self._long_enough(), num_workers, BATCH_STORIES)
         for text, ids in tqdm(encoded, desc="tokenising", unit=" stories", disable=not progress):
-            if self.layout == "rows" and len(ids) > self.context_length:
+            too_long = self.layout == "rows" and len(ids) > self.context_length
+            if too_long and not self.chunk:
                 self.counts["left_out"] += 1
                 continue
-            left = len(ids) if self.max_tokens is None else self.max_tokens - self.counts["tokens"]
-            if len(ids) > left:
+            pieces = self.encode.pieces(text, ids, self.context_length) if too_long else None
+            tokens = len(ids) if pieces is None else sum(len(part) for part, _ in pieces)
+            left = tokens if self.max_tokens is None else self.max_tokens - self.counts["tokens"]
+            if tokens > left:
                 if self.layout != "windows" or left == 0:
                     return
-                ids = ids[:left]
+                ids, tokens = ids[:left], left
             raw = text.encode("utf-8")
             self.sha256.update(raw + b"\0")
             self.counts["stories"] += 1
-            self.counts["tokens"] += len(ids)
+            self.counts["chunked"] += too_long
+            self.counts["tokens"] += tokens
             self.counts["bytes"] += len(raw)
-            yield ids, len(raw)
+            yield from [(ids, len(raw))] if pieces is None else pieces
 
     def _whole_rows(self, documents: Iterable[tuple[np.ndarray, int]]) -> Iterator[dict]:
         for ids, num_bytes in documents:
@@ -272,43 +263,27 @@ class _Build:
         self.counts["tail_tokens"] = len(ids)
 
     def _nothing_left(self) -> str:
-        counts = self.counts
-        if not (counts["stories"] or counts["left_out"] or counts["short_out"]) and self.max_tokens is None:
-            return f"source={self.stories.name!r}, split={self.stories.split!r}: empty, there is no story in it"
-        return (
-            f"source={self.stories.name!r}, split={self.stories.split!r}: no row left. {counts['short_out']} stories "
-            f"were shorter than min_characters={self.min_characters} or empty, {counts['left_out']} did not fit "
-            f"context_length={self.context_length}, {counts['stories']} ({counts['tokens']} tokens) filled no "
-            f"{self.layout} row, or the next one exceeds max_tokens={self.max_tokens}"
-        )
-
-
-def _in_order(encode: _Encoder, texts: Iterator[str], num_workers: int) -> Iterator[tuple[str, np.ndarray]]:
-    """(text, ids) in order. Threads do: the tokenizer releases the GIL, and nothing is forked or pickled."""
-    batches = iter(lambda: list(itertools.islice(texts, BATCH_STORIES)), [])
-    with ThreadPoolExecutor(num_workers) as pool:
-        waiting: deque = deque()
-        for batch in batches:
-            waiting.append((batch, pool.submit(encode, batch)))
-            if len(waiting) > num_workers:  # read no further ahead than the threads need
-                done, ids = waiting.popleft()
-                yield from zip(done, ids.result(), strict=True)
-        for done, ids in waiting:
-            yield from zip(done, ids.result(), strict=True)
-
-
-@contextlib.contextmanager
-def _one_thread_a_call() -> Iterator[None]:
-    """`num_workers` alone decides: without this every call would start a thread a core."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("TOKENIZERS_PARALLELISM", None)
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
+        counts, source = self.counts, f"source={self.stories.name!r}, split={self.stories.split!r}"
+        reasons = {
+            "null": "have no text (null)",
+            "short_out": f"are shorter than min_characters={self.min_characters}"
+            if self.min_characters
+            else "are empty",
+            "left_out": f"are longer than context_length={self.context_length} tokens",
+            "stories": f"have {counts['tokens']} tokens in all, which fill no row of {self.context_length} ({self.layout})",
+        }
+        found = [f"{counts[name]:,} {reason}" for name, reason in reasons.items() if counts[name]]
+        if not found:
+            if self.max_tokens is None:
+                return f"{source}: empty, there is no story in it"
+            return f"{source}: no row left; its first text has more than max_tokens={self.max_tokens} tokens"
+        way_out = ""
+        if counts["left_out"]:
+            way_out = (
+                "; --layout packed fills rows with texts one after another, --long_documents chunk cuts each long text "
+                "into rows, or give a larger data.context_length"
+            )
+        return f"{source}: no row left; of its texts {', '.join(found)}{way_out}"
 
 
 # --- the cache: <cache>/data/<key>/{rows.arrow, summary.json} ---------------------------------------------------------
@@ -331,10 +306,11 @@ def _load(folder: Path) -> PreparedData | None:
 
 def _write_atomically(folder: Path, build: _Build, key: str, num_workers: int, progress: bool) -> None:
     """Build beside `folder` and rename: an interrupted preparation leaves nothing that looks like a cache."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder.parent))
+    work = None
     try:
-        with _one_thread_a_call():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder.parent))
+        with one_thread_a_call():
             _write_rows(work / "rows.arrow", build, num_workers, progress)
         summary = DataSummary(
             source=build.stories.name,
@@ -355,8 +331,16 @@ def _write_atomically(folder: Path, build: _Build, key: str, num_workers: int, p
         except OSError:  # onto a filled folder: another process was faster, and its rows are the same
             if _load(folder) is None:
                 raise
+    except FileNotFoundError:
+        raise  # of the source, in its own words
+    except OSError as error:  # disk full, no permission, a file in the way
+        raise OSError(
+            f"could not prepare data in the cache {folder.parent}: {error}; nothing half written is left "
+            "(ARCHE_MDLM_CACHE names another place)"
+        ) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _write_rows(path: Path, build: _Build, num_workers: int, progress: bool) -> None:

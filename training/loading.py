@@ -19,7 +19,7 @@ def load_config(folder_or_repo: str | Path):
     try:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise ValueError(f"could not load a checkpoint from {source!r}: {error}") from error
+        raise ValueError(f"could not load a checkpoint from {source!r}: {' '.join(str(error).split())}") from error
 
 
 def _checked(folder_or_repo: str | Path) -> str:
@@ -43,7 +43,7 @@ def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float3
         model, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except OSError as error:
-        raise ValueError(f"could not load a checkpoint from {source!r}: {error}") from error
+        raise ValueError(f"could not load a checkpoint from {source!r}: {' '.join(str(error).split())}") from error
     if info["missing_keys"]:
         raise ValueError(
             f"the checkpoint {source!r} is not whole: it has no weights for {', '.join(sorted(info['missing_keys']))}"
@@ -83,7 +83,8 @@ def save_arm(
 ) -> None:
     """Save weights, configuration, remote code, generation defaults and tokenizer into `folder`.
 
-    `dtype` rounds the saved weights only; the model stays as it is. `state` has the weights, by default the model's.
+    `dtype` rounds the saved weights only; the model stays as it is. `state` has the weights, by default the model's. The
+    saved tokenizer knows the model's context (`model_max_length`, for `truncation=True`), the given one stays as it is.
     """
     state = dict(model.state_dict() if state is None else state)
     if dtype is not None:
@@ -98,4 +99,9 @@ def save_arm(
         model.save_pretrained(folder, state_dict=state)
     finally:
         model.config.dtype = kept
-    tokenizer.save_pretrained(folder)
+    length = tokenizer.model_max_length
+    try:
+        tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", length)
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = length

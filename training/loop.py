@@ -66,8 +66,10 @@ class Trainer:
         output_dir: Path,
         accelerator: Accelerator,
         resume_from: Path | None = None,
+        record: dict | None = None,
     ):
         self.preset, self.settings, self.tokenizer = preset, preset.training, tokenizer
+        self.record = record or {}  # what else a run that goes on is compared with
         self.output_dir, self.accelerator = Path(output_dir), accelerator
         self.batches, self.evaluator = batches, evaluator
         self.raw_model = model
@@ -290,6 +292,7 @@ class Trainer:
         save_arm(self._blank, self.tokenizer, aside, state=weights)
         torch.save(state, aside / "optimizer.pt")
         run = {**vars(self.state), "preset": self.preset.to_dict(), "best_nats": _finite(self.state.best_nats)}
+        run |= {"run": self.record, "files": [STATE_FILE, *(path.name for path in aside.iterdir())]}
         (aside / STATE_FILE).write_text(json.dumps(run, indent=1), encoding="utf-8")
 
     def _restore(self, checkpoint: Path) -> None:

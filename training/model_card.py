@@ -1,51 +1,72 @@
-"""The model card of a run: what it is, how it was made, the figures that were measured."""
+"""The model card of a run, out of the run's own records: what it is, what it was trained on, what was measured, and no more."""
 
 from pathlib import Path
+from typing import NamedTuple
 
-from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.configuration.presets import DataSettings, Preset
+from arche_mdlm.training.sources import DEFAULT_SOURCE
 
 _USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("FOLDER_OR_REPO"{trust})
 tokenizer = AutoTokenizer.from_pretrained("FOLDER_OR_REPO"{trust})
-out = model.generate(**tokenizer("Once upon a time", return_tensors="pt"))
+out = model.generate(**tokenizer("The", return_tensors="pt"))
 print(tokenizer.decode(out[0], skip_special_tokens=True))
 ```"""
 
 
+class DataFacts(NamedTuple):
+    """What is known of a corpus beside its hash; None: unknown."""
+
+    description: str | None = None
+    license: str | None = None
+    language: str | None = None
+
+
+_KNOWN = {
+    DEFAULT_SOURCE: DataFacts("short synthetic children's stories (Eldan and Li 2023)", "cdla-sharing-1.0", "en"),
+    "sample": DataFacts("children's stories written by the AR model that ships with arche-mdlm", "apache-2.0", "en"),
+}
+
+
+def facts_of(data: DataSettings) -> DataFacts:
+    """What the settings say of the data (`data.description`, `data.license`, `data.language`), else what is known of it."""
+    known = _KNOWN.get(data.source, DataFacts())
+    return DataFacts(*(getattr(data, name) or value for name, value in known._asdict().items()))
+
+
 def write_model_card(
-    folder: Path, preset: Preset, run: dict, history: list[dict], step: int, name: str, exported: dict | None = None
+    folder: Path,
+    preset: Preset,
+    run: dict,
+    history: list[dict],
+    step: int,
+    name: str,
+    exported: dict | None = None,
+    license: str | None = None,
 ) -> None:
     """Write `README.md` into `folder` from the run's own records.
 
     `exported`: figures of the rounded weights that are in the folder, measured with more draws than during training.
+    `license`: of the model; none is claimed by default.
     """
     scores = [entry for entry in history if "validation_nats" in entry]
     best = exported or next(entry for entry in scores if entry["step"] == step)
     diffusion = preset.model.architecture == "mdlm"
-    kind = "masked diffusion" if diffusion else "autoregressive"
+    facts, base = facts_of(preset.data), run.get("init_from")
+    kind = "a masked diffusion" if diffusion else "an autoregressive"
     bound = "NELBO (an upper bound on the NLL), Monte Carlo" if diffusion else "exact NLL"
-    train, validation = run["data"]["train"], run["data"]["validation"]
-    logs = [entry for entry in history if "tokens_per_second" in entry]
-    seconds = sum(entry["seconds"] for entry in logs)
-    tokens, supervised = (sum(entry[key] for entry in logs) for key in ("tokens", "supervised"))
-    note = f", of the saved weights, {exported['num_samples']} draws a story" if exported and diffusion else ""
-    rows = "\n".join(
-        f"| {e['step']:,} | {e['validation_nats']:.4f} | {e['validation_standard_error']:.4f} "
-        f"| {_number(e['validation_bits_per_byte'])} |"
-        for e in scores
-    )
-    text = f"""---
-library_name: transformers
-pipeline_tag: text-generation
-license: apache-2.0
-language: en
-tags: [{"masked-diffusion, " if diffusion else ""}arche-mdlm]
----
-# {name}: a {kind} language model
+    validation = run["data"]["validation"]
+    note = f", of the saved weights, {exported['num_samples']} draws a text" if exported and diffusion else ""
+    error = f" (standard error {best['validation_standard_error']:.4f})" if diffusion else ""
+    fine_tuned = f"Fine-tuned from `{base}`. " if base else ""
+    rows = preset.training.eval_rows
+    part = f"the first {rows:,} of " if rows and rows < validation["stories"] and not exported else ""
+    text = f"""{_front_matter(preset, facts, base, license, diffusion)}
+# {name}: {kind} language model
 
-Trained with arche-mdlm, preset `{preset.name}`: {preset.description.strip()}
+{fine_tuned}Trained with arche-mdlm, settings of the preset `{preset.name}`.
 
 {run["parameters"]:,} parameters. Architecture `{preset.model.architecture}`, objective `{preset.training.objective}`.
 
@@ -53,32 +74,87 @@ Trained with arche-mdlm, preset `{preset.name}`: {preset.description.strip()}
 
 ## Figures
 
-Validation split ({validation["stories"]:,} stories, sha256 `{validation["sha256"][:16]}`), {bound}, at step {step:,}{note}:
-**{best["validation_nats"]:.4f} nats a token** (standard error {best["validation_standard_error"]:.4f}),
-{best["validation_nats_per_story"]:.1f} nats a story, **{_number(best["validation_bits_per_byte"])} bits a byte**.
+Validation split ({part}{validation["stories"]:,} texts, sha256 `{validation["sha256"][:16]}`), {bound}, at step {step:,}{note}:
+**{best["validation_nats"]:.4f} nats a token**{error},
+{best["validation_nats_per_story"]:.1f} nats a text, **{_number(best["validation_bits_per_byte"])} bits a byte**.
 
-During training, on {f"the first {preset.training.eval_rows:,} of these stories" if preset.training.eval_rows else "all of them"}:
+During training, on {f"the first {rows:,} of these texts" if rows and rows < validation["stories"] else "all of them"}:
 
-| step | nats a token | standard error | bits a byte |
-|---:|---:|---:|---:|
-{rows}
+{_table(scores, diffusion)}
 
 ## Training
 
-- data: {train["stories"]:,} stories, {train["tokens"]:,} tokens, sha256 `{train["sha256"][:16]}`;
-  {train["left_out"]:,} stories longer than the context of {preset.data.context_length} tokens were left out
-- {preset.training.max_steps:,} steps of {preset.training.batch_size} rows: {tokens:,} tokens seen, {supervised:,} supervised
-- {seconds / 60:.0f} minutes, {tokens / max(seconds, 1e-9):,.0f} tokens/s on {run["device"]}
-- seed {preset.training.seed}; torch {run["versions"]["torch"]}, transformers {run["versions"]["transformers"]}
-- command: `{run["command"]}`
+{_training(preset, run, history, facts)}
 
 The whole log is in `training_log.json`.
 
 ## Limits
 
-Trained on short synthetic children's stories in English; it can write nothing else, and what it writes can be odd.
+{_limits(preset, run, history, facts, base)}
 """
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _front_matter(preset: Preset, facts: DataFacts, base: str | None, license: str | None, diffusion: bool) -> str:
+    """Only what is known: an unknown licence or language is left out."""
+    source = preset.data.source if preset.data.source == DEFAULT_SOURCE else None
+    lines = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "license": license,
+        "language": facts.language,
+        "base_model": base,
+        "datasets": source and f"[{source}]",
+        "tags": f"[{'masked-diffusion, ' if diffusion else ''}arche-mdlm]",
+    }
+    return "\n".join(["---", *(f"{key}: {value}" for key, value in lines.items() if value), "---"])
+
+
+def _table(scores: list[dict], diffusion: bool) -> str:
+    """The validation figures of the run; an exact likelihood has no error."""
+    error = "standard error | " if diffusion else ""
+    rows = [f"| step | nats a token | {error}bits a byte |", f"|---:|---:|{'---:|' if diffusion else ''}---:|"]
+    for e in scores:
+        error = f"{e['validation_standard_error']:.4f} | " if diffusion else ""
+        bits = _number(e["validation_bits_per_byte"])
+        rows.append(f"| {e['step']:,} | {e['validation_nats']:.4f} | {error}{bits} |")
+    return "\n".join(rows)
+
+
+def _training(preset: Preset, run: dict, history: list[dict], facts: DataFacts) -> str:
+    train, context = run["data"]["train"], preset.data.context_length
+    logs = [entry for entry in history if "tokens_per_second" in entry]
+    seconds = sum(entry["seconds"] for entry in logs)
+    tokens, supervised = (sum(entry[key] for entry in logs) for key in ("tokens", "supervised"))
+    about = f" ({facts.description})" if facts.description else ""
+    lines = [
+        f"data: `{train['source']}`{about}, licence {facts.license or 'unknown'}: {train['stories']:,} texts, "
+        f"{train['tokens']:,} tokens, sha256 `{train['sha256'][:16]}`",
+        f"layout `{preset.data.layout}`, context {context} tokens",
+    ]
+    if train["left_out"]:
+        lines.append(f"{train['left_out']:,} texts longer than the context were left out")
+    if train.get("chunked"):
+        lines.append(f"{train['chunked']:,} texts longer than the context were cut into several rows")
+    lines += [
+        f"{preset.training.max_steps:,} steps of {preset.training.batch_size} rows: {tokens:,} tokens seen, {supervised:,} supervised",
+        f"{seconds / 60:.0f} minutes, {tokens / max(seconds, 1e-9):,.0f} tokens/s on {run['device']}",
+        f"seed {preset.training.seed}; torch {run['versions']['torch']}, transformers {run['versions']['transformers']}",
+        f"command: `{run['command']}`",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _limits(preset: Preset, run: dict, history: list[dict], facts: DataFacts, base: str | None) -> str:
+    train = run["data"]["train"]
+    tokens = sum(entry["tokens"] for entry in history if "tokens_per_second" in entry)
+    about = facts.description or f"the texts of `{train['source']}`"
+    before = f", after whatever `{base}` was trained on" if base else ""
+    return (
+        f"Trained on {about}{before}: {tokens / max(train['tokens'], 1):.1f} passes over {train['tokens']:,} tokens. It has not been "
+        f"tested on other kinds of text or beyond {preset.data.context_length} tokens. Nothing but the likelihood above was "
+        "measured in training; what it writes can be wrong or odd, and nothing filters it."
+    )
 
 
 def _number(value: float | None) -> str:

@@ -31,17 +31,19 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe_run(preset, corpus, model, num_processes: int, strategy: str) -> dict:
-    """The provenance of a training run, as `run.json` has it."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+def describe_run(preset, corpus, model, accelerator, strategy: str, init_from: str | None) -> dict:
+    """The provenance of a training run, as `run.json` has it. `init_from`: a local folder is known by its name alone."""
+    on_gpu = accelerator.device.type == "cuda"
+    device = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
     data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
     return {
-        "command": " ".join(["training/train.py", *portable(sys.argv[1:])]),
+        "command": " ".join(["training/train.py", *portable(sys.argv[1 + (sys.argv[1:2] == ["train"]) :])]),
         "preset": portable(preset.to_dict()),
+        "init_from": Path(init_from).name if init_from and Path(init_from).is_dir() else init_from,
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": portable(data),
         "device": device,
-        "processes": num_processes,
+        "processes": accelerator.num_processes,
         "strategy": strategy,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }

@@ -31,6 +31,10 @@ def sharding_plugin(accelerator: Accelerator, settings: TrainingSettings) -> Ful
         raise ValueError(f"fsdp_version={version} in the launch file is not supported: give fsdp_version: 2")
     if offload.lower() != "false":
         raise ValueError(f"fsdp_offload_params={offload} in the launch file is not supported: give false")
+    if os.environ.get("FSDP_AUTO_WRAP_POLICY") == "SIZE_BASED_WRAP":
+        raise ValueError(
+            "fsdp_auto_wrap_policy=SIZE_BASED_WRAP in the launch file is not supported: the units are the layers"
+        )
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise ValueError(
             f"mixed_precision={accelerator.mixed_precision!r} is not supported under FSDP2: give no or bf16"

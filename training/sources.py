@@ -1,24 +1,21 @@
-"""Where stories come from: a Hub dataset, or local txt, jsonl, json, csv and parquet files, read one story at a time.
-
-Every reader is a generator that holds one story (for `.json` arrays: one file) in memory, and says where in which file
-something is wrong.
-"""
+"""Where texts come from: a Hub dataset, or local files (`readers.py`), one of them or several; and their splits."""
 
 from __future__ import annotations
 
-import csv
 import glob
+import gzip
 import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from arche_mdlm.training.readers import SUFFIXES, ZIPPED, kind_of, no_column, open_bytes, read_texts, text_of
+
 DEFAULT_SOURCE = "roneneldan/TinyStories"
-SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
-STORY_END = "<|endoftext|>"
 OWN_SPLITS = ("train", "validation")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -38,16 +35,24 @@ class Source:
     def fingerprint(self) -> str:
         """What the stories depend on, as text: content hashes of local files, or the Hub id and commit."""
         if self.files:
-            data = [(file.suffix.lower(), _file_hash(file)) for file in self.files]
+            data = [(kind_of(file), _file_hash(file)) for file in self.files]
         else:
             data = [self.name, self.revision]
         # The hash split reads the whole of `train` and keeps a part; else the split is part of what is read.
         return json.dumps([data, self.split, self.text_column, self.validation_fraction])
 
     def __iter__(self) -> Iterator[str]:
-        """The stories of the split, in the source's order, without white space around them."""
-        stories = _read_files(self) if self.files else _read_hub(self)
-        for text in stories:
+        """The stories of the split, in the source's order, without white space around them; nulls are left out."""
+        return (text for text in self.texts() if text is not None)
+
+    def texts(self) -> Iterator[str | None]:
+        """As the stories, with a None for each null; a share held out by hash has none, they count for `train`."""
+        stories = (text for file in self.files for text in read_texts(file, self.text_column))
+        for text in stories if self.files else _read_hub(self):
+            if text is None:
+                if self.validation_fraction is None or self.split == "train":
+                    yield None
+                continue
             text = text.strip()
             if self.validation_fraction is None or split_of(text, self.validation_fraction) == self.split:
                 yield text
@@ -66,10 +71,12 @@ def open_source(
     """Find `source` and its `split`; iterating over the result gives the stories.
 
     Args:
-        source: a local file, a folder that holds `{split}.jsonl` (or another known suffix, or shards named
-            `{split}-*`), or a Hub dataset id. What exists locally wins.
+        source: a local file, several (`part-*.jsonl`, or names with commas between them), a folder that holds
+            `{split}.jsonl` (or another known suffix, or shards named `{split}-*`), or a Hub dataset id. What exists
+            locally wins.
         split: "train" or "validation"; folders and the Hub may have others.
-        text_column: the field of jsonl, json, csv, parquet and Hub data that holds the story.
+        text_column: the field of jsonl, json, csv, parquet and Hub data that holds the story; `story.text` is the
+            field `text` of the object `story`.
         validation_fraction: None: the source's own splits are used, and a single file is all "train". A fraction: the
             source's `train` stories are split by the hash of their text, so that equal stories are on the same side.
         revision: a Hub branch, tag or commit.
@@ -90,9 +97,9 @@ def open_source(
     files: tuple[Path, ...] = ()
     if Path(name).is_dir():
         files = _split_files(Path(name), own_split)
-    elif Path(name).is_file():
-        files = (_single_file(Path(name), own_split),)
-    elif Path(name).suffix.lower() in SUFFIXES or not _HUB_ID.fullmatch(name):
+    elif named := _named_files(name):
+        files = tuple(_single_file(path, own_split) for path in named)
+    elif kind_of(Path(name)) or not _HUB_ID.fullmatch(name):
         raise FileNotFoundError(
             f"source={name!r} does not exist: give a file ({', '.join(SUFFIXES)}), folder or Hub id"
         )
@@ -101,23 +108,64 @@ def open_source(
     return Source(name, split, text_column, files, validation_fraction, revision, streaming)
 
 
+def is_files(source: str | os.PathLike) -> bool:
+    """Whether `source` names one local file or several, all of one split."""
+    name = os.path.expanduser(source)
+    return not Path(name).is_dir() and bool(_named_files(name))
+
+
+def content_hash(source: str | os.PathLike, split: str) -> str:
+    """What `source` holds for `split`: a hash of its files, or the name of a Hub dataset. FileNotFoundError for no file."""
+    name = os.path.expanduser(source)
+    if not (Path(name).is_dir() or _named_files(name)) and _HUB_ID.fullmatch(name) and not kind_of(Path(name)):
+        return name
+    files = open_source(source, split=split).files
+    hashes = [_file_hash(file, unzip=True) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _named_files(name: str) -> list[Path]:
+    """The file of that name; else the files of a pattern, or of a list with commas. FileNotFoundError where a part has none."""
+    if Path(name).is_file():
+        return [Path(name)]
+    parts = [part.strip() for part in name.split(",") if part.strip()]
+    if len(parts) < 2 and not glob.has_magic(name):
+        return []
+    found = []
+    for part in parts:
+        part = os.path.expanduser(part)
+        paths = [part] if Path(part).is_file() else sorted(path for path in glob.glob(part) if Path(path).is_file())
+        if not paths:
+            raise FileNotFoundError(f"source={name!r}: no file {part!r}")
+        found += [Path(path) for path in paths]
+    twice = {str(path) for path in found if found.count(path) > 1}
+    if twice:
+        raise ValueError(f"source={name!r} names {', '.join(sorted(twice))} twice")
+    return found
+
+
 def split_of(text: str, validation_fraction: float) -> str:
     """ "train" or "validation" by the SHA-256 of the stripped text: the same story is never in both."""
     digest = hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).digest()
     return "validation" if int.from_bytes(digest[:8], "big") < validation_fraction * 2**64 else "train"
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
+def _file_hash(path: Path, unzip: bool = False) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open_bytes(path) if unzip else path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no whole gzip file: {error}") from None
     return digest.hexdigest()
 
 
 def _single_file(path: Path, split: str) -> Path:
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"source={str(path)!r} has the suffix {path.suffix!r}; allowed: {', '.join(SUFFIXES)}")
+    if kind_of(path) is None:
+        raise ValueError(
+            f"source={str(path)!r} has the suffix {path.suffix!r}; allowed: {', '.join(SUFFIXES)}, and .gz of all but parquet"
+        )
     if split != "train":
         raise ValueError(
             f"split={split!r}: the single file {str(path)!r} is all 'train'; "
@@ -129,7 +177,7 @@ def _single_file(path: Path, split: str) -> Path:
 def _split_files(folder: Path, split: str) -> tuple[Path, ...]:
     """The one `{split}.suffix`, or the shards `{split}-*.suffix` in the order of their names."""
     found = {}
-    for suffix in SUFFIXES:
+    for suffix in (*SUFFIXES, *ZIPPED):
         stem = glob.escape(str(folder / split))
         paths = sorted(glob.glob(stem + suffix)) or sorted(glob.glob(f"{stem}-*{suffix}"))
         if paths:
@@ -143,131 +191,6 @@ def _split_files(folder: Path, split: str) -> tuple[Path, ...]:
     if len(found) > 1:
         raise ValueError(f"source={str(folder)!r} has split {split!r} as {', '.join(found)}: name the file itself")
     return next(iter(found.values()))
-
-
-# --- local files ------------------------------------------------------------------------------------------------------
-
-
-def _read_files(source: Source) -> Iterator[str]:
-    for path in source.files:
-        suffix = path.suffix.lower()
-        if suffix == ".txt":
-            yield from _read_txt(path)
-        else:
-            reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(suffix, _read_json)
-            yield from reader(path, source.text_column)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Lines with their ends, decoded one by one, so that an error can name the byte."""
-    position = 0
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                line = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path} is not UTF-8: byte 0x{raw[error.start]:02x} at position {position + error.start} "
-                    f"(line {number}); convert the file to UTF-8"
-                ) from None
-            yield line.removeprefix("\ufeff") if number == 1 else line
-            position += len(raw)
-
-
-def _read_txt(path: Path) -> Iterator[str]:
-    """Stories end at `<|endoftext|>` where the file has any (they may then hold blank lines), else at blank lines."""
-    with path.open("rb") as file:
-        marked = any(STORY_END.encode() in line for line in file)
-    story: list[str] = []
-    for line in _lines(path):
-        if marked:
-            *ended, rest = line.split(STORY_END)
-            for part in ended:
-                yield "".join([*story, part])
-                story = []
-            story.append(rest)
-        elif line.strip():
-            story.append(line)
-        elif story:
-            yield "".join(story)
-            story = []
-    if story:
-        yield "".join(story)
-
-
-def _read_json(path: Path, column: str) -> Iterator[str]:
-    """JSON lines, or one array of objects (recognised by its first character)."""
-    with path.open("rb") as file:
-        is_array = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    if is_array:
-        try:
-            rows = json.loads("".join(_lines(path)))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {error.lineno}: invalid JSON ({error.msg})") from None
-        for number, row in enumerate(rows, 1):
-            yield _field(row, column, f"{path}, entry {number}")
-        return
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            why = "the file ends mid-line" if not line.endswith("\n") else "invalid JSON"
-            raise ValueError(f"{path}, line {number}: {why} ({error.msg}, column {error.colno})") from None
-        yield _field(row, column, f"{path}, line {number}")
-
-
-def _read_csv(path: Path, column: str) -> Iterator[str]:
-    reader = csv.DictReader(_lines(path), strict=True)
-    try:
-        for row in reader:
-            yield _field(row, column, f"{path}, line {reader.line_num}")
-    except csv.Error as error:
-        # DictReader's own line_num is one record behind when its reader fails
-        raise ValueError(f"{path}, line {reader.reader.line_num}: invalid CSV ({error})") from None
-
-
-def _read_parquet(path: Path, column: str) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if column not in names:
-                raise ValueError(_no_column(column, names, str(path)))
-            number = 0
-            for batch in file.iter_batches(batch_size=1000, columns=[column]):
-                for value in batch.column(0).to_pylist():
-                    number += 1
-                    yield _text(value, column, f"{path}, row {number}")
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no readable parquet file: {error}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 in column {column!r}: {error}") from None
-
-
-def _field(row: object, column: str, where: str) -> str:
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object with the column {column!r}, got {type(row).__name__}")
-    if column not in row:
-        raise ValueError(_no_column(column, [key for key in row if key is not None], where))
-    return _text(row[column], column, where)
-
-
-def _text(value: object, column: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: column {column!r} holds {type(value).__name__} ({value!r:.40}), not text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, "\ud800"
-        raise ValueError(f"{where}: column {column!r} is not UTF-8 text: {error.reason} at {error.start}") from None
-    return value
-
-
-def _no_column(column: str, there: list[str], where: str) -> str:
-    return f"{where}: no column text_column={column!r}; the columns there are: {', '.join(map(str, there))}"
 
 
 # --- the Hub ----------------------------------------------------------------------------------------------------------
@@ -299,7 +222,7 @@ def _hub_commit(name: str, revision: str | None, cache_dir: str | Path | None) -
     return commit
 
 
-def _read_hub(source: Source) -> Iterator[str]:
+def _read_hub(source: Source) -> Iterator[str | None]:
     import datasets
 
     split = source.split if source.validation_fraction is None else "train"
@@ -318,11 +241,12 @@ def _read_hub(source: Source) -> Iterator[str]:
     except Exception as error:
         raise FileNotFoundError(_unreachable(source.name, error)) from error
     if data.column_names is not None:  # unknown before the first row when streaming some formats
-        if source.text_column not in data.column_names:
-            raise ValueError(_no_column(source.text_column, data.column_names, source.name))
-        data = data.select_columns([source.text_column])
+        top = source.text_column if source.text_column in data.column_names else source.text_column.split(".")[0]
+        if top not in data.column_names:
+            raise ValueError(no_column(source.text_column, data.column_names, source.name))
+        data = data.select_columns([top])
     for number, row in enumerate(data, 1):
-        yield _field(row, source.text_column, f"{source.name}, row {number}")
+        yield text_of(row, source.text_column, f"{source.name}, row {number}")
 
 
 def _unreachable(name: str, error: Exception) -> str:

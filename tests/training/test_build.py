@@ -6,6 +6,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from arche_mdlm.configuration.presets import ModelSettings, load_preset
 from arche_mdlm.training.build import build_model
+from arche_mdlm.training.tokenizers_io import gpt2_tokenizer
 
 SHAPE = {
     "vocab_size": 50, "hidden_size": 96, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 3,
@@ -59,3 +60,19 @@ def test_gpt2_is_a_second_baseline():
 def test_a_vocabulary_too_small_for_the_tokenizer(tokenizer):
     with pytest.raises(ValueError, match="more than model.config.vocab_size=50"):
         build_model(ModelSettings("mdlm", SHAPE), tokenizer)
+
+
+def test_an_ar_model_needs_no_row_for_a_mask_at_the_end(tmp_path):
+    """As in the paper's AR arm: 50,257 rows, and `[MASK]` as id 50,257 of the tokenizer."""
+    import json
+
+    letters = ["<|endoftext|>", *"abc"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(letters)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = gpt2_tokenizer(tmp_path)
+    assert tokenizer.mask_token_id == len(letters) == len(tokenizer) - 1
+    assert build_model(ModelSettings("llama", {**SHAPE, "vocab_size": len(letters)}), tokenizer).vocab_size == len(
+        letters
+    )
+    with pytest.raises(ValueError, match="has 5 entries, more than model.config.vocab_size=4"):
+        build_model(ModelSettings("mdlm", {**SHAPE, "vocab_size": len(letters)}), tokenizer)

@@ -1,9 +1,11 @@
 """Data preparation, against hand counts on tiny corpora: every layout, the cache, the splits and bad input."""
 
 import csv
+import gzip
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,9 +17,9 @@ import pytest
 import torch
 from hub_server import hub_environment, hub_server
 
-from arche_mdlm.training import data, sources
+from arche_mdlm.training import data, readers
 from arche_mdlm.training.data import prepare_data, split_of, split_windows
-from arche_mdlm.training.sources import open_source
+from arche_mdlm.training.sources import content_hash, is_files, open_source
 from arche_mdlm.training.tokenizers_io import train_bpe
 
 BOS, EOS = 0, 1
@@ -178,7 +180,7 @@ def test_the_second_call_does_not_tokenise(prepare, write, tmp_path, monkeypatch
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     first = prepare(path)
     assert os.environ.get("TOKENIZERS_PARALLELISM") == before
-    monkeypatch.setattr(data._Encoder, "__call__", lambda *_: pytest.fail("tokenised again"))
+    monkeypatch.setattr(data.Encoder, "__call__", lambda *_: pytest.fail("tokenised again"))
     copy = shutil.copy(path, tmp_path / "copy.jsonl")
     second, renamed = prepare(path, num_workers=2, progress=True), prepare(copy)
     assert second.summary == first.summary
@@ -229,7 +231,7 @@ def test_an_interruption_leaves_nothing(prepare, write, tmp_path, monkeypatch, i
         raise interruption("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_read_json", broken)
+        patch.setattr(readers, "_read_json", broken)
         with pytest.raises(interruption):
             prepare(path)
     assert list((tmp_path / "cache" / "data").iterdir()) == []
@@ -356,6 +358,155 @@ def test_split_by_story_is_disjoint_and_complete(write, prepare, tokenizer):
     assert set(small) <= set(validation)  # a larger fraction only adds
 
 
+def test_gzipped_files_are_read_as_what_they_are(tmp_path, write):
+    plain = write(STORIES)
+    (tmp_path / "a.txt").write_text("\n\n".join(STORIES), encoding="utf-8")
+    (tmp_path / "a.json").write_text(json.dumps([{"text": story} for story in STORIES]), encoding="utf-8")
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text"], *([story] for story in STORIES)])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "train.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert list(open_source(tmp_path / "folder")) == STORIES
+    for path in (plain, *(tmp_path / name for name in ("a.txt", "a.json", "a.csv"))):
+        zipped = tmp_path / f"{path.name}.gz"
+        zipped.write_bytes(gzip.compress(path.read_bytes()))
+        assert list(open_source(zipped)) == STORIES, zipped
+
+
+def test_several_files_are_one_split(tmp_path, write):
+    first, second = write(STORIES[:3], "part-1.jsonl"), write(STORIES[3:5], "part-2.jsonl")
+    (tmp_path / "more.txt").write_text(STORIES[5])
+    assert list(open_source(tmp_path / "part-*.jsonl")) == STORIES[:5]
+    assert list(open_source(f"{second}, {first},{tmp_path / 'mo*.txt'}")) == [*STORIES[3:5], *STORIES[:3], STORIES[5]]
+    assert is_files(tmp_path / "part-*.jsonl")
+    assert is_files(first)
+    assert not is_files(tmp_path)
+    assert not is_files("roneneldan/TinyStories")
+    with pytest.raises(FileNotFoundError, match=r"no file '.*none-\*\.jsonl'"):
+        open_source(f"{first},{tmp_path}/none-*.jsonl")
+    with pytest.raises(ValueError, match="twice"):
+        open_source(f"{first},{tmp_path}/part-*.jsonl")
+    with pytest.raises(ValueError, match="is all 'train'"):
+        open_source(tmp_path / "part-*.jsonl", split="validation")
+    name = tmp_path / "a, b [1].jsonl"  # a file that is there wins over a pattern or a list
+    shutil.copy(first, name)
+    assert list(open_source(name)) == STORIES[:3]
+
+
+def test_content_hashes_are_of_what_is_in_the_files(tmp_path, write):
+    path = write(STORIES)
+    before = content_hash(path, "train")
+    assert content_hash(shutil.copy(path, tmp_path / "copy.jsonl"), "train") == before
+    assert content_hash("roneneldan/TinyStories", "train") == "roneneldan/TinyStories"
+    (tmp_path / "zipped.jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert content_hash(tmp_path / "zipped.jsonl.gz", "train") == before
+    with path.open("a") as file:
+        file.write('{"text": "one more"}\n')
+    assert content_hash(path, "train") != before
+
+
+def test_nested_fields_by_dotted_path(tmp_path, prepare):
+    rows = [{"story": {"text": "abc", "id": 1}}, {"story": {"text": "de", "id": 2}}, {"story": None}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"story.text": ["abc", "de"]}), tmp_path / "literal.parquet")
+    for name in ("a.jsonl", "a.parquet", "literal.parquet"):
+        assert list(open_source(tmp_path / name, text_column="story.text")) == ["abc", "de"], name
+    with pytest.raises(ValueError, match=r"no column text_column='story\.txt'; .*story\.text, story\.id"):
+        prepare(tmp_path / "a.jsonl", text_column="story.txt")
+    with pytest.raises(ValueError, match="no column text_column='story.txt'"):
+        prepare(tmp_path / "a.parquet", text_column="story.txt")
+
+
+def test_null_texts_are_left_out_and_counted(tmp_path, prepare):
+    texts = ["abc", None, "de", None, ""]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        summary = prepare(tmp_path / name).summary
+        assert (summary.stories, summary.null, summary.short_out) == (2, 2, 1), name
+    parts = [prepare(tmp_path / "a.jsonl", validation_fraction=0.6, split=split) for split in ("train", "validation")]
+    assert [part.summary.null for part in parts] == [2, 0]
+
+
+def test_a_long_csv_field(tmp_path, prepare):
+    story = "z" * 200_000
+    (tmp_path / "a.csv").write_text(f"text\n{story}\n")
+    assert prepare(tmp_path / "a.csv", layout="packed").summary.bytes == 200_000
+
+
+# --- long documents ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [6, 7, 8, 12, 13, 14, 100])
+def test_chunks_by_hand(prepare, write, length):
+    """Each row begins with a BOS, the last one ends with the EOS if there is room; no byte and no token is lost."""
+    story = "".join(chr(ord("a") + i % 26) for i in range(length))
+    dataset, summary = prepare(write(["no", story]), context_length=8, long_documents="chunk")
+    rows = dataset["input_ids"][1:]
+    assert all(row[0] == BOS and len(row) <= 8 for row in rows)
+    assert all(len(row) == 8 for row in rows[:-1])
+    assert EOS not in sum(rows[:-1], [])
+    inside = sum((row[1:] for row in rows), [])
+    full = length % 7 == 0 and length > 6  # no room for the EOS: a row of BOS and EOS alone would be an empty story
+    assert (inside[-1] == EOS) == (not full)
+    assert len(inside) == length + (not full)
+    assert sum(dataset["num_bytes"][1:]) == length
+    assert summary.chunked == (length > 6)
+    assert summary.left_out == 0
+    assert summary.tokens == sum(len(row) for row in dataset["input_ids"])
+    assert (summary.stories, summary.bytes) == (2, length + 2)
+
+
+def test_chunks_of_merged_and_many_byte_tokens(write, tmp_path):
+    story = "caf\u00e9 \U0001f600 na\u00efve. " * 20
+    own = train_bpe([story] * 3, vocab_size=280)
+    dataset, summary = prepare_data(
+        write([story]), own, context_length=16, long_documents="chunk", cache_dir=tmp_path / "cache"
+    )
+    pieces = [own.decode(row, skip_special_tokens=True) for row in dataset["input_ids"]]
+    ids = [i for row in dataset["input_ids"] for i in row if i not in (BOS, EOS)]
+    assert ids == own(story.strip(), add_special_tokens=False)["input_ids"]
+    assert sum(dataset["num_bytes"]) == summary.bytes == len(story.strip().encode())
+    for piece, size in zip(pieces, dataset["num_bytes"], strict=True):
+        assert abs(len(piece.encode()) - size) <= 12  # a character cut in two counts on one side
+
+
+def test_chunks_change_nothing_for_short_stories(prepare, write):
+    path = write(STORIES)
+    plain, chunked = prepare(path), prepare(path, long_documents="chunk")
+    assert plain.dataset.to_list() == chunked.dataset.to_list()
+    assert plain.summary.cache_key != chunked.summary.cache_key
+    with pytest.raises(ValueError, match="is for layout='rows'; 'packed' keeps every token"):
+        prepare(path, long_documents="chunk", layout="packed")
+    with pytest.raises(ValueError, match="long_documents='cut' unknown; allowed: drop, chunk"):
+        prepare(path, long_documents="cut")
+
+
+# --- a cache that cannot be written -----------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_no_cache(prepare, write, tmp_path):
+    """A limit on the size of a file stands in for a full disk."""
+    path = write([f"{n} " + "x" * 60 for n in range(3000)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"could not prepare data in the cache .*ARCHE_MDLM_CACHE"):
+            prepare(path, context_length=100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "cache" / "data").iterdir()) == []
+    assert prepare(path, context_length=100).summary.rows == 3000
+
+
+def test_a_file_where_the_cache_should_be(write, tokenizer, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="could not prepare data in the cache"):
+        prepare_data(write(STORIES), tokenizer, context_length=64, cache_dir=tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -372,10 +523,13 @@ def test_split_by_story_is_disjoint_and_complete(write, prepare, tokenizer):
         ({"split": "test", "validation_fraction": 0.1}, "split='test' unknown.*train and validation"),
         ({"validation_fraction": 1.0}, "validation_fraction=1.0"),
         ({"text_column": "story"}, "line 1: no column text_column='story'; the columns there are: text"),
-        ({"min_characters": 999}, "no row left. 40 stories were shorter than min_characters=999"),
-        ({"context_length": 4}, "40 did not fit context_length=4"),
-        ({"max_tokens": 4}, "exceeds max_tokens=4"),
-        ({"layout": "windows", "context_length": 9999}, "filled no windows row"),
+        ({"min_characters": 999}, "no row left; of its texts 40 are shorter than min_characters=999"),
+        (
+            {"context_length": 4},
+            "40 are longer than context_length=4 tokens; --layout packed .* --long_documents chunk",
+        ),
+        ({"max_tokens": 4}, "its first text has more than max_tokens=4 tokens"),
+        ({"layout": "windows", "context_length": 9999}, r"fill no row of 9999 \(windows\)"),
     ],
 )
 def test_arguments_are_checked(prepare, write, tmp_path, settings, message):
@@ -399,7 +553,12 @@ def test_arguments_are_checked(prepare, write, tmp_path, settings, message):
         ("a.jsonl", b'{"text": "ok"}\n{"text": "caf\xe9"}\n', r"not UTF-8: byte 0xe9 at position 28 \(line 2\)"),
         ("a.txt", b"ok\n\n\xff\xfeo", r"a\.txt is not UTF-8: byte 0xff at position 4 \(line 3\)"),
         ("a.json", b'[{"text": "ok"},\n {"text": ]', r"a\.json, line 2: invalid JSON"),
-        ("a.json", b'[{"text": "ok"}, {"text": null}]', "entry 2: column 'text' holds NoneType"),
+        ("a.json", b'[{"text": null}, {"text": null}]', r"of its texts 2 have no text \(null\)"),
+        ("a.json", b'[{"story": {"text": "ok", "id": 1}, "x": 2}]', "no column .*: story.text, story.id, x"),
+        ("a.csv", b"id,text\n1,ok\n2\n", r"a\.csv, line 3: the line ends before the column 'text'"),
+        ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz is no whole gzip file"),
+        ("a.txt.gz", gzip.compress(b"some text that is cut off" * 9)[:-9], r"a\.txt\.gz is no whole gzip file"),
+        ("a.parquet.gz", b"x", r"suffix '\.gz'; allowed: .*and \.gz of all but parquet"),
         ("a.csv", b"title,body\nx,y\n", "line 2: no column text_column='text'; .*: title, body"),
         ("a.csv", b'text\n"open', r"a\.csv, line 2: invalid CSV"),
         ("a.parquet", b"no parquet", r"a\.parquet is no readable parquet file"),

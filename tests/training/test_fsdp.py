@@ -77,9 +77,10 @@ def free_port() -> int:
 
 
 def run(arguments: list[str], *options: str) -> None:
-    """`training/train.py` in two processes with the launch file that ships, its GPUs aside."""
+    """`training/train.py` in two processes with the launch file that ships, its GPUs and its bf16 aside."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH_FILE)]
-    command += ["--num_processes", "2", "--dynamo_backend", "no", "--main_process_port", str(free_port()), *options]
+    command += ["--num_processes", "2", "--dynamo_backend", "no", "--mixed_precision", "no"]
+    command += ["--main_process_port", str(free_port()), *options]
     command += [str(REPOSITORY / "training" / "train.py"), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -251,6 +252,12 @@ def test_bf16_parts_hold_half_and_compute_what_a_whole_model_does(tiny_config, t
     [
         ({"FSDP_VERSION": "1"}, "no", {}, "fsdp_version=1 in the launch file is not supported"),
         ({"FSDP_OFFLOAD_PARAMS": "true"}, "no", {}, "fsdp_offload_params=true in the launch file is not supported"),
+        (
+            {"FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"},
+            "no",
+            {},
+            "fsdp_auto_wrap_policy=SIZE_BASED_WRAP .* not supported",
+        ),
         ({}, "fp16", {}, "mixed_precision='fp16' is not supported under FSDP2"),
         ({}, "no", {"compile": True}, "training.compile=true is not supported under FSDP2"),
     ],

@@ -338,7 +338,7 @@ def error_of(capsys, line: list[str]) -> str:
         (["--set", "training.batch_size=9", "--accumulation", "2"], "training.batch_size=9 must be a multiple"),
         (["--set", "training.batch_size=5000"], "training.batch_size=5000 is more than the"),
         (
-            ["--preset", "mini-mdlm", "--set", "data.validation_fraction=null"],
+            ["--set", "data.validation_fraction=null"],
             "is one file: give --validation_data FILE",
         ),
         (["--text_column", "story"], "story"),
@@ -379,7 +379,7 @@ def test_what_is_no_whole_checkpoint_is_refused(whole, arguments, tmp_path, caps
     assert "model.layers.1.mlp.up_proj.weight" in message
 
     message = error_of(capsys, arguments("ar", "--init_from", str(whole("mdlm") / "final")))
-    assert "holds a mdlm model, but preset 'quickstart-ar' trains llama" in message
+    assert "holds a mdlm model, but preset 'quickstart-ar' trains llama: an MDLM cannot become an AR model" in message
 
 
 def test_a_damaged_checkpoint_is_named(arguments, tmp_path, capsys):

@@ -1,0 +1,29 @@
+"""Settings that are asked for and change nothing beside the others: they are said, since presets share them between arms."""
+
+from collections.abc import Collection
+
+from arche_mdlm.configuration.presets import Preset
+
+
+def without_effect(preset: Preset, explicit: Collection[str], fine_tuned: bool) -> list[str]:
+    """A note for each key of the command line that has no effect in this run."""
+    training, data = preset.training, preset.data
+    diffusion, rows = preset.model.architecture == "mdlm", data.layout == "rows"
+    an_ar_arm, no_rows = "an AR arm", f"data.layout={data.layout!r}"
+    without = {
+        "training.time_sampling": (diffusion, an_ar_arm),
+        "training.length_multiple": (diffusion and rows, no_rows if diffusion else an_ar_arm),
+        "training.short_canvas_share": (diffusion and rows, no_rows if diffusion else an_ar_arm),
+        "training.eval_samples": (diffusion, an_ar_arm),
+        "training.length_pool": (rows, no_rows),
+        "training.muon_learning_rate": (training.optimizer == "muon", f"training.optimizer={training.optimizer!r}"),
+        "training.decay_share": (
+            training.schedule == "warmup_stable_decay",
+            f"training.schedule={training.schedule!r}",
+        ),
+        "training.compile_mode": (training.compile, "training.compile=false"),
+        "data.vocab_size": (data.tokenizer == "bpe" and not fine_tuned, "a tokenizer that is there already"),
+    }
+    return [
+        f"note: {key} has no effect with {why}" for key, (has, why) in without.items() if key in explicit and not has
+    ]

@@ -1,0 +1,61 @@
+"""The output folder of a run: what is there may be a run's, or somebody's own, which nothing here touches."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from arche_mdlm.training.checkpointing import list_checkpoints, read_state
+
+_OURS = ("run.json", "training_log.json", "final")
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """ValueError where a run cannot be written, or would write over what no run has written."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"--output_dir {output_dir} is a file; give a folder")
+    there = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise ValueError(f"--output_dir {output_dir}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--output_dir {output_dir}: no permission to write in {there}")
+    if list_checkpoints(output_dir) or _is_run(output_dir / "run.json"):
+        return
+    foreign = [name for name in _OURS if (output_dir / name).exists()]
+    if foreign:
+        raise ValueError(
+            f"--output_dir {output_dir} holds {', '.join(foreign)}, which no run has written, and a run would write over: "
+            "give another folder"
+        )
+
+
+def _is_run(path: Path) -> bool:
+    """Whether this is the `run.json` of a run, such as one that was stopped before its first checkpoint."""
+    try:
+        return {"preset", "data", "command"} <= set(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def remove_checkpoints(output_dir: Path) -> None:
+    """Delete the checkpoints of a run: the files that they were written with. Any other file stays, with its folder."""
+    for checkpoint in list_checkpoints(output_dir):
+        written = read_state(checkpoint).get("files")
+        if written is None:  # of an older version
+            written = [path.name for path in checkpoint.iterdir() if path.is_file()]
+        # The state last: without it this is no checkpoint any more.
+        for name in sorted(written, key="trainer_state.json".__eq__):
+            (checkpoint / name).unlink(missing_ok=True)
+        if not any(checkpoint.iterdir()):
+            checkpoint.rmdir()
+
+
+def keep_other_files(old: Path, new: Path) -> None:
+    """Copy into `new`, which takes the place of `old`, what only `old` holds."""
+    if not old.is_dir():
+        return
+    for path in old.rglob("*"):
+        copy = new / path.relative_to(old)
+        if path.is_file() and not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
