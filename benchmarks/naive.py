@@ -31,7 +31,7 @@ def plain_adamw(model, learning_rate: float) -> torch.optim.AdamW:
 def sample(
     model, prompt_ids: list[int], length: int, steps: int, temperature: float = 0.8, generator=None
 ) -> list[int]:
-    """One text of `length` tokens, to the letter of FORMULAS.md; `generator=None` takes the most probable tokens.
+    """One text of `length` tokens, as the paper's released code does it (docs/formulas.md); `generator=None` takes the most probable tokens.
 
     t is fed as 1 - s/S; logits of every token already placed are divided by min(1.3^count, 5); the temperature is
     T (0.4 + 0.6 (1 - s/S)); floor(masked / steps left) positions a step, at least 1, go to the drawn tokens with the

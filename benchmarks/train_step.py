@@ -24,7 +24,7 @@ class Shape:
     """What is trained: a preset's two arms at this batch and canvas, in a layout of rows.
 
     `layout`: "full", every position a token, as in the paper's windows and our packed rows; "stories", their lengths spread as
-    TinyStories' are: a tail of pads is supervised in the MDLM arm (FORMULAS.md, control 3) and cut off in the AR arm.
+    TinyStories' are: a tail of pads is supervised in the MDLM arm (docs/formulas.md, The canvas) and cut off in the AR arm.
     """
 
     mdlm: Preset

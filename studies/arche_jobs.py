@@ -38,7 +38,7 @@ def plain_sampler() -> str:
 
 def validation(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """The arm's own training loss on 50 held-out batches, of the best and the last checkpoint: AR's nats a token, MDLM's
-    masked mean at one draw of times and masks. The two are not comparable (FORMULAS.md, control 6)."""
+    masked mean at one draw of times and masks. The two are not comparable (docs/formulas.md)."""
     losses = {}
     for checkpoint in ("best", "last"):
         model, tokenizer = load_checkpoint(settings | {"checkpoint": checkpoint}, inputs)

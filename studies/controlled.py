@@ -1,4 +1,4 @@
-"""The controlled comparison: the paper's question without its confounds (FORMULAS.md, controls 1 to 8), as jobs.
+"""The controlled comparison: the paper's question without its confounds (docs/formulas.md), as jobs.
 
 `arche-mdlm study controlled --preset mini --data train.jsonl --validation_data held_out.jsonl --dry_run`
 

@@ -1,4 +1,4 @@
-"""95 % intervals over stories and over seeds, and of differences paired by prompt (FORMULAS.md, "Intervals").
+"""95 % intervals over stories and over seeds, and of differences paired by prompt (docs/formulas.md, Intervals).
 
 Means are bootstrapped over stories. Counts of distinct things are not: resampling makes duplicates, so they take the
 spread of half-samples drawn without replacement. Over a few seeds Student's t is used: three values, resampled, give an

@@ -24,7 +24,7 @@ class BatchPlanner:
 
     Args:
         short_canvas_share: share of the batches whose canvas is drawn between the longest row and the context
-            (FORMULAS: a canvas always brim-full would teach one length only).
+            (docs/formulas.md, The canvas: always full, it would teach one length only).
         leading_bos: whether each row starts with a BOS that is context only.
         length_multiple: canvases are rounded up to a multiple of it (and down to the context), so that few lengths occur.
         length_pool: rows are grouped by length inside a pool of so many batches: less padding, still random.

@@ -83,8 +83,7 @@ def _way_out(source: str, found: str, wanted: str) -> str:
 def initialise_as_pytorch(model: PreTrainedModel) -> None:
     """The arche paper's initialisation, in place: PyTorch's defaults.
 
-    Embeddings N(0, 1), which a tied head shares; linear layers Kaiming-uniform. Source: the paper's released code, as
-    FORMULAS.md has it.
+    Embeddings N(0, 1), which a tied head shares; linear layers Kaiming-uniform. Source: the paper's released code.
     """
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight

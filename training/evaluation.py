@@ -17,7 +17,7 @@ class Evaluator:
 
     Args:
         rows: a `datasets.Dataset` with `input_ids` (leading BOS included) and `num_bytes`.
-        canvas_length: the diffusion arm's; its tail is scored too (FORMULAS.md, control 3).
+        canvas_length: the diffusion arm's; its tail is scored too (docs/formulas.md, The canvas).
         num_samples: draws a row of the NELBO estimator.
     """
 

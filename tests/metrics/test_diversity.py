@@ -215,7 +215,7 @@ def test_few_texts_give_a_warning():
 
 
 def arche_bleu(candidate, references):
-    """As FORMULAS.md words it: unsmoothed, four-gram, brevity against the mean length, zero without a match."""
+    """As docs/formulas.md words it: unsmoothed, four-gram, brevity against the mean length, zero without a match."""
     logs = 0.0
     for n in range(1, 5):
         grams = [Counter(zip(*(text[i:] for i in range(n)), strict=False)) for text in [candidate, *references]]
