@@ -329,4 +329,4 @@ def _setting(places: list[dict], name: str):
     return next((place[name] for place in places if place.get(name) is not None), None)
 
 
-assert "custom_generate" in inspect.signature(GenerationMixin.generate).parameters, "transformers >= 5.17 is needed"
+assert "custom_generate" in inspect.signature(GenerationMixin.generate).parameters, "transformers >= 5.20 is needed"
