@@ -47,7 +47,7 @@ setup(
         "arche_mdlm.studies": ["data/*.json"],
     },
     install_requires=[
-        "torch>=2.7",
+        "torch>=2.8",
         "transformers>=5.20,<6",
         "accelerate>=1.10",
         "datasets>=4.0",
