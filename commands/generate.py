@@ -77,9 +77,7 @@ def _write(args, prompts: list[str], todo: list[range], file, processes) -> int:
     total = len(prompts) * args.num_samples
     writer = _Writer(args, prompts, args.device or processes.default_device())
     if file is None:
-        records = [record for part in _bar(writer.write(todo), total, processes, args.stream) for record in part]
-        if not args.stream:
-            print("\n\n".join(record["text"] for record in records))
+        _print_texts(_bar(writer.write(todo), total, processes, args.stream), args.stream)
         return 0
     try:
         _write_file(file, todo, writer, processes, args.stream)
@@ -94,6 +92,16 @@ def _write(args, prompts: list[str], todo: list[range], file, processes) -> int:
     if processes.is_main:
         print(f"{total} texts are in {args.output}", file=sys.stderr)
     return 0
+
+
+def _print_texts(batches: Iterable[list[dict]], shown: bool) -> None:
+    """Every batch's texts as soon as they are there, an empty line between two; nothing if they were shown by a streamer."""
+    from tqdm.auto import tqdm
+
+    for number, text in enumerate(record["text"] for batch in batches for record in batch):
+        if not shown:
+            with tqdm.external_write_mode():  # no bar in the way, where both are on a terminal
+                print(("\n" if number else "") + text, flush=True)
 
 
 def _write_file(file, todo: list[range], writer, processes, quiet: bool) -> None:
