@@ -8,6 +8,7 @@ from pathlib import Path
 
 from arche_mdlm import available_samplers
 from arche_mdlm.samplers_mdlm import get_sampler
+from arche_mdlm.studies.hashes import checkpoint_hash
 from arche_mdlm.training.command_line import SEED, Number, checkpoint, count, device, output_file
 
 _DRAWING = ("temperature", "temperature_end", "top_k", "top_p")
@@ -168,7 +169,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
 
 def _prompts_of(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # `splitlines` would cut at U+2028 and its like too
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--prompts {path} cannot be read: {error}") from error
     parse = _json_prompt if path.suffix in (".jsonl", ".json", ".ndjson") else lambda line, place: line
@@ -195,7 +196,7 @@ def settings_of(args: argparse.Namespace, config, prompts: list[str], device: st
     diffusion = config.model_type == "mdlm"
     settings = {
         "model": args.model,
-        "checkpoint": _fingerprint(args.model, config),
+        "checkpoint": checkpoint_hash(args.model, config),
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
         "num_prompts": len(prompts),
         "num_samples": args.num_samples,
@@ -209,21 +210,6 @@ def settings_of(args: argparse.Namespace, config, prompts: list[str], device: st
     if not diffusion:
         settings["batch_size"] = fixed_batch_size(args, diffusion)  # the AR arm has one random stream a batch
     return settings
-
-
-def _fingerprint(source: str, config) -> str:
-    """What tells this checkpoint from another one under the same name."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return str(getattr(config, "_commit_hash", None))
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".bin") and path.name != "training_log.json":
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                while part := file.read(1 << 20):
-                    digest.update(part)
-    return digest.hexdigest()
 
 
 def command_line(args: argparse.Namespace) -> str:

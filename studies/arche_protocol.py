@@ -86,7 +86,8 @@ def _training_jobs(settings: ArcheSettings, arm: str, layout: str, device: str) 
     preset, train = settings.arm(arm, layout), f"train-{arm}-{layout}"
     changes = {key: value for key, value in settings.changed(layout).items() if value is not None}
     own = {"preset": f"{settings.preset}-{arm}", "data": settings.data, "validation_data": settings.validation_data,
-           "changes": [f"{key}={json.dumps(value)}" for key, value in changes.items()], "matched": False}  # fmt: skip
+           "changes": [f"{key}={json.dumps(value)}" for key, value in changes.items()], "matched": False,
+           "resolved": preset.to_dict()}  # fmt: skip
     yield Job(
         train,
         "train",

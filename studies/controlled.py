@@ -154,7 +154,8 @@ def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str)
     train = f"train-{run}"
     needs = ("check", f"supervision-s{seed}") if matched else ("check",)
     own = about | {"preset": f"{settings.preset}-{arm}", "data": settings.data}
-    own |= {"validation_data": settings.validation_data, "changes": _changes(settings, preset), "matched": matched}
+    own |= {"validation_data": settings.validation_data, "changes": _changes(settings, preset), "matched": matched,
+            "resolved": preset.to_dict()}  # fmt: skip  # the presets' files may change
     steps = preset.training.max_steps * (0.5 if matched else 1)
     yield Job(train, "train", f"{_JOBS}:train", own, needs, training_seconds(preset, device, steps), fresh=True)
     for checkpoint in CHECKPOINTS:

@@ -15,6 +15,7 @@ from arche_mdlm.metrics.diversity import diversity_differences
 from arche_mdlm.studies import controlled_texts as texts_of
 from arche_mdlm.studies.controlled_summary import summary
 from arche_mdlm.studies.references import draw
+from arche_mdlm.studies.sample_file import SampleFile, read_records
 from arche_mdlm.studies.stories import write_stories
 from arche_mdlm.training.arguments import build_parser
 from arche_mdlm.training.batching import BatchPlanner
@@ -42,7 +43,7 @@ def read_corpus(settings: dict, tokenizer=None) -> Corpus:
 
 def read_samples(folder: Path) -> list[dict]:
     """The stories that a finished `sample` job has written."""
-    return [json.loads(line) for line in (folder / _SAMPLES).read_text(encoding="utf-8").splitlines()]
+    return read_records(folder / _SAMPLES)
 
 
 def device() -> str:
@@ -179,12 +180,12 @@ def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     if is_diffusion(model):
         options |= {"sampler": "ancestral", "num_diffusion_steps": settings["num_diffusion_steps"]}
     context = settings["preset"]["data"]["context_length"]
+    size = settings["batch_size"]
+    file = SampleFile(folder / _SAMPLES, len(prompts), size, {"batch_size": size})  # the folder's name has the rest
     written = write_stories(
-        model, tokenizer, prompts, seed=settings["seed"], batch_size=settings["batch_size"], max_length=context, **options
-    )  # fmt: skip
-    lines = [json.dumps(story.to_dict(), ensure_ascii=False) + "\n" for story in written.stories]
-    (folder / _SAMPLES).write_text("".join(lines), encoding="utf-8")
-    return {"stories": len(lines), "stories_per_second": len(lines) / written.seconds}
+        model, tokenizer, prompts, seed=settings["seed"], batch_size=size, max_length=context, file=file, **options
+    )
+    return {"stories": len(prompts), "stories_per_second": len(prompts) / written.seconds}
 
 
 def metrics(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:

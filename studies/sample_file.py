@@ -18,6 +18,11 @@ from arche_mdlm.training.own_files import check_writable
 FORMAT = "samples of arche-mdlm, 1"  # tells our settings file from somebody else's of that name
 
 
+def read_records(path: Path) -> list[dict]:
+    """JSON lines. Their ends are line feeds: texts may hold other characters that end a line, such as U+2028."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+
+
 @dataclass(frozen=True)
 class SampleFile:
     """`num_samples` JSON lines with a field `index`, made in batches of `batch_size`, all from the same `settings`."""

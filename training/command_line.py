@@ -12,6 +12,7 @@ from pathlib import Path
 
 INTERRUPTED, BAD_INPUT, CLOSED_PIPE = 130, 2, 141
 LARGEST_SEED = 2**32 - 1  # what NumPy takes
+MANY = 10**9  # more of anything is a slip of the finger
 
 
 def exit_status(work: Callable[[], int]) -> int:
@@ -110,6 +111,8 @@ class Number:
             return
         if not math.isfinite(value):
             raise ValueError(f"{name} {value} must be a finite number{self._range(' ')}")
+        if self.most == MANY and value > MANY:
+            raise ValueError(f"{name} {value} must be at most {MANY}")
         low = (self.least is not None and value < self.least) or (self.above is not None and value <= self.above)
         if low or (self.most is not None and value > self.most):
             raise ValueError(f"{name} {value} must be{self._range(' ')}")
@@ -120,12 +123,12 @@ class Number:
             parts.append(f"above {self.above}")
         if self.least is not None:
             parts.append(f"at least {self.least}")
-        if self.most is not None:
+        if self.most not in (None, MANY):
             parts.append(f"at most {self.most}")
         return before + " and ".join(parts) if parts else ""
 
 
-def count(least: int = 1, most: int | None = 10**9, words: tuple[str, ...] = ()) -> Number:
+def count(least: int = 1, most: int = MANY, words: tuple[str, ...] = ()) -> Number:
     """A whole number of things."""
     return Number(int, least, most, words=words)
 
