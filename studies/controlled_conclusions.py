@@ -7,6 +7,7 @@ from arche_mdlm.studies.controlled_summary import BASE, sample_key
 
 MAIN = sample_key({"checkpoint": "best", "prompt": "bos", "temperature": 1.0})
 FEW_TEXTS = 100
+_UNDECIDED_BY_ONE = "not decided (one seed has no interval)"
 _PAPER_OPENINGS = (0.934, 0.033)  # MDLM and AR, arXiv 2603.22075
 _MORE_IS_DIVERSE = {"distinct_2": 1, "distinct_4": 1, "self_bleu": -1, "vocabulary_size": 1, "distinct_openings": 1}
 NAMES = {
@@ -64,6 +65,8 @@ def _likelihood(report: dict, column: str) -> list[str]:
         0: "The interval holds zero: no difference is shown.",
         -1: "Even its upper bound is below AR's exact value: MDLM is the better density model here.",
     }[sign(group["mean"])]  # fmt: skip
+    if group["mean"]["low"] is None:
+        said = "One seed has no interval: whether the seeds differ by more is not known."
     return [f"**{column}, likelihood**: NELBO minus AR's NLL is {_shown(group['mean'])} nats a token. {said}"]
 
 
@@ -75,8 +78,9 @@ def _diversity(report: dict, column: str) -> list[str]:
             found[sign(figures[figure]["mean"]) * direction].append(NAMES[figure])
     if not any(found.values()):
         return []
+    undecided = _UNDECIDED_BY_ONE if len(report["seeds"]) == 1 else "not decided"
     parts = [f"{label} by {', '.join(found[sign])}" for sign, label in
-             ((1, "more diverse than AR"), (-1, "less diverse"), (0, "not decided"))
+             ((1, "more diverse than AR"), (-1, "less diverse"), (0, undecided))
              if found[sign]]  # fmt: skip
     return [f"**{column}, diversity** (same start, temperature 1.0): {'; '.join(parts)}."]
 
@@ -89,8 +93,9 @@ def _closeness(report: dict, column: str) -> list[str]:
         found[sign(entry["than_base"])].append(NAMES[figure])
     if not figures:
         return []
+    undecided = _UNDECIDED_BY_ONE if len(report["seeds"]) == 1 else "not decided"
     parts = [f"{label} {', '.join(found[sign])}" for sign, label in
-             ((-1, "closer than AR in"), (1, "farther in"), (0, "not decided in")) if found[sign]]  # fmt: skip
+             ((-1, "closer than AR in"), (1, "farther in"), (0, f"{undecided} in")) if found[sign]]  # fmt: skip
     return [f"**{column}, against held-out stories**: {'; '.join(parts)}."]
 
 
@@ -177,6 +182,8 @@ def _caveats(report: dict) -> list[str]:
         lines.append(
             f"**{samples} texts a set**: below {FEW_TEXTS} the intervals over texts are rough, and so is all above."
         )
-    if len(report["seeds"]) < 3:
-        lines.append(f"**{len(report['seeds'])} seed(s)**: intervals over seeds are wide or missing below three.")
+    if len(report["seeds"]) == 1:
+        lines.append("**One seed**: there is no interval over seeds, so no difference between the arms is shown.")
+    elif len(report["seeds"]) == 2:
+        lines.append("**Two seeds**: intervals over seeds are wide below three.")
     return lines
