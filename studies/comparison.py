@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from arche_mdlm.metrics.diversity import diversity
+from arche_mdlm.metrics.diversity import diversity, unsplit_share
 from arche_mdlm.studies.hashes import checkpoint_hash, code_hash
 from arche_mdlm.studies.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
 from arche_mdlm.studies.report import FILES
@@ -26,6 +26,7 @@ from arche_mdlm.training.own_files import OutputFolder, check_writable
 from arche_mdlm.training.provenance import portable
 
 PARTS = "parts"  # of the output's folder: what is done so far
+COUNTS = ("words", "characters")
 _SAMPLE_ROWS = 100  # of the shipped corpus
 PROMPTS = (
     "Once upon a time, there was a little",
@@ -54,6 +55,7 @@ class ComparisonSettings:
     references: str | None = None
     data: str | None = None
     likelihood_samples: int = 4
+    count: str = "words"  # what the diversity is of
 
     def __post_init__(self):
         least = {"num_samples": 2, "batch_size": 1, "num_diffusion_steps": 1, "likelihood_samples": 2, "seed": 0}
@@ -62,6 +64,8 @@ class ComparisonSettings:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature={self.temperature} must be above 0")
+        if self.count not in COUNTS:
+            raise ValueError(f"count={self.count!r} must be one of {', '.join(COUNTS)}")
 
 
 @dataclass
@@ -102,7 +106,7 @@ def compare(settings: ComparisonSettings) -> dict:
     for arm, rows in zip(arms, held_out, strict=True):
         _write(arm, settings)
         texts = arm.unprompted.texts
-        arm.diversity = diversity(texts, seed=settings.seed) if any(text.split() for text in texts) else None
+        arm.diversity = _diversity(texts, settings) if any(text.split() for text in texts) else None
         arm.likelihood = _likelihoods(arm, settings, rows)
     report = {
         "settings": portable(
@@ -227,13 +231,17 @@ def _reference(settings: ComparisonSettings, tokenizer, context: int) -> dict | 
     """Figures of real held-out stories at the same number: recomputed from `references`, or the committed ones."""
     if settings.references is not None:
         texts = fitting_stories(settings.references, tokenizer, context)
-        figures = diversity(draw(texts, settings.num_samples, settings.seed), seed=settings.seed)
+        figures = _diversity(draw(texts, settings.num_samples, settings.seed), settings)
         return {"source": Path(settings.references).name, "sha256": fingerprint(texts), "figures": figures}
-    if not REFERENCE_FIGURES.is_file():
+    if settings.count != "words" or not REFERENCE_FIGURES.is_file():
         return None
     committed = json.loads(REFERENCE_FIGURES.read_text(encoding="utf-8"))
     figures = committed["figures"].get(str(settings.num_samples))
     return figures and {"source": committed["source"], "sha256": committed["sha256"], "figures": figures}
+
+
+def _diversity(texts: list[str], settings: ComparisonSettings) -> dict:
+    return diversity(texts, seed=settings.seed, tokenizer=settings.count)
 
 
 def _arm_report(arm: Arm) -> dict:
@@ -242,6 +250,7 @@ def _arm_report(arm: Arm) -> dict:
     return {
         "parameters": arm.parameters,
         "diversity": arm.diversity,
+        "unsplit_share": unsplit_share(arm.unprompted.texts),
         "likelihood": arm.likelihood,
         "stories_per_second": len(stories) / arm.unprompted.seconds,
         "tokens_per_second": tokens / arm.unprompted.seconds,

@@ -9,13 +9,18 @@ import numpy as np
 import torch
 
 from arche_mdlm.configuration.extras import install_command
-from arche_mdlm.metrics.diversity import diversity, per_story_self_bleu
+from arche_mdlm.metrics.diversity import diversity, per_story_self_bleu, unsplit_share
 from arche_mdlm.metrics.judge import Judge, load_judge, probe_judge, unigram_entropy
 from arche_mdlm.metrics.mauve import mauve
 from arche_mdlm.metrics.memorisation import memorisation
 from arche_mdlm.studies.references import draw
 
 OPENING_TOKENS = 8
+UNSPLIT_SHARE = 0.05
+UNSPLIT_NOTE = (
+    "white space does not separate the words of {:.0%} of the texts: figures of words (Distinct-n, Self-BLEU, openings, "
+    "repetition, words a story, memorisation) are of whole sentences and mean nothing"
+)
 _LEAST_MAUVE = 20
 _INDEXED_STORIES = 50_000  # of the training text, for memorisation: its index takes memory
 
@@ -71,6 +76,8 @@ def measure(
     cut = [tokenizer.decode(row[:cut_tokens]) for row in ids]
     per_story = {"words": [len(text.split()) for text in texts], "tokens": [len(row) for row in ids]}
     notes: list[str] = []
+    if (share := unsplit_share(texts)) >= UNSPLIT_SHARE:
+        notes.append(UNSPLIT_NOTE.format(share))
     figures, cut_figures = _diversity(texts), _diversity(cut)
     if figures is None:
         return {"figures": None, "cut": None, "per_story": per_story, "notes": ["every text is empty"]}

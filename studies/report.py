@@ -9,6 +9,7 @@ from arche_mdlm.training.own_files import OutputFolder
 PICTURES = ("diversity.png", "lengths.png", "training.png")
 FILES = ("report.md", "report.json", *PICTURES)
 
+_UNSPLIT_SHARE = 0.05  # of an arm's texts
 _FIGURES = {  # key: (label, format)
     "distinct_1": ("Distinct-1", "{:.3f}"),
     "distinct_2": ("Distinct-2", "{:.3f}"),
@@ -70,6 +71,7 @@ def _markdown(report: dict, pictures: list[tuple[str, str]]) -> str:
         "## Diversity",
         _diversity_table(report),
         _reference_note(report),
+        _counting_note(report),
         *(f"![{caption}]({name})\n\n*{caption}.*" for name, caption in pictures),
         *([] if pictures else [NO_PICTURES]),
         "## Speed and length of the stories above",
@@ -138,6 +140,18 @@ def _reference_note(report: dict) -> str:
     return (
         f"In brackets: 95 % intervals. Held-out stories: {reference['source']} (sha256 `{reference['sha256'][:16]}`), as "
         "many as an arm wrote. An arm does well where it is close to that column, not where it is far above it."
+    )
+
+
+def _counting_note(report: dict) -> str:
+    if report["settings"]["count"] != "words":
+        return f"Counted in {report['settings']['count']}, wherever the table says words."
+    names = [name for name, arm in report["arms"].items() if arm["unsplit_share"] >= _UNSPLIT_SHARE]
+    if not names:
+        return ""
+    return (
+        f"White space does not separate the words of texts of {' and '.join(names)}: the figures above are of whole "
+        "sentences. Give `--count characters`."
     )
 
 
