@@ -130,9 +130,9 @@ def _data(settings: ControlledSettings, preset: Preset) -> dict:
 
 def _check_job(settings: ControlledSettings, presets: dict[str, Preset]) -> Job:
     arms = {name: preset.to_dict() for name, preset in presets.items()}
-    own = {"arms": arms, "validation_data": settings.validation_data, "num_samples": settings.num_samples,
-           "prompts": settings.prompts}  # fmt: skip
-    return Job("check", "check", f"{_JOBS}:check", own, (), 30.0)
+    return Job(
+        "check", "check", f"{_JOBS}:check", {"arms": arms, "validation_data": settings.validation_data}, (), 30.0
+    )
 
 
 def _supervision_job(settings: ControlledSettings, seed: int) -> Job:
@@ -274,5 +274,10 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     settings = ControlledSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     plan = build_plan(settings, "cuda" if torch.cuda.is_available() else "cpu")
     if not args.dry_run:
+        from arche_mdlm.studies.controlled_jobs import check_held_out
+
         check_judge(settings.judge)
+        check_held_out(
+            _data(settings, settings.arm("mdlm")) | {"num_samples": settings.num_samples, "prompts": settings.prompts}
+        )
     return run_plan(args, plan, asdict(settings), write_report, show, FILES)[0]

@@ -7,7 +7,6 @@ from arche_mdlm.studies.controlled_summary import BASE, sample_key
 
 MAIN = sample_key({"checkpoint": "best", "prompt": "bos", "temperature": 1.0})
 FEW_TEXTS = 100
-_UNDECIDED_BY_ONE = "not decided (one seed has no interval)"
 _PAPER_OPENINGS = (0.934, 0.033)  # MDLM and AR, arXiv 2603.22075
 _MORE_IS_DIVERSE = {"distinct_2": 1, "distinct_4": 1, "self_bleu": -1, "vocabulary_size": 1, "distinct_openings": 1}
 NAMES = {
@@ -55,6 +54,10 @@ def _shown(interval: dict, style: str = "+.3f") -> str:
     return f"{text} (95 % over seeds: {interval['low']:{style}} to {interval['high']:{style}})"
 
 
+def _seeds(report: dict) -> str:
+    return " (one seed has no interval)" if len(report["seeds"]) == 1 else ""
+
+
 def _likelihood(report: dict, column: str) -> list[str]:
     group = report["differences"][column]["likelihood"].get("best")
     if not group:
@@ -78,11 +81,10 @@ def _diversity(report: dict, column: str) -> list[str]:
             found[sign(figures[figure]["mean"]) * direction].append(NAMES[figure])
     if not any(found.values()):
         return []
-    undecided = _UNDECIDED_BY_ONE if len(report["seeds"]) == 1 else "not decided"
     parts = [f"{label} by {', '.join(found[sign])}" for sign, label in
-             ((1, "more diverse than AR"), (-1, "less diverse"), (0, undecided))
+             ((1, "more diverse than AR"), (-1, "less diverse"), (0, "not decided"))
              if found[sign]]  # fmt: skip
-    return [f"**{column}, diversity** (same start, temperature 1.0): {'; '.join(parts)}."]
+    return [f"**{column}, diversity** (same start, temperature 1.0): {'; '.join(parts)}{_seeds(report)}."]
 
 
 def _closeness(report: dict, column: str) -> list[str]:
@@ -93,10 +95,9 @@ def _closeness(report: dict, column: str) -> list[str]:
         found[sign(entry["than_base"])].append(NAMES[figure])
     if not figures:
         return []
-    undecided = _UNDECIDED_BY_ONE if len(report["seeds"]) == 1 else "not decided"
     parts = [f"{label} {', '.join(found[sign])}" for sign, label in
-             ((-1, "closer than AR in"), (1, "farther in"), (0, f"{undecided} in")) if found[sign]]  # fmt: skip
-    return [f"**{column}, against held-out stories**: {'; '.join(parts)}."]
+             ((-1, "closer than AR in"), (1, "farther in"), (0, "not decided in")) if found[sign]]  # fmt: skip
+    return [f"**{column}, against held-out stories**: {'; '.join(parts)}{_seeds(report)}."]
 
 
 def _frontier(report: dict) -> list[str]:

@@ -51,7 +51,7 @@ def device() -> str:
 
 
 def check(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """Equal numbers of parameters and equal data settings in both arms, and enough held-out stories, or ValueError."""
+    """Equal numbers of parameters and equal data settings in both arms, or ValueError."""
     arms = settings["arms"]
     if arms["mdlm"]["data"] != arms["ar"]["data"]:
         raise ValueError(f"the arms' data settings differ: {arms['mdlm']['data']} and {arms['ar']['data']}")
@@ -62,12 +62,17 @@ def check(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         counts[name] = sum(p.numel() for p in model.parameters())
     if counts["mdlm"] != counts["ar"]:
         raise ValueError(f"parameters are not equal: MDLM {counts['mdlm']:,}, AR {counts['ar']:,}")
-    held_out = texts_of.held_out(corpus, corpus.tokenizer)
-    draw(held_out, settings["num_samples"], 0)  # what is measured later on is compared with as many
-    for kind in settings["prompts"]:
-        texts_of.prompts(kind, held_out, corpus.tokenizer, settings["num_samples"])
     data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
     return {"parameters": counts["mdlm"], "data": data}
+
+
+def check_held_out(settings: dict) -> None:
+    """Before any job: ValueError where there are fewer held-out stories, or prompts out of them, than `num_samples`."""
+    corpus, number = read_corpus(settings), settings["num_samples"]
+    held_out = texts_of.held_out(corpus, corpus.tokenizer)
+    draw(held_out, number, 0)
+    for kind in settings["prompts"]:
+        texts_of.prompts(kind, held_out, corpus.tokenizer, number)
 
 
 def supervision(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
