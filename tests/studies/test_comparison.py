@@ -83,7 +83,7 @@ def test_bad_input(pair, tmp_path, capsys):
     assert run(pair, tmp_path / "x", "--num_samples", "1") == 2
     assert "--num_samples 1 must be at least 2" in capsys.readouterr().err
     assert run(pair, tmp_path / "x", "--temperature", "0") == 2
-    assert "--temperature 0.0 must be above 0" in capsys.readouterr().err
+    assert "--temperature 0.0 must be at least 0.001" in capsys.readouterr().err
     assert run(pair, tmp_path / "x", "--num_samples", "500", "--references", str(pair / "held_out.jsonl")) == 2
     assert "fewer than 500" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
