@@ -15,6 +15,7 @@ import transformers
 
 from arche_mdlm.compiling_mdlm import can_compile
 from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.provenance import portable
 from benchmarks import suites
 from benchmarks.report import Report, describe_machine, destination, write
@@ -110,4 +111,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -10,6 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from arche_mdlm.compiling_mdlm import can_compile
+from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.provenance import portable
 from benchmarks.__main__ import make_shape, parse
 from benchmarks.report import current_commit, describe_machine, describe_versions, destination
@@ -69,4 +70,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -13,6 +13,7 @@ import torch
 
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.studies.pictures import can_draw
+from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.provenance import portable
 from benchmarks.memory import measure
 from benchmarks.report import current_commit, describe_machine, describe_versions, destination, note
@@ -107,4 +108,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -247,10 +247,6 @@ def write_gif(frames: list, path: Path, frame_ms: int, hold_ms: int, max_bytes: 
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_status(lambda: _run(argv))
-
-
-def _run(argv: list[str] | None) -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--mdlm", type=checkpoint, required=True)
@@ -280,4 +276,4 @@ def _run(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_status(main))

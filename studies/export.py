@@ -73,10 +73,6 @@ def _preset(saved: dict) -> Preset:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_status(lambda: _run(argv))
-
-
-def _run(argv: list[str] | None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("run_folder", type=Path)
     parser.add_argument("destination", type=Path)
@@ -93,4 +89,4 @@ def _run(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_status(main))

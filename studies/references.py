@@ -38,10 +38,6 @@ def fingerprint(texts: list[str]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_status(lambda: _run(argv))
-
-
-def _run(argv: list[str] | None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("source", help="file of held-out stories")
     parser.add_argument(
@@ -68,4 +64,4 @@ def _run(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_status(main))

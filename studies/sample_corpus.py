@@ -12,10 +12,6 @@ from arche_mdlm.training.own_files import check_writable
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_status(lambda: _run(argv))
-
-
-def _run(argv: list[str] | None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=checkpoint, required=True)
     parser.add_argument("--num_samples", type=count(), default=600)
@@ -39,4 +35,4 @@ def _run(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_status(main))

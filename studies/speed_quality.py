@@ -327,8 +327,8 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_arguments(parser)
-    return exit_status(lambda: run(parser.parse_args(argv)))
+    return run(parser.parse_args(argv))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_status(main))

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.extras import install_command
 from arche_mdlm.configuration.presets import ModelSettings
-from arche_mdlm.studies import animation, export, sample_file, stories
+from arche_mdlm.studies import sample_file, stories
 from arche_mdlm.training import command_line
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.loading import save_arm, set_generation_defaults
@@ -269,14 +270,26 @@ def test_texts_are_printed_as_they_are_done(place, monkeypatch, capsys):
     assert len(re.findall(r"\n\nThe cat", "".join(printed))) == 4
 
 
-@pytest.mark.parametrize("run", [animation.main, export.main])
-def test_programs_beside_the_command_line_say_one_line_too(run, tmp_path, capsys):
-    words = [str(tmp_path), str(tmp_path / "x"), "--validation_data", "x"] if run is export.main else [
-        "--mdlm", str(tmp_path), "--ar", str(tmp_path), "--output", str(tmp_path / "x.gif")]  # fmt: skip
-    assert run(words) == 2
+PROGRAMS = {
+    "studies.animation": "--mdlm {0} --ar {0} --output {0}/x.gif",
+    "studies.export": "{0} {0}/x --validation_data x",
+    "studies.references": "{0}/nowhere.jsonl --checkpoint {0}",
+    "studies.sample_corpus": "--checkpoint {0}",
+    "studies.speed_quality": "--mdlm {0} --output {0}/x --judge none",
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_beside_the_command_line_say_one_line_too(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, *PROGRAMS[name].format(tmp_path).split()])
+    monkeypatch.delitem(sys.modules, f"arche_mdlm.{name}", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"arche_mdlm.{name}", run_name="__main__")
+    assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fault_of_the_program_is_not_hidden():
