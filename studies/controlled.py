@@ -25,6 +25,7 @@ from arche_mdlm.studies.job_command import SUMMARY, add_running_arguments, run_p
 from arche_mdlm.studies.jobs import Job, Plan
 from arche_mdlm.training.arguments import parse_changes
 from arche_mdlm.training.command_line import SEED, TEMPERATURE, count
+from arche_mdlm.training.own_files import OutputFolder
 from arche_mdlm.training.sources import open_source
 
 MDLM_OBJECTIVES = ("nelbo", "low_variance", "masked_mean")
@@ -276,6 +277,7 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     if not args.dry_run:
         from arche_mdlm.studies.controlled_jobs import check_held_out
 
+        OutputFolder(args.output, FILES).check()  # first, as the next two take longer
         check_judge(settings.judge)
         check_held_out(
             _data(settings, settings.arm("mdlm")) | {"num_samples": settings.num_samples, "prompts": settings.prompts}

@@ -108,6 +108,11 @@ LINES = [
     ("study controlled --preset mini --workers -1", "--workers -1 must be at least 0"),
     ("study controlled --preset mini --max_steps 0", "--max_steps 0 must be at least 1"),
     ("study controlled --preset mini --seeds -1", "--seeds -1 must be at least 0"),
+    ("study controlled --preset mini --data {place}/stories.jsonl --validation_data {place}/stories.jsonl "
+     "--output {place}/empty.txt", "cannot write to"),
+    ("study arche --preset arche-mini --data {place}/stories.jsonl --output {place}/empty.txt/x", "cannot write to"),
+    ("study arche --preset arche-mini --data {place}/stories.jsonl --publish {place}/empty.txt/x", "cannot write to"),
+    ("study speed-quality --mdlm {place}/mdlm --ar {place}/ar --output {place}/empty.txt", "cannot write to"),
     ("study arche --preset arche-mini --short_length 5", "--short_length 5 must be at least 6"),
     ("study arche --preset arche-mini --threads 0", "--threads 0 must be at least 1"),
 ]  # fmt: skip
