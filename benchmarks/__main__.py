@@ -15,9 +15,10 @@ import transformers
 
 from arche_mdlm.compiling_mdlm import can_compile
 from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.provenance import portable
 from benchmarks import suites
-from benchmarks.report import Report, describe_machine, write
+from benchmarks.report import Report, describe_machine, destination, write
 from benchmarks.train_step import Shape, fastest_dtype
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
@@ -79,6 +80,7 @@ def make_shape(args: argparse.Namespace) -> Shape:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    destination(args.output)
     if args.threads:
         torch.set_num_threads(args.threads)
     transformers.utils.logging.set_verbosity_error()
@@ -109,4 +111,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.provenance import portable
 from arche_mdlm.training.sources import open_source
 from benchmarks.memory import peak_resident
@@ -256,4 +257,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--child"]:
         child()
     else:
-        sys.exit(main())
+        sys.exit(exit_status(main))

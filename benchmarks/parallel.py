@@ -12,6 +12,7 @@ import torch
 
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.training.build import build_model
+from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.parallel_model import H100, STRATEGIES, Assumptions, Batch, ModelSize, predict, recommend
 
 ARMS = {"mdlm": "MDLM", "ar": "AR"}
@@ -124,4 +125,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

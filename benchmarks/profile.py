@@ -10,9 +10,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from arche_mdlm.compiling_mdlm import can_compile
+from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.provenance import portable
 from benchmarks.__main__ import make_shape, parse
-from benchmarks.report import current_commit, describe_machine, describe_versions
+from benchmarks.report import current_commit, describe_machine, describe_versions, destination
 from benchmarks.train_step import our_step, paper_step
 
 _STEPS, _ROWS = 5, 15
@@ -40,6 +41,8 @@ def table(step, device: torch.device) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    output = args.output if args.output.suffix == ".md" else RESULTS
+    folder = destination(output)
     device = torch.device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -61,12 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     for name, (step, tokens) in made.items():
         print(name, "...", file=sys.stderr, flush=True)
         parts += [f"## {name}", f"{tokens:,} tokens a step.", table(step, device)]
-    output = args.output if args.output.suffix == ".md" else RESULTS
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    folder.write_text(output.name, "\n\n".join(parts) + "\n")
     print(f"written to {output}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import arche_mdlm
-from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.own_files import OutputFolder
 from arche_mdlm.training.provenance import cpu_name
 from benchmarks.timing import compare
 
@@ -87,6 +87,13 @@ def current_commit() -> str | None:
     return head + ("+changes" if changes else "")
 
 
+def destination(output: Path, *others: str) -> OutputFolder:
+    """Where results go, checked: ValueError for an output that cannot be written, or is somebody else's file."""
+    folder = OutputFolder(output.parent, [output.name, *others])
+    folder.check()
+    return folder
+
+
 def write(output: Path, report: Report, machine: dict, settings: dict) -> None:
     """Print the table and write everything into `output` as JSON."""
     document = {
@@ -97,8 +104,7 @@ def write(output: Path, report: Report, machine: dict, settings: dict) -> None:
         "throughput": report.throughput,
         "results": report.results,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(output, json.loads(json.dumps(document)))
+    destination(output).write_json(output.name, json.loads(json.dumps(document)))
     _show(document)
     print(f"\nwritten to {output}")
 

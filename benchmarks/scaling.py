@@ -13,10 +13,10 @@ import torch
 
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.studies.pictures import can_draw
-from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.provenance import portable
 from benchmarks.memory import measure
-from benchmarks.report import current_commit, describe_machine, describe_versions, note
+from benchmarks.report import current_commit, describe_machine, describe_versions, destination, note
 from benchmarks.train_step import Shape
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
@@ -84,6 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=3, help="timed ones of a point, of which the median counts")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
+    picture = args.output.with_suffix(".png")
+    folder = destination(args.output, picture.name)
     device = torch.device(args.device)
     centre, dtype = _CENTRES[device.type], "bfloat16" if device.type == "cuda" else "float32"
     machine, axes = describe_machine(device), {}
@@ -98,14 +100,12 @@ def main(argv: list[str] | None = None) -> int:
     document = {"command": " ".join(["python -m benchmarks.scaling", *portable(argv or sys.argv[1:])]), "machine": machine,
                 "versions": describe_versions(), "commit": current_commit(), "centre": centre, "dtype_of_ours": dtype,
                 "model": dataclasses.asdict(shape_of(centre).mdlm.model), "axes": axes}  # fmt: skip
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(args.output, document)
-    picture = args.output.with_suffix(".png")
+    folder.write_json(args.output.name, document)
     if can_draw():
-        draw(document, picture)
+        folder.write(picture.name, lambda path: draw(document, path))
     print(f"written to {args.output}" + (f" and {picture}" if can_draw() else "; no picture without matplotlib"))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

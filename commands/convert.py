@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from arche_mdlm.training.command_line import checkpoint, count
+
 # Fields of a source's config that say what it is, not what shape it has.
 _NOT_COPIED = ("architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "torch_dtype",
                "transformers_version", "use_cache")  # fmt: skip
@@ -16,10 +18,10 @@ def add_parser(subparsers) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("source", help="checkpoint folder or repository of a Llama-type AR model")
+    add("source", type=checkpoint, help="checkpoint folder or repository of a Llama-type AR model")
     add("destination", type=Path, help="new folder")
     add("--noise_schedule", default="linear", help="linear or cosine")
-    add("--context_length", type=int, help="tokens; default: the source's")
+    add("--context_length", type=count(), help="tokens; default: the source's")
     parser.set_defaults(run=run)
 
 
@@ -29,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
 
     from arche_mdlm.training.checkpointing import write_folder_atomically
     from arche_mdlm.training.loading import save_arm
+    from arche_mdlm.training.own_files import check_new_folder
 
     logging.disable_progress_bar()
-    if args.destination.exists() and (not args.destination.is_dir() or any(args.destination.iterdir())):
-        raise ValueError(f"destination={str(args.destination)!r} is there already and not empty; name a new folder")
+    check_new_folder(args.destination)
     model, tokenizer, added = convert(args.source, args.noise_schedule, args.context_length)
     write_folder_atomically(args.destination, lambda folder: save_arm(model, tokenizer, folder))
     count = sum(parameter.numel() for parameter in model.parameters())

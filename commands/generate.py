@@ -77,9 +77,7 @@ def _write(args, prompts: list[str], todo: list[range], file, processes) -> int:
     total = len(prompts) * args.num_samples
     writer = _Writer(args, prompts, args.device or processes.default_device())
     if file is None:
-        records = [record for part in _bar(writer.write(todo), total, processes, args.stream) for record in part]
-        if not args.stream:
-            print("\n\n".join(record["text"] for record in records))
+        _print_texts(_bar(writer.write(todo), total, processes, args.stream), args.stream)
         return 0
     try:
         _write_file(file, todo, writer, processes, args.stream)
@@ -94,6 +92,16 @@ def _write(args, prompts: list[str], todo: list[range], file, processes) -> int:
     if processes.is_main:
         print(f"{total} texts are in {args.output}", file=sys.stderr)
     return 0
+
+
+def _print_texts(batches: Iterable[list[dict]], shown: bool) -> None:
+    """Every batch's texts as soon as they are there, an empty line between two; nothing if they were shown by a streamer."""
+    from tqdm.auto import tqdm
+
+    for number, text in enumerate(record["text"] for batch in batches for record in batch):
+        if not shown:
+            with tqdm.external_write_mode():  # no bar in the way, where both are on a terminal
+                print(("\n" if number else "") + text, flush=True)
 
 
 def _write_file(file, todo: list[range], writer, processes, quiet: bool) -> None:
@@ -136,6 +144,8 @@ class _Writer:
         self.diffusion = is_diffusion(model)
         if not self.diffusion and any(self.tokenizer.mask_token and self.tokenizer.mask_token in p for p in prompts):
             raise ValueError(f"a prompt holds a mask, but {args.model} is autoregressive and cannot fill one")
+        if not self.diffusion:
+            self._check_length()
         if args.compile:
             compile_layers(self.model)
 
@@ -149,6 +159,21 @@ class _Writer:
         sizes = BatchSize(estimate(self.model, self._length()), halves=True)
         for _, records in sizes.run([number for batch in batches for number in batch], self._batch):
             yield records
+
+    def _check_length(self) -> None:
+        """ValueError for texts that the AR arm's context does not hold; the diffusion arm checks its canvas itself."""
+        context = self.model.config.max_position_embeddings
+        longest = max(len(ids) for ids in self.tokenizer(sorted(set(self.prompts)))["input_ids"])
+        new, length = self.args.max_new_tokens, self.args.max_length
+        if new == 0:
+            raise ValueError(f"--max_new_tokens 0 fills masks, but {self.args.model} is autoregressive and has none")
+        if longest + (1 if new is None else new) > context:
+            asked = "" if new is None else f" and --max_new_tokens {new}"
+            raise ValueError(f"a prompt of {longest} tokens{asked} do not fit the context of {context} tokens")
+        if length is not None and not longest < length <= context:
+            raise ValueError(
+                f"--max_length {length} must be above {longest}, the longest prompt, and at most {context}"
+            )
 
     def _length(self) -> int:
         """The most tokens that a text has, its prompt included."""

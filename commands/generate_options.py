@@ -8,6 +8,8 @@ from pathlib import Path
 
 from arche_mdlm import available_samplers
 from arche_mdlm.samplers_mdlm import get_sampler
+from arche_mdlm.studies.hashes import checkpoint_hash
+from arche_mdlm.training.command_line import HOTTEST, SEED, TEMPERATURE, Number, checkpoint, count, device, output_file
 
 _DRAWING = ("temperature", "temperature_end", "top_k", "top_p")
 _BOTH_ARMS = ("max_new_tokens", "max_length", "temperature", "top_k", "top_p", "repetition_penalty")
@@ -29,7 +31,7 @@ _DIFFUSION_ONLY = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="checkpoint folder or repository, of either arm")
+    parser.add_argument("model", type=checkpoint, help="checkpoint folder or repository, of either arm")
     add = parser.add_argument_group("what to write").add_argument
     add(
         "--prompt",
@@ -37,43 +39,59 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="what the text begins with (default: nothing); masks in it are filled; repeatable",
     )
     add("--prompts", type=Path, metavar="FILE", help="one a line: text, or JSON with a field `prompt` or `text`")
-    add("--num_samples", type=int, default=1, metavar="N", help="texts a prompt (default: 1)")
+    add("--num_samples", type=count(), default=1, metavar="N", help="texts a prompt (default: 1)")
     add(
         "--seed",
-        type=int,
+        type=SEED,
         default=0,
         help="a text of the diffusion arm depends on it and on its number only (default: 0)",
     )
-    add("--max_new_tokens", type=int, metavar="N", help="0 fills the masks of the prompt only")
-    add("--max_length", type=int, metavar="N", help="prompt and text together")
+    add("--max_new_tokens", type=count(0), metavar="N", help="0 fills the masks of the prompt only")
+    add("--max_length", type=count(), metavar="N", help="prompt and text together")
     add = parser.add_argument_group("both arms (default: the checkpoint's own settings)").add_argument
-    add("--temperature", type=float)
-    add("--top_k", type=int)
-    add("--top_p", type=float)
-    add("--repetition_penalty", type=float)
+    add("--temperature", type=Number(float, 0, HOTTEST), help="0 is --greedy")
+    add("--top_k", type=count(0), help="0: all tokens")
+    add("--top_p", type=Number(float, above=0, most=1))
+    add("--repetition_penalty", type=Number(float, above=0, most=1000))
     add("--greedy", action="store_true", help="the most probable tokens instead of drawn ones")
     add = parser.add_argument_group("diffusion arm only (default: the checkpoint's own settings)").add_argument
-    add("--num_diffusion_steps", type=int, metavar="N")
+    add("--num_diffusion_steps", type=count(), metavar="N")
     add("--sampler", metavar="NAME", help=", ".join(available_samplers()))
-    add("--block_length", type=int, metavar="N", help="blocks of so many positions, one after another")
+    add("--block_length", type=count(), metavar="N", help="blocks of so many positions, one after another")
     add(
         "--prefix_cache",
         action="store_true",
         default=None,
         help="with --block_length: keep what was computed outside of the block; faster, and an approximation for most models",
     )
-    add("--temperature_end", type=float, help="the temperature goes from --temperature to this one")
-    add("--threshold", type=float, help="of the sampler threshold: fill what is at least as probable")
-    add("--threshold_factor", type=float, help="of the sampler threshold: the bound depends on how many are filled")
-    add("--entropy_bound", type=float, help="of the sampler entropy_bound: nats")
+    add(
+        "--temperature_end",
+        type=TEMPERATURE,
+        help="the temperature goes from --temperature to this one",
+    )
+    add(
+        "--threshold",
+        type=Number(float, above=0, most=1),
+        help="of the sampler threshold: fill what is at least as probable",
+    )
+    add(
+        "--threshold_factor",
+        type=Number(float, above=0),
+        help="of the sampler threshold: the bound depends on how many are filled",
+    )
+    add("--entropy_bound", type=Number(float, 0), help="of the sampler entropy_bound: nats")
     add("--remasking", choices=("cap", "rescale", "conf", "loop"), help="of the sampler remdm")
-    add("--remasking_rate", type=float, help="of the sampler remdm")
-    add("--guidance_scale", type=float, help="how far to go away from --negative_prompt; 1 is no guidance")
+    add("--remasking_rate", type=Number(float, 0, 1), help="of the sampler remdm")
+    add(
+        "--guidance_scale",
+        type=Number(float, 0, 1000),
+        help="how far to go away from --negative_prompt; 1 is no guidance",
+    )
     add("--negative_prompt", help="what the text should not look like a continuation of")
     add = parser.add_argument_group("how").add_argument
     add(
         "--batch_size",
-        type=_batch_size,
+        type=count(words=("auto",)),
         default="auto",
         metavar="N",
         help="texts written together (default: auto, as many as the memory allows; 32 for the AR arm)",
@@ -84,21 +102,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="of the weights (default: float32)",
     )
-    add("--device", help="such as cpu, cuda, cuda:1 (default: cuda if there is one)")
+    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda if there is one)")
     add(
         "--compile",
         action="store_true",
         help="torch.compile the layers of a diffusion model: pays for many texts, needs a C++ compiler on a CPU",
     )
     add("--stream", action="store_true", help="watch the text appear")
-    add("--output", type=Path, metavar="FILE.jsonl", help="JSON lines; the same command goes on where it was stopped")
-    add("--overwrite", action="store_true", help="delete what is at --output and start over")
-
-
-def _batch_size(text: str) -> int | str:
-    if text != "auto" and not text.lstrip("-").isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto")
-    return text if text == "auto" else int(text)
+    add(
+        "--output",
+        type=output_file,
+        metavar="FILE.jsonl",
+        help="JSON lines; the same command goes on where it was stopped",
+    )
+    add("--overwrite", action="store_true", help="delete what this command has written at --output, and start over")
 
 
 def fixed_batch_size(args: argparse.Namespace, is_diffusion: bool) -> int | None:
@@ -113,17 +130,16 @@ def fixed_batch_size(args: argparse.Namespace, is_diffusion: bool) -> int | None
 
 def check(args: argparse.Namespace, is_diffusion: bool) -> None:
     """ValueError, naming the option, for what does not fit the arm or another option."""
-    for name in ("num_samples", "batch_size"):
-        value = getattr(args, name)
-        if value != "auto" and value < 1:
-            raise ValueError(f"--{name} {value} must be at least 1")
+    if args.temperature == 0:
+        args.greedy, args.temperature = True, None
+    TEMPERATURE.check("--temperature", args.temperature)
     if args.overwrite and args.output is None:
-        raise ValueError("--overwrite is of no use without --output")
+        raise ValueError("--overwrite needs --output")
     if args.max_new_tokens is not None and args.max_length is not None:
-        raise ValueError("--max_new_tokens and --max_length say the same thing twice; give one of them")
+        raise ValueError("--max_new_tokens and --max_length exclude each other; give one of them")
     for name in _DRAWING:
         if args.greedy and getattr(args, name) is not None:
-            raise ValueError(f"--{name} is of no use with --greedy, which draws nothing")
+            raise ValueError(f"--greedy (or --temperature 0) does not accept --{name}: it draws nothing")
     for name in _DIFFUSION_ONLY:
         if not is_diffusion and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for the diffusion arm; {args.model} is autoregressive")
@@ -134,7 +150,7 @@ def check(args: argparse.Namespace, is_diffusion: bool) -> None:
     if args.sampler is not None:
         get_sampler(args.sampler)  # its error names the nearest one
     if args.negative_prompt is not None and args.guidance_scale is None:
-        raise ValueError("--negative_prompt is of no use without --guidance_scale")
+        raise ValueError("--negative_prompt needs --guidance_scale")
 
 
 def generate_options(args: argparse.Namespace) -> dict:
@@ -154,7 +170,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
 
 def _prompts_of(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # `splitlines` would cut at U+2028 and its like too
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--prompts {path} cannot be read: {error}") from error
     parse = _json_prompt if path.suffix in (".jsonl", ".json", ".ndjson") else lambda line, place: line
@@ -181,7 +197,7 @@ def settings_of(args: argparse.Namespace, config, prompts: list[str], device: st
     diffusion = config.model_type == "mdlm"
     settings = {
         "model": args.model,
-        "checkpoint": _fingerprint(args.model, config),
+        "checkpoint": checkpoint_hash(args.model, config),
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
         "num_prompts": len(prompts),
         "num_samples": args.num_samples,
@@ -195,21 +211,6 @@ def settings_of(args: argparse.Namespace, config, prompts: list[str], device: st
     if not diffusion:
         settings["batch_size"] = fixed_batch_size(args, diffusion)  # the AR arm has one random stream a batch
     return settings
-
-
-def _fingerprint(source: str, config) -> str:
-    """What tells this checkpoint from another one under the same name."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return str(getattr(config, "_commit_hash", None))
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".bin") and path.name != "training_log.json":
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                while part := file.read(1 << 20):
-                    digest.update(part)
-    return digest.hexdigest()
 
 
 def command_line(args: argparse.Namespace) -> str:

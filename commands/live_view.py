@@ -6,6 +6,8 @@ import time
 import torch
 from transformers import TextDiffusionStreamer, TextStreamer
 
+from arche_mdlm.configuration.extras import install_command
+
 MASK = "░"
 END = "∎"
 
@@ -16,7 +18,7 @@ def require_rich() -> None:
         import rich  # noqa: F401
     except ImportError:
         raise ValueError(
-            "watching several texts needs the package rich: pip install 'arche-mdlm[live]' (or give --num_samples 1)"
+            f"watching several texts needs the package rich: {install_command('live')} (or give --num_samples 1)"
         ) from None
 
 

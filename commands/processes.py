@@ -45,7 +45,7 @@ class Processes:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def from_main(self, make):
-        """What `make()` gives in the main process, in all of them; a ValueError there is one everywhere."""
+        """What `make()` gives in the main process, in all of them; an error there is a ValueError everywhere."""
         if not self.state:
             return make()
         from accelerate.utils import broadcast_object_list
@@ -54,7 +54,7 @@ class Processes:
         if self.is_main:
             try:
                 answer = [make(), None]
-            except ValueError as error:
+            except (ValueError, OSError, RuntimeError) as error:
                 answer = [None, str(error)]
         value, problem = broadcast_object_list(answer)
         if problem is not None:

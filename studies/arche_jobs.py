@@ -1,6 +1,5 @@
 """The jobs of the paper's protocol: validation as the paper has it, samples of each factor's levels, their metrics."""
 
-import json
 import warnings
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from arche_mdlm.configuration.presets import TrainingSettings
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.ordered_samplers_mdlm import ArcheSampler
 from arche_mdlm.studies.controlled_jobs import load_checkpoint, read_corpus, read_samples, result_of
+from arche_mdlm.studies.sample_file import SampleFile
 from arche_mdlm.studies.stories import own_seed
 from arche_mdlm.training.batching import BatchPlanner
 from arche_mdlm.training.loading import is_diffusion
@@ -68,13 +68,17 @@ def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """Texts of one cell of the factor table, in `samples.jsonl`."""
     model, tokenizer = load_checkpoint(settings | {"checkpoint": "best"}, inputs)
     starts = _starts(settings, tokenizer, inputs)
-    texts = []
-    for first in range(0, len(starts), settings["batch_size"]):
-        part = torch.tensor(starts[first : first + settings["batch_size"]], dtype=torch.long, device=model.device)
-        texts += _write(model, tokenizer, part, first, settings)
-    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
-    (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-    return {"texts": len(texts)}
+    size = settings["batch_size"]
+    file = SampleFile(
+        folder / "samples.jsonl", len(starts), size, {"batch_size": size}
+    )  # the folder's name has the rest
+    for batch in file.begin() or []:
+        part = torch.tensor([starts[i] for i in batch], dtype=torch.long, device=model.device)
+        texts = _write(model, tokenizer, part, batch.start, settings)
+        file.append([{"index": i, "text": text} for i, text in zip(batch, texts, strict=True)])
+    if not file.path.exists():
+        file.finish()
+    return {"texts": len(starts)}
 
 
 def _starts(settings: dict, tokenizer, inputs) -> list[list[int]]:

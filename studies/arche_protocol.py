@@ -15,6 +15,7 @@ where such a model begins. Everything else is the paper's: temperature 0.8, MDLM
 import argparse
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from arche_mdlm.studies.estimates import forward_seconds, training_seconds
 from arche_mdlm.studies.job_command import SUMMARY, add_running_arguments, run_plan
 from arche_mdlm.studies.jobs import Job, Plan
 from arche_mdlm.training.arguments import parse_changes
+from arche_mdlm.training.command_line import SEED, TEMPERATURE, count
 
 PAPER = Path(__file__).parent / "data" / "arche_paper.json"
 LAYOUTS = ("windows", "rows")  # the paper's level of each factor comes first
@@ -56,7 +58,7 @@ class ArcheSettings:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature={self.temperature} must be above 0")
 
     def changed(self, layout: str) -> dict:
@@ -86,7 +88,8 @@ def _training_jobs(settings: ArcheSettings, arm: str, layout: str, device: str) 
     preset, train = settings.arm(arm, layout), f"train-{arm}-{layout}"
     changes = {key: value for key, value in settings.changed(layout).items() if value is not None}
     own = {"preset": f"{settings.preset}-{arm}", "data": settings.data, "validation_data": settings.validation_data,
-           "changes": [f"{key}={json.dumps(value)}" for key, value in changes.items()], "matched": False}  # fmt: skip
+           "changes": [f"{key}={json.dumps(value)}" for key, value in changes.items()], "matched": False,
+           "resolved": preset.to_dict()}  # fmt: skip
     yield Job(
         train,
         "train",
@@ -127,25 +130,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", default=default.preset, help="family of presets with the arms mdlm and ar")
     add("--data", help="training stories: Hub id, folder or file (default: the preset's)")
     add("--validation_data", help="file with held-out stories, for rows (windows are split as the paper does)")
-    add("--max_steps", type=int, help="of training (default: the preset's)")
+    add("--max_steps", type=count(), help="of training (default: the preset's)")
     add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="any preset key, in both arms")
-    add("--num_samples", type=int, default=default.num_samples)
-    add("--short_length", type=int, default=default.short_length, help="tokens of the paper's samples")
-    add("--num_diffusion_steps", type=int, default=default.num_diffusion_steps)
-    add("--temperature", type=float, default=default.temperature)
-    add("--batch_size", type=int, default=default.batch_size, help="of sampling")
-    add("--seed", type=int, default=default.seed)
+    add("--num_samples", type=count(4), default=default.num_samples)
+    add("--short_length", type=count(6), default=default.short_length, help="tokens of the paper's samples")
+    add("--num_diffusion_steps", type=count(), default=default.num_diffusion_steps)
+    add("--temperature", type=TEMPERATURE, default=default.temperature)
+    add("--batch_size", type=count(), default=default.batch_size, help="of sampling")
+    add("--seed", type=SEED, default=default.seed)
     add_running_arguments(parser, "runs/arche")
 
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run what is left, write report.md and report.json and print the tables; 1 if a job failed. Or print the plan."""
-    from arche_mdlm.studies.arche_report import write_report
+    from arche_mdlm.studies.arche_report import FILES, write_report
 
     values = {name: getattr(args, name) for name in ArcheSettings.__dataclass_fields__}
     settings = ArcheSettings(**values | {"changes": tuple(args.changes)})
     plan = build_plan(settings, "cuda" if torch.cuda.is_available() else "cpu")
-    status, path = run_plan(args, plan, asdict(settings), write_report, show)
+    status, path = run_plan(args, plan, asdict(settings), write_report, show, FILES)
     if path is not None:
         show(path.read_text(encoding="utf-8"))
     return status

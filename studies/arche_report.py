@@ -9,8 +9,11 @@ from arche_mdlm.studies.job_provenance import provenance
 from arche_mdlm.studies.job_runner import without_path
 from arche_mdlm.studies.pictures import NO_PICTURES, can_draw
 from arche_mdlm.studies.report import table
-from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.own_files import OutputFolder
 from arche_mdlm.training.provenance import portable
+
+PICTURES = ("factors.png",)
+FILES = ("report.md", "report.json", *PICTURES)
 
 _FIGURES = {
     "distinct_1": ("Distinct-1", ".3f"),
@@ -47,19 +50,18 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
         **provenance(output),
     }
     report = portable(report | {"failed": without_path(failed, output)})
-    drawn = _draw(report, Path(output) / "factors.png")
-    write_json_atomically(Path(output) / "report.json", report)
-    path = Path(output) / "report.md"
-    path.write_text(_markdown(report, drawn), encoding="utf-8")
-    return path
+    folder = OutputFolder(output, FILES)
+    drawn = _draw(report, folder)
+    folder.write_json("report.json", report)
+    return folder.write_text("report.md", _markdown(report, drawn))
 
 
-def _draw(report: dict, path: Path) -> bool:
+def _draw(report: dict, folder: OutputFolder) -> bool:
     if not can_draw():
         return False
     from arche_mdlm.studies.arche_plots import draw_factors
 
-    draw_factors(report, path)
+    folder.write("factors.png", lambda path: draw_factors(report, path))
     return True
 
 

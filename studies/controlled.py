@@ -19,11 +19,13 @@ import torch
 
 from arche_mdlm.configuration.presets import Preset, load_preset
 from arche_mdlm.studies.controlled_summary import BASE
-from arche_mdlm.studies.controlled_texts import judge_installed, mauve_installed
+from arche_mdlm.studies.controlled_texts import check_judge, judge_installed, mauve_installed
 from arche_mdlm.studies.estimates import forward_seconds, training_seconds
 from arche_mdlm.studies.job_command import SUMMARY, add_running_arguments, run_plan
 from arche_mdlm.studies.jobs import Job, Plan
 from arche_mdlm.training.arguments import parse_changes
+from arche_mdlm.training.command_line import SEED, TEMPERATURE, count
+from arche_mdlm.training.own_files import OutputFolder
 from arche_mdlm.training.sources import open_source
 
 MDLM_OBJECTIVES = ("nelbo", "low_variance", "masked_mean")
@@ -62,8 +64,9 @@ class ControlledSettings:
                 raise ValueError(f"{name}={list(values)} must be different ones of {', '.join(allowed)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds={list(self.seeds)} must be different numbers of at least 0")
-        if 1.0 not in self.temperatures or min(self.temperatures) <= 0:
-            raise ValueError(f"temperatures={list(self.temperatures)} must be above 0, and 1.0 among them")
+        values = self.temperatures
+        if 1.0 not in values or not all(0 < v < math.inf for v in values) or len(set(values)) < len(values):
+            raise ValueError(f"temperatures={list(values)} must be different ones above 0, and 1.0 among them")
         least = {"num_samples": 4, "num_diffusion_steps": 1, "batch_size": 1, "cut_tokens": 5, "likelihood_samples": 2}
         for name, value in least.items():
             if getattr(self, name) < value:
@@ -154,7 +157,8 @@ def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str)
     train = f"train-{run}"
     needs = ("check", f"supervision-s{seed}") if matched else ("check",)
     own = about | {"preset": f"{settings.preset}-{arm}", "data": settings.data}
-    own |= {"validation_data": settings.validation_data, "changes": _changes(settings, preset), "matched": matched}
+    own |= {"validation_data": settings.validation_data, "changes": _changes(settings, preset), "matched": matched,
+            "resolved": preset.to_dict()}  # fmt: skip  # the presets' files may change
     steps = preset.training.max_steps * (0.5 if matched else 1)
     yield Job(train, "train", f"{_JOBS}:train", own, needs, training_seconds(preset, device, steps), fresh=True)
     for checkpoint in CHECKPOINTS:
@@ -239,30 +243,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", default=default.preset, help="family of presets, with an arm each: controlled, mini, ...")
     add("--data", help="training stories: Hub id, folder or file (default: the preset's)")
     add("--validation_data", help="file with the held-out stories")
-    add("--seeds", type=int, nargs="+", default=list(default.seeds), help="of training")
+    add("--seeds", type=SEED, nargs="+", default=list(default.seeds), help="of training")
     add("--objectives", nargs="+", default=list(MDLM_OBJECTIVES), help="of MDLM")
-    add("--max_steps", type=int, help="of training (default: the preset's)")
+    add("--max_steps", type=count(), help="of training (default: the preset's)")
     add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="any preset key, in both arms")
-    add("--num_samples", type=int, default=default.num_samples, help="stories a checkpoint, prompt and temperature")
-    add("--temperatures", type=float, nargs="+", default=list(default.temperatures))
-    add("--prompts", nargs="+", default=list(PROMPTS), help="bos (none), opening (8 tokens of held-out stories)")
-    add("--num_diffusion_steps", type=int, default=default.num_diffusion_steps)
-    add("--batch_size", type=int, default=default.batch_size, help="of sampling")
     add(
-        "--cut_tokens", type=int, default=default.cut_tokens, help="texts are compared whole, and cut to so many tokens"
+        "--num_samples", type=count(4), default=default.num_samples, help="stories a checkpoint, prompt and temperature"
     )
-    add("--likelihood_samples", type=int, default=default.likelihood_samples, help="draws a story of the NELBO")
+    add("--temperatures", type=TEMPERATURE, nargs="+", default=list(default.temperatures))
+    add("--prompts", nargs="+", default=list(PROMPTS), help="bos (none), opening (8 tokens of held-out stories)")
+    add("--num_diffusion_steps", type=count(), default=default.num_diffusion_steps)
+    add("--batch_size", type=count(), default=default.batch_size, help="of sampling")
+    add(
+        "--cut_tokens",
+        type=count(5),
+        default=default.cut_tokens,
+        help="texts are compared whole, and cut to so many tokens",
+    )
+    add("--likelihood_samples", type=count(2), default=default.likelihood_samples, help="draws a story of the NELBO")
     add("--judge", default=default.judge, help="smollm2 (extra judge), none, or a folder or repository of a causal LM")
-    add("--judge_samples", type=int, help="the judge sees the first so many texts of a set (default: all)")
+    add("--judge_samples", type=count(2), help="the judge sees the first so many texts of a set (default: all)")
     add("--scale", default="", help="a name for the scale in the reports (default: the preset's)")
     add_running_arguments(parser, "runs/controlled")
 
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run what is left and write `report.md` and `report.json`; 1 if a job failed. Or print the plan."""
-    from arche_mdlm.studies.controlled_report import write_report
+    from arche_mdlm.studies.controlled_report import FILES, write_report
 
     values = {name: getattr(args, name) for name in ControlledSettings.__dataclass_fields__}
     settings = ControlledSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     plan = build_plan(settings, "cuda" if torch.cuda.is_available() else "cpu")
-    return run_plan(args, plan, asdict(settings), write_report, show)[0]
+    if not args.dry_run:
+        from arche_mdlm.studies.controlled_jobs import check_held_out
+
+        OutputFolder(args.output, FILES).check()  # first, as the next two take longer
+        check_judge(settings.judge)
+        check_held_out(
+            _data(settings, settings.arm("mdlm")) | {"num_samples": settings.num_samples, "prompts": settings.prompts}
+        )
+    return run_plan(args, plan, asdict(settings), write_report, show, FILES)[0]

@@ -54,6 +54,10 @@ def _shown(interval: dict, style: str = "+.3f") -> str:
     return f"{text} (95 % over seeds: {interval['low']:{style}} to {interval['high']:{style}})"
 
 
+def _seeds(report: dict) -> str:
+    return " (one seed has no interval)" if len(report["seeds"]) == 1 else ""
+
+
 def _likelihood(report: dict, column: str) -> list[str]:
     group = report["differences"][column]["likelihood"].get("best")
     if not group:
@@ -64,6 +68,8 @@ def _likelihood(report: dict, column: str) -> list[str]:
         0: "The interval holds zero: no difference is shown.",
         -1: "Even its upper bound is below AR's exact value: MDLM is the better density model here.",
     }[sign(group["mean"])]  # fmt: skip
+    if group["mean"]["low"] is None:
+        said = "One seed has no interval: whether the seeds differ by more is not known."
     return [f"**{column}, likelihood**: NELBO minus AR's NLL is {_shown(group['mean'])} nats a token. {said}"]
 
 
@@ -78,7 +84,7 @@ def _diversity(report: dict, column: str) -> list[str]:
     parts = [f"{label} by {', '.join(found[sign])}" for sign, label in
              ((1, "more diverse than AR"), (-1, "less diverse"), (0, "not decided"))
              if found[sign]]  # fmt: skip
-    return [f"**{column}, diversity** (same start, temperature 1.0): {'; '.join(parts)}."]
+    return [f"**{column}, diversity** (same start, temperature 1.0): {'; '.join(parts)}{_seeds(report)}."]
 
 
 def _closeness(report: dict, column: str) -> list[str]:
@@ -91,7 +97,7 @@ def _closeness(report: dict, column: str) -> list[str]:
         return []
     parts = [f"{label} {', '.join(found[sign])}" for sign, label in
              ((-1, "closer than AR in"), (1, "farther in"), (0, "not decided in")) if found[sign]]  # fmt: skip
-    return [f"**{column}, against held-out stories**: {'; '.join(parts)}."]
+    return [f"**{column}, against held-out stories**: {'; '.join(parts)}{_seeds(report)}."]
 
 
 def _frontier(report: dict) -> list[str]:
@@ -177,6 +183,8 @@ def _caveats(report: dict) -> list[str]:
         lines.append(
             f"**{samples} texts a set**: below {FEW_TEXTS} the intervals over texts are rough, and so is all above."
         )
-    if len(report["seeds"]) < 3:
-        lines.append(f"**{len(report['seeds'])} seed(s)**: intervals over seeds are wide or missing below three.")
+    if len(report["seeds"]) == 1:
+        lines.append("**One seed**: there is no interval over seeds, so no difference between the arms is shown.")
+    elif len(report["seeds"]) == 2:
+        lines.append("**Two seeds**: intervals over seeds are wide below three.")
     return lines

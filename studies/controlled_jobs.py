@@ -15,6 +15,7 @@ from arche_mdlm.metrics.diversity import diversity_differences
 from arche_mdlm.studies import controlled_texts as texts_of
 from arche_mdlm.studies.controlled_summary import summary
 from arche_mdlm.studies.references import draw
+from arche_mdlm.studies.sample_file import SampleFile, read_records
 from arche_mdlm.studies.stories import write_stories
 from arche_mdlm.training.arguments import build_parser
 from arche_mdlm.training.batching import BatchPlanner
@@ -42,7 +43,7 @@ def read_corpus(settings: dict, tokenizer=None) -> Corpus:
 
 def read_samples(folder: Path) -> list[dict]:
     """The stories that a finished `sample` job has written."""
-    return [json.loads(line) for line in (folder / _SAMPLES).read_text(encoding="utf-8").splitlines()]
+    return read_records(folder / _SAMPLES)
 
 
 def device() -> str:
@@ -63,6 +64,15 @@ def check(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         raise ValueError(f"parameters are not equal: MDLM {counts['mdlm']:,}, AR {counts['ar']:,}")
     data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
     return {"parameters": counts["mdlm"], "data": data}
+
+
+def check_held_out(settings: dict) -> None:
+    """Before any job: ValueError where there are fewer held-out stories, or prompts out of them, than `num_samples`."""
+    corpus, number = read_corpus(settings), settings["num_samples"]
+    held_out = texts_of.held_out(corpus, corpus.tokenizer)
+    draw(held_out, number, 0)
+    for kind in settings["prompts"]:
+        texts_of.prompts(kind, held_out, corpus.tokenizer, number)
 
 
 def supervision(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
@@ -179,12 +189,12 @@ def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     if is_diffusion(model):
         options |= {"sampler": "ancestral", "num_diffusion_steps": settings["num_diffusion_steps"]}
     context = settings["preset"]["data"]["context_length"]
+    size = settings["batch_size"]
+    file = SampleFile(folder / _SAMPLES, len(prompts), size, {"batch_size": size})  # the folder's name has the rest
     written = write_stories(
-        model, tokenizer, prompts, seed=settings["seed"], batch_size=settings["batch_size"], max_length=context, **options
-    )  # fmt: skip
-    lines = [json.dumps(story.to_dict(), ensure_ascii=False) + "\n" for story in written.stories]
-    (folder / _SAMPLES).write_text("".join(lines), encoding="utf-8")
-    return {"stories": len(lines), "stories_per_second": len(lines) / written.seconds}
+        model, tokenizer, prompts, seed=settings["seed"], batch_size=size, max_length=context, file=file, **options
+    )
+    return {"stories": len(prompts), "stories_per_second": len(prompts) / written.seconds}
 
 
 def metrics(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:

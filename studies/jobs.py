@@ -2,8 +2,8 @@
 
 In the folder of a study, `study.json` describes the plan, `jobs/NAME-KEY/` holds a finished job (`result.json` and its files),
 `jobs/NAME-KEY.failed.json` why one failed, and `work/NAME-KEY/` what an unfinished one has so far, such as
-a training's checkpoints. A job's key changes with its settings, its code version, the data and the keys it needs, so
-that a change reruns what depends on it and nothing else.
+a training's checkpoints. A job's key changes with its settings, its code, the data and the keys it needs, so that a
+change reruns what depends on it and nothing else. Its code is all of our modules that it can reach (`studies.hashes`).
 """
 
 import hashlib
@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from arche_mdlm.studies.hashes import code_hash
 from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.own_files import carry_over, check_writable, record_all
 
 FORMAT_VERSION = 1  # of a study's folder
 RESULT_FILE = "result.json"
@@ -35,7 +37,7 @@ class Job:
         settings: a dict that fits JSON: with what it needs, all that the result may depend on.
         needs: names of other jobs.
         seconds: an estimate.
-        version: of the function's code; raise it when equal settings give another result.
+        version: raise it when equal settings and code give another result, such as after a change of a library.
         fresh: the job has a process to itself, because it leaves process-wide state behind.
         tolerant: run it even if some of what it needs has failed; `inputs` then holds the others. Its key does not tell
             these cases apart, its record does.
@@ -69,7 +71,8 @@ class Plan:
     Args:
         data_hash: of the data that all jobs read.
 
-    Raises ValueError for two jobs of one name, a need that is no job, or jobs that need each other in a circle.
+    Raises ValueError for two jobs of one name, a need that is no job, jobs that need each other in a circle, or a function
+    whose module cannot be found.
     """
 
     jobs: tuple[Job, ...]
@@ -89,9 +92,12 @@ class Plan:
             raise ValueError(f"jobs need each other in a circle: {' -> '.join(error.args[1])}") from error
         object.__setattr__(self, "jobs", tuple(by_name[name] for name in order))
         object.__setattr__(self, "by_name", by_name)
+        modules = {job.function.split(":")[0] for job in self.jobs}
+        code = {module: code_hash(module) for module in modules}
         keys: dict[str, str] = {}
         for job in self.jobs:
-            own = [job.kind, job.function, job.settings, job.version, self.data_hash, [keys[n] for n in job.needs]]
+            own = [job.kind, job.function, job.settings, job.version, self.data_hash, [keys[n] for n in job.needs],
+                   code[job.function.split(":")[0]]]  # fmt: skip
             keys[job.name] = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
         object.__setattr__(self, "keys", keys)
 
@@ -125,7 +131,9 @@ class StudyFolder:
             )
 
     def create(self, about: dict | None = None) -> None:
-        """Make the folder, and write `study.json` with the plan."""
+        """Make the folder, and write `study.json` with the plan; ValueError where that is not possible."""
+        for folder in (self.root, self.root / "jobs", self.root / "work"):
+            check_writable(folder)
         for folder in (self.root / "jobs", self.root / "work"):
             folder.mkdir(parents=True, exist_ok=True)
         jobs = [{**vars(job), "key": self.plan.keys[job.name]} for job in self.plan]
@@ -180,7 +188,10 @@ class StudyFolder:
         job, work = self.plan.by_name[name], self.work(name)
         record = {"job": vars(job), "had": sorted(self.inputs(name)), "seconds": seconds, "result": result}
         write_json_atomically(work / RESULT_FILE, record)
-        shutil.rmtree(self.path(name), ignore_errors=True)  # there only of a tolerant job, done with less
+        if self.path(name).exists():  # of a tolerant job that was done with less
+            record_all(work)
+            carry_over(self.path(name), work)
+            shutil.rmtree(self.path(name))
         os.replace(work, self.path(name))
         self._seconds[name] = seconds
 

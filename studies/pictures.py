@@ -1,6 +1,8 @@
 """Whether pictures can be drawn here: matplotlib is an extra."""
 
-NO_PICTURES = "*No pictures: matplotlib is not installed (`pip install arche-mdlm[plot]`).*"
+from arche_mdlm.configuration.extras import install_command
+
+NO_PICTURES = f"*No pictures: matplotlib is not installed (`{install_command('plot')}`).*"
 
 
 def can_draw() -> bool:

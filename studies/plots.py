@@ -20,6 +20,8 @@ def plot_diversity(report: dict, path: Path) -> None:
     figure, axes = plt.subplots(1, len(_PANELS), figsize=(12, 3.6), layout="constrained")
     for axis, (key, label) in zip(axes, _PANELS.items(), strict=True):
         for x, (name, arm) in enumerate(report["arms"].items()):
+            if arm["diversity"] is None:  # every text is empty
+                continue
             value = arm["diversity"][key]
             low, high = arm["diversity"][f"{key}_ci"]
             axis.errorbar(x, value, [[value - low], [high - value]], fmt="o", ms=8, capsize=6, color=COLOURS[name])
@@ -40,7 +42,9 @@ def plot_lengths(report: dict, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
     for name, arm in report["arms"].items():
         words = [len(story["text"].split()) for story in arm["unprompted"]]
-        axis.hist(words, bins=range(0, 260, 10), histtype="step", lw=2, label=name, color=COLOURS[name])
+        axis.hist(
+            words, bins=range(0, max(260, *words) + 10, 10), histtype="step", lw=2, label=name, color=COLOURS[name]
+        )
     if report["reference"]:
         axis.axvline(report["reference"]["figures"]["mean_words"], ls="--", color="0.3", label="held-out mean")
     axis.set(xlabel="words a story", ylabel="stories")

@@ -1,7 +1,6 @@
 """Figures of held-out stories, which are committed in place of the stories:
 `python -m arche_mdlm.studies.references held_out.jsonl --checkpoint checkpoints/ar-tinystories-mini`."""
 
-import argparse
 import hashlib
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from transformers import AutoTokenizer
 
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.command_line import SEED, ArgumentParser, checkpoint, count, exit_status
+from arche_mdlm.training.own_files import check_writable
 from arche_mdlm.training.sources import open_source
 
 REFERENCE_FIGURES = Path(__file__).parents[1] / "metrics" / "data" / "tinystories_references.json"
@@ -39,13 +40,16 @@ def fingerprint(texts: list[str]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("source", help="file of held-out stories")
-    parser.add_argument("--checkpoint", required=True, help="whose tokenizer and context say which stories fit")
-    parser.add_argument("--context_length", type=int, default=256)
-    parser.add_argument("--numbers", type=int, nargs="+", default=[200, 1000])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--checkpoint", type=checkpoint, required=True, help="whose tokenizer and context say which stories fit"
+    )
+    parser.add_argument("--context_length", type=count(2), default=256)
+    parser.add_argument("--numbers", type=count(2), nargs="+", default=[200, 1000])
+    parser.add_argument("--seed", type=SEED, default=0)
     args = parser.parse_args(argv)
+    check_writable(REFERENCE_FIGURES.parent)
     tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
     texts = fitting_stories(args.source, tokenizer, args.context_length)
     figures = {str(n): diversity(draw(texts, n, args.seed), seed=args.seed) for n in args.numbers}
@@ -56,11 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         "command": f"python -m arche_mdlm.studies.references {name} --checkpoint {args.checkpoint} --seed {args.seed}",
         "figures": figures,
     }
-    REFERENCE_FIGURES.parent.mkdir(exist_ok=True)
-    write_json_atomically(REFERENCE_FIGURES, report)
+    write_json_atomically(REFERENCE_FIGURES, report)  # the project's own file: replaced without a question
     print(f"figures of {len(texts)} stories are in {REFERENCE_FIGURES}")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_status(main))

@@ -4,8 +4,12 @@ import html
 from pathlib import Path
 
 from arche_mdlm.studies.pictures import NO_PICTURES, can_draw
-from arche_mdlm.training.checkpointing import write_folder_atomically, write_json_atomically
+from arche_mdlm.training.own_files import OutputFolder
 
+PICTURES = ("diversity.png", "lengths.png", "training.png")
+FILES = ("report.md", "report.json", *PICTURES)
+
+_UNSPLIT_SHARE = 0.05  # of an arm's texts
 _FIGURES = {  # key: (label, format)
     "distinct_1": ("Distinct-1", "{:.3f}"),
     "distinct_2": ("Distinct-2", "{:.3f}"),
@@ -21,34 +25,29 @@ _FIGURES = {  # key: (label, format)
 
 
 def write_report(report: dict, output: Path) -> Path:
-    """Write report.md, report.json and plots into the folder `output` (made anew, atomically); returns report.md.
+    """Write report.md, report.json and pictures into the folder `output`, and nothing else there; returns report.md.
 
-    Without matplotlib (extra `plot`) the pictures are left out, and the report says so.
+    Without matplotlib (extra `plot`) the pictures are left out, and the report says so. ValueError where one of these
+    files is there already and not ours.
     """
-    arms = report.pop("_arms")
-    output = Path(output)
-
-    def write(folder: Path) -> None:
-        pictures = _draw(report, arms, folder)
-        write_json_atomically(folder / "report.json", report)
-        (folder / "report.md").write_text(_markdown(report, pictures), encoding="utf-8")
-
-    write_folder_atomically(output, write)
-    return output / "report.md"
+    arms, folder = report.pop("_arms"), OutputFolder(output, FILES)
+    pictures = _draw(report, arms, folder)
+    folder.write_json("report.json", report)
+    return folder.write_text("report.md", _markdown(report, pictures))
 
 
-def _draw(report: dict, arms: list, folder: Path) -> list[tuple[str, str]]:
+def _draw(report: dict, arms: list, folder: OutputFolder) -> list[tuple[str, str]]:
     if not can_draw():
         return []
     from arche_mdlm.studies.plots import plot_diversity, plot_lengths, plot_training
 
     pictures = [("diversity.png", "Diversity of both arms; the dashed line is real held-out stories")]
-    plot_diversity(report, folder / "diversity.png")
-    plot_lengths(report, folder / "lengths.png")
+    folder.write("diversity.png", lambda path: plot_diversity(report, path))
+    folder.write("lengths.png", lambda path: plot_lengths(report, path))
     pictures.append(("lengths.png", "How long the unprompted stories are"))
     logs = {arm.name: arm.card["history"] for arm in arms if arm.card}
     if logs:
-        plot_training(logs, folder / "training.png")
+        folder.write("training.png", lambda path: plot_training(logs, path))
         pictures.append(("training.png", "Training of the two arms on the same batches"))
     return pictures
 
@@ -72,6 +71,7 @@ def _markdown(report: dict, pictures: list[tuple[str, str]]) -> str:
         "## Diversity",
         _diversity_table(report),
         _reference_note(report),
+        _counting_note(report),
         *(f"![{caption}]({name})\n\n*{caption}.*" for name, caption in pictures),
         *([] if pictures else [NO_PICTURES]),
         "## Speed and length of the stories above",
@@ -103,7 +103,7 @@ def _likelihood_table(report: dict) -> str:
                     [
                         f"{corpus}: {name}",
                         f"{kind} {score['nats_per_token']:.4f}{error}",
-                        f"{score['bits_per_byte']:.4f}",
+                        "–" if score["bits_per_byte"] is None else f"{score['bits_per_byte']:.4f}",
                     ]
                 )
     return table(["corpus: arm", "NLL, nats a token", "NLL, bits a byte"], rows)
@@ -123,7 +123,9 @@ def _diversity_table(report: dict) -> str:
     return table(["", *names, *(["held-out stories"] if reference else [])], rows)
 
 
-def _with_interval(figures: dict, key: str, style: str) -> str:
+def _with_interval(figures: dict | None, key: str, style: str) -> str:
+    if figures is None:  # every text is empty
+        return "–"
     low, high = figures[f"{key}_ci"]
     return f"{style.format(figures[key])} ({style.format(low)} to {style.format(high)})"
 
@@ -132,12 +134,24 @@ def _reference_note(report: dict) -> str:
     reference = report["reference"]
     if reference is None:
         return (
-            "No reference row: figures of held-out stories are committed for n = 200 and 1,000 only; give "
+            "In brackets: 95 % intervals. No reference row: figures of held-out stories are committed for n = 200 and 1,000 only; give "
             "`--references FILE` to compute them for this number."
         )
     return (
         f"In brackets: 95 % intervals. Held-out stories: {reference['source']} (sha256 `{reference['sha256'][:16]}`), as "
         "many as an arm wrote. An arm does well where it is close to that column, not where it is far above it."
+    )
+
+
+def _counting_note(report: dict) -> str:
+    if report["settings"]["count"] != "words":
+        return f"Counted in {report['settings']['count']}, wherever the table says words."
+    names = [name for name, arm in report["arms"].items() if arm["unsplit_share"] >= _UNSPLIT_SHARE]
+    if not names:
+        return ""
+    return (
+        f"White space does not separate the words of texts of {' and '.join(names)}: the figures above are of whole "
+        "sentences. Give `--count characters`."
     )
 
 
@@ -152,7 +166,7 @@ def _speed_table(report: dict) -> str:
 
 def _stories(report: dict, kind: str, number: int) -> list[str]:
     parts = []
-    for index in range(number):
+    for index in range(min(number, *(len(arm[kind]) for arm in report["arms"].values()))):
         for name, arm in report["arms"].items():
             story = arm[kind][index]
             parts.append(f"**{name}**, seed {story['seed']}\n\n{quoted(story['prompt'], story['text'])}")

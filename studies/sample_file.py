@@ -6,11 +6,21 @@ they are done, and FILE appears by a rename once everything is there.
 
 import json
 import os
+import re
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.own_files import check_writable
+
+FORMAT = "samples of arche-mdlm, 1"  # tells our settings file from somebody else's of that name
+
+
+def read_records(path: Path) -> list[dict]:
+    """JSON lines. Their ends are line feeds: texts may hold other characters that end a line, such as U+2028."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
 
 
 @dataclass(frozen=True)
@@ -31,13 +41,18 @@ class SampleFile:
 
     def partials(self) -> list[Path]:
         own = self.partial_path()
-        return [own] * own.exists() + sorted(self.path.parent.glob(f"{self.path.name}.partial.*"))
+        others = re.compile(re.escape(own.name) + r"\.\d+")
+        found = self.path.parent.iterdir() if self.path.parent.is_dir() else ()
+        return [own] * own.exists() + sorted(path for path in found if others.fullmatch(path.name))
 
     def begin(self, overwrite: bool = False) -> list[range] | None:
         """Make ready to write; the batches that are still to be made, or None if the file is whole already.
 
-        To be called by one process, before any writes. Raises ValueError where something else is in the way.
+        To be called by one process, before any writes. Raises ValueError where something else is in the way; also with
+        `overwrite`, which deletes nothing but what was written by an earlier `begin` at this path.
         """
+        check_writable(self.path.parent)
+        self._check_own()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if overwrite:
             for path in (self.path, *self.partials(), self.settings_path):
@@ -46,7 +61,7 @@ class SampleFile:
             self._check_settings()
         if self.path.exists():
             return None
-        write_json_atomically(self.settings_path, self.settings)
+        write_json_atomically(self.settings_path, {"format": FORMAT, **self.settings})
         done, todo = self._done(), []
         for first in range(0, self.num_samples, self.batch_size):
             batch = range(first, min(first + self.batch_size, self.num_samples))
@@ -94,16 +109,27 @@ class SampleFile:
                 done[index] = line.decode()
         return {index: line for index, line in done.items() if index < self.num_samples}
 
+    def _check_own(self) -> None:
+        """ValueError for a file at one of our paths that we have not written: there is no settings file of ours beside it."""
+        there = [path for path in (self.path, *self.partials(), self.settings_path) if os.path.lexists(path)]
+        if there and self._found() is None:
+            raise ValueError(
+                f"{there[0]} is there already, but not written by this command (there is no {self.settings_path.name} of it): "
+                "move it away, or name another --output"
+            )
+
+    def _found(self) -> dict | None:
+        """The settings of what was written before; None where there are none of ours."""
+        try:
+            found = json.loads(self.settings_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) and found.get("format") == FORMAT else None
+
     def _check_settings(self) -> None:
         name = self.path if self.path.exists() else self.partials()[0]
         way_out = "give --overwrite to delete it and start over, or another --output"
-        try:
-            found = json.loads(self.settings_path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            raise ValueError(
-                f"{name} is there already, but not {self.settings_path.name} beside it: {way_out}"
-            ) from None
-        wanted = json.loads(json.dumps(self.settings))
+        found, wanted = self._found(), json.loads(json.dumps({"format": FORMAT, **self.settings}))
         for key in sorted(found.keys() | wanted.keys()):
             old, new = found.get(key), wanted.get(key)
             if old != new:
@@ -122,9 +148,12 @@ def _index(line: bytes) -> int | None:
 
 
 def _write_atomically(path: Path, lines: Iterable[str]) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    with aside.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -7,9 +7,10 @@
 import argparse
 import hashlib
 import json
-import shutil
+import math
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +20,22 @@ import transformers
 from tqdm.auto import tqdm
 
 import arche_mdlm
-from arche_mdlm.metrics.judge import Judge, identify_judge, load_judge
+from arche_mdlm.metrics.judge import Judge, identify_judge, load_judge, probe_judge
 from arche_mdlm.studies import speed_quality_cells as cells
+from arche_mdlm.studies.hashes import code_hash
 from arche_mdlm.studies.references import draw, fingerprint, fitting_stories
 from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.command_line import (
+    SEED,
+    TEMPERATURE,
+    ArgumentParser,
+    checkpoint,
+    count,
+    device,
+    exit_status,
+)
 from arche_mdlm.training.loading import is_diffusion, load_arm
+from arche_mdlm.training.own_files import OutputFolder, check_writable
 from arche_mdlm.training.provenance import cpu_name, portable
 
 # More than one row of a sampler: label and settings. A sampler that is not here appears once, with its defaults.
@@ -62,7 +74,7 @@ class Settings:
         for name, least in (("num_samples", 2), ("num_timed", 1), ("repeats", 1), ("threads", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature={self.temperature} must be above 0")
         if unknown := sorted(set(self.samplers) - set(arche_mdlm.available_samplers())):
             raise ValueError(f"samplers={unknown} are not among {', '.join(arche_mdlm.available_samplers())}")
@@ -96,8 +108,10 @@ class Study:
         if self.tokenizer.get_vocab() != other.get_vocab():
             raise ValueError("the two checkpoints have different tokenizers; their figures could not be compared")
         self.weights = {"MDLM": weights_hash(self.mdlm), "AR": weights_hash(self.ar)}
-        self.code = _code_hash()
+        self.code = code_hash("arche_mdlm.studies.speed_quality_cells")
         self.judge_id = None if settings.judge == "none" else identify_judge(settings.judge)
+        if self.judge_id is not None:
+            probe_judge(settings.judge)
         self.references = self._references()
         self.folder = settings.output / "cells"
         self.done = self._finished()
@@ -152,11 +166,24 @@ class Study:
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
 
     def _finished(self) -> dict[str, dict]:
-        report = self.settings.output / "report.json"
-        done = json.loads(report.read_text(encoding="utf-8")).get("cells", {}) if report.is_file() else {}
-        for path in sorted(self.folder.glob("*.json")):
-            done[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        report, done = self.settings.output / "report.json", {}
+        with suppress(OSError, ValueError, KeyError, TypeError):  # none, or somebody else's
+            done = dict(json.loads(report.read_text(encoding="utf-8"))["cells"])
+        for path in map(self.path, self.plan()):
+            if path.is_file():
+                done[path.stem] = json.loads(path.read_text(encoding="utf-8"))
         return done
+
+    def path(self, cell: Cell) -> Path:
+        """Where a finished cell is kept until the report has it."""
+        return self.folder / f"{self.key(cell)}.json"
+
+    def remove_cells(self) -> None:
+        """Those of the plan; nothing else in their folder."""
+        for cell in self.plan():
+            self.path(cell).unlink(missing_ok=True)
+        with suppress(OSError):  # something else is in it
+            self.folder.rmdir()
 
     def measure(self, cell: Cell) -> dict:
         """The cell's figures, without storing them."""
@@ -183,7 +210,7 @@ class Study:
             for cell in left:
                 bar.set_postfix_str(f"{cell.kind} {cell.label} {cell.steps or ''}")
                 found = {"cell": cell.settings(), **self.measure(cell)}
-                write_json_atomically(self.folder / f"{self.key(cell)}.json", found)
+                write_json_atomically(self.path(cell), found)
                 self.done[self.key(cell)] = found
                 bar.update(self._weight(cell))
 
@@ -240,35 +267,29 @@ def weights_hash(model) -> str:
     return digest.hexdigest()
 
 
-def _code_hash() -> str:
-    """sha256 of the package's generating code: a cell measured with other code is not taken over."""
-    files = sorted(Path(arche_mdlm.__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
 def _device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--mdlm", default="checkpoints/mdlm-tinystories-mini", help="checkpoint folder or repository")
-    add("--ar", default="checkpoints/ar-tinystories-mini", help="checkpoint folder or repository")
+    add("--mdlm", type=checkpoint, default="checkpoints/mdlm-tinystories-mini", help="checkpoint folder or repository")
+    add("--ar", type=checkpoint, default="checkpoints/ar-tinystories-mini", help="checkpoint folder or repository")
     add(
         "--output", type=Path, default=Path("runs/speed-quality"), help="folder of the result; holds finished cells too"
     )
     add("--samplers", nargs="+", default=[], help="default: all there are")
-    add("--steps", type=int, nargs="+", default=[8, 16, 32, 64, 128])
-    add("--batch_sizes", type=int, nargs="+", default=[1, 32], help="of the timed calls")
-    add("--num_samples", type=int, default=64, help="stories a sampler and number of steps, for quality")
-    add("--num_timed", type=int, default=4, help="stories timed at least, a cell")
-    add("--repeats", type=int, default=3, help="calls timed at least, a cell, unless one takes over 5 s")
+    add("--steps", type=count(), nargs="+", default=[8, 16, 32, 64, 128])
+    add("--batch_sizes", type=count(), nargs="+", default=[1, 32], help="of the timed calls")
+    add("--num_samples", type=count(2), default=64, help="stories a sampler and number of steps, for quality")
+    add("--num_timed", type=count(), default=4, help="stories timed at least, a cell")
+    add("--repeats", type=count(), default=3, help="calls timed at least, a cell, unless one takes over 5 s")
     add("--judge", default="smollm2", help="smollm2 (extra judge), none, or a folder or repository of a causal LM")
     add("--references", help="held-out stories (txt, jsonl, csv, parquet) for the reference row")
-    add("--seed", type=int, default=0)
-    add("--temperature", type=float, default=1.0)
-    add("--device", default="cpu")
-    add("--threads", type=int, default=torch.get_num_threads())
+    add("--seed", type=SEED, default=0)
+    add("--temperature", type=TEMPERATURE, default=1.0)
+    add("--device", type=device, default="cpu")
+    add("--threads", type=count(1, 1024), default=torch.get_num_threads())
     add("--keep_cells", action="store_true", help="keep output/cells, whose content report.json has too")
     add("--dry_run", action="store_true", help="print the plan and stop")
 
@@ -277,11 +298,15 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Measure what is left, write report.md, report.json and frontier.png; or print the plan."""
     from transformers.utils import logging
 
-    from arche_mdlm.studies.speed_quality_report import write_report
+    from arche_mdlm.studies.speed_quality_report import FILES, write_report
 
     logging.disable_progress_bar()
     values = {name: getattr(args, name) for name in Settings.__dataclass_fields__}
-    study = Study(Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
+    settings = Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    if not args.dry_run:
+        OutputFolder(args.output, FILES).check()
+        check_writable(args.output / "cells")
+    study = Study(settings)
     plan = study.plan()
     left = [cell for cell in plan if study.key(cell) not in study.done]
     if args.dry_run:
@@ -294,16 +319,16 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     study.run()
     path = write_report(study.report(), args.output)
     if not args.keep_cells:
-        shutil.rmtree(study.folder)
+        study.remove_cells()
     show(f"The report is in {path} (all texts and figures in {path.with_name('report.json')})")
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_arguments(parser)
     return run(parser.parse_args(argv))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_status(main))

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from arche_mdlm.studies.pictures import NO_PICTURES, can_draw
 from arche_mdlm.studies.report import table
-from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.own_files import OutputFolder
 
+FILES = ("report.md", "report.json", "frontier.png")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 _MARKERS = "osD^vPX<>h"
 _LINES = ("-", "--", ":")
@@ -13,12 +14,12 @@ _LINES = ("-", "--", ":")
 
 def write_report(report: dict, output: Path) -> Path:
     """Write report.md, report.json and, with matplotlib, frontier.png into `output`; returns report.md."""
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    drawn = _draw(report, output / "frontier.png")
-    (output / "report.md").write_text(_markdown(report, drawn), encoding="utf-8")
-    write_json_atomically(output / "report.json", report)
-    return output / "report.md"
+    folder = OutputFolder(output, FILES)
+    drawn = can_draw()
+    if drawn:
+        folder.write("frontier.png", lambda path: _draw(report, path))
+    folder.write_json("report.json", report)
+    return folder.write_text("report.md", _markdown(report, drawn))
 
 
 def _markdown(report: dict, drawn: bool) -> str:
@@ -33,7 +34,7 @@ def _markdown(report: dict, drawn: bool) -> str:
         f"Judge: {judge['id']} ({judge['dtype']}, first token `{judge['first_token']}`)." if judge else "No judge.",
         picture,
         _rows(report),
-        "Stories/s: median of the calls (lowest to highest), whole calls of `generate`. Forwards: of the model, a story; "
+        "Stories/s: median of the calls (lowest to highest, where there are several), whole calls of `generate`. Forwards: of the model, a story; "
         "AR's are one a token. Tokens a forward: of the story, its EOS counted, the tail of MDLM's canvas not. Generative "
         "perplexity: exp of the judge's nats a token, with a 95 % bootstrap interval over stories; lower is better only while "
         "the unigram entropy (nats, of a story's own tokens, averaged over stories) stays near the reference: a story that "
@@ -58,12 +59,14 @@ def _rows(report: dict) -> str:
 
 
 def _speed(rate: dict) -> str:
+    if rate["calls"] == 1:
+        return f"{rate['median']:.3g}"
     return f"{rate['median']:.3g} ({rate['low']:.3g} to {rate['high']:.3g})"
 
 
 def _quality(figures: dict) -> list[str]:
     perplexity = _number(figures["generative_perplexity"], ".1f")
-    if figures["generative_perplexity_ci"]:
+    if figures["generative_perplexity_ci"] and figures["generative_perplexity"] is not None:
         low, high = figures["generative_perplexity_ci"]
         perplexity += f" ({low:.1f} to {high:.1f})"
     keys = {"distinct_1": ".3f", "distinct_2": ".3f", "distinct_4": ".3f", "mean_words": ".0f"}
@@ -74,9 +77,7 @@ def _number(value: float | None, style: str) -> str:
     return "–" if value is None else format(value, style)
 
 
-def _draw(report: dict, path: Path) -> bool:
-    if not can_draw():
-        return False
+def _draw(report: dict, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     size = str(max(report["settings"]["batch_sizes"]))
@@ -98,7 +99,6 @@ def _draw(report: dict, path: Path) -> bool:
     )
     figure.savefig(path, dpi=120)
     plt.close(figure)
-    return True
 
 
 def _panel(axis, report: dict, key: str, size: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from tqdm.auto import tqdm
 
+from arche_mdlm.studies.sample_file import SampleFile, read_records
 from arche_mdlm.training.loading import is_diffusion
 
 
@@ -44,22 +45,46 @@ def write_stories(
     seed: int = 0,
     batch_size: int = 50,
     description: str = "writing",
+    file: SampleFile | None = None,
     **generate_kwargs,
 ) -> Stories:
     """One story for each prompt ("" is the empty prompt: a BOS).
 
     The diffusion arm gives every story a stream of its own, seeded by (seed, index): `batch_size` changes nothing.
     transformers' AR sampling has one stream a batch, so there a story depends on its batch too.
+
+    With a `file`, of as many samples in batches of the same size, every batch is kept there as soon as it is written, and
+    what it holds already is not written again.
     """
     model.eval()
-    stories, start = [], time.perf_counter()
+    batches = _ranges(len(prompts), batch_size) if file is None else file.begin() or []
+    records: list[dict] = []
     with tqdm(total=len(prompts), desc=description, unit="story") as bar:
-        for first in range(0, len(prompts), batch_size):
-            part = list(prompts[first : first + batch_size])
-            seeds = [own_seed(seed, first + i) for i in range(len(part))]
-            stories += write_batch(model, tokenizer, part, seeds, generate_kwargs).stories
-            bar.update(len(part))
-    return Stories(stories, time.perf_counter() - start)
+        bar.update(len(prompts) - sum(len(batch) for batch in batches))
+        for batch in batches:
+            start = time.perf_counter()
+            part, seeds = [prompts[i] for i in batch], [own_seed(seed, i) for i in batch]
+            stories = write_batch(model, tokenizer, part, seeds, generate_kwargs).stories
+            seconds = (time.perf_counter() - start) / len(batch)
+            found = [
+                {**story.to_dict(), "index": i, "seconds": seconds} for i, story in zip(batch, stories, strict=True)
+            ]
+            if file is None:
+                records += found
+            else:
+                file.append(found)
+            bar.update(len(batch))
+    if file is not None:
+        if batches or not file.path.exists():
+            file.finish()
+        records = read_records(file.path)
+    total = sum(record["seconds"] for record in records)
+    names = Story.__dataclass_fields__
+    return Stories([Story(**{name: record[name] for name in names}) for record in records], total)
+
+
+def _ranges(total: int, size: int) -> list[range]:
+    return [range(first, min(first + size, total)) for first in range(0, total, size)]
 
 
 def own_seed(seed: int, index: int) -> int:

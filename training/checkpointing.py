@@ -8,8 +8,15 @@ import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from arche_mdlm.training.own_files import carry_over, record_all, remove_own
+
 _NAME = re.compile(r"checkpoint-(\d+)$")
+_LEFT = re.compile(r"\.(?P<name>checkpoint-\d+)\.[0-9a-f]{8}\.(?P<kind>part|old)")
 STATE_FILE = "trainer_state.json"
+# Of a checkpoint from before folders had a list of what was written.
+_WRITTEN = {STATE_FILE, "optimizer.pt", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+            "tokenizer_config.json", "special_tokens_map.json", "model.safetensors.index.json"}  # fmt: skip
+_WRITTEN_LIKE = re.compile(r"\w+_mdlm\.py|model-\d+-of-\d+\.safetensors")
 
 
 class CheckpointError(RuntimeError):
@@ -19,16 +26,21 @@ class CheckpointError(RuntimeError):
 def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write(aside)` fill a new folder beside `folder`, then put it in its place with renames.
 
-    A crash at any moment leaves the old folder or the new one, never a mixture. Raises CheckpointError (disk full, no
-    permission, ...) after what was half written has been removed.
+    A crash at any moment leaves the old folder or the new one, never a mixture. Files in the old folder that we have not
+    written, or that have changed since, are in the new one too (as NAME.kept where a new file has their name). Raises
+    CheckpointError (disk full, no permission, ...) after what was half written has been removed.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # where a link points: the link stays
     aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"could not write {folder}: a file of that name is there; it is untouched")
     try:
         aside.mkdir(parents=True)
         write(aside)
+        record_all(aside)
         _sync(aside)
         if folder.exists():
+            carry_over(folder, aside)
             old = aside.with_suffix(".old")
             os.replace(folder, old)
             try:
@@ -39,7 +51,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(aside, folder)
-    except Exception as error:
+    except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
         if _is_write_failure(error):
             raise CheckpointError(f"could not write {folder}: {error}; what was there before is untouched") from error
@@ -83,14 +95,23 @@ def read_state(checkpoint: Path) -> dict:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Delete a checkpoint of a run; what somebody else has put into its folder stays."""
+    remove_own(checkpoint, lambda name: name in _WRITTEN or bool(_WRITTEN_LIKE.fullmatch(name)))
+
+
 def rotate(output_dir: Path, keep: int, kept_steps: Collection[int | None]) -> None:
     """Delete all but the newest `keep` checkpoints and those of `kept_steps`; also what killed runs left half written."""
     checkpoints = list_checkpoints(output_dir)
     for checkpoint in checkpoints[:-keep]:
         if step_of(checkpoint) not in kept_steps:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    for left in list(Path(output_dir).glob(".checkpoint-*.part")) + list(Path(output_dir).glob(".checkpoint-*.old")):
-        shutil.rmtree(left, ignore_errors=True)
+            remove_checkpoint(checkpoint)
+    for left in Path(output_dir).glob(".checkpoint-*"):
+        if found := _LEFT.fullmatch(left.name):
+            whole = left.with_name(found["name"])
+            if found["kind"] == "old" and not whole.exists():  # killed between the two renames
+                os.replace(left, whole)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

@@ -292,7 +292,7 @@ class Trainer:
         save_arm(self._blank, self.tokenizer, aside, state=weights)
         torch.save(state, aside / "optimizer.pt")
         run = {**vars(self.state), "preset": self.preset.to_dict(), "best_nats": _finite(self.state.best_nats)}
-        run |= {"run": self.record, "files": [STATE_FILE, *(path.name for path in aside.iterdir())]}
+        run |= {"run": self.record}
         (aside / STATE_FILE).write_text(json.dumps(run, indent=1), encoding="utf-8")
 
     def _restore(self, checkpoint: Path) -> None:

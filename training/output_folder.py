@@ -2,10 +2,9 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
-from arche_mdlm.training.checkpointing import list_checkpoints, read_state
+from arche_mdlm.training.checkpointing import list_checkpoints
 
 _OURS = ("run.json", "training_log.json", "final")
 
@@ -35,27 +34,3 @@ def _is_run(path: Path) -> bool:
         return {"preset", "data", "command"} <= set(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return False
-
-
-def remove_checkpoints(output_dir: Path) -> None:
-    """Delete the checkpoints of a run: the files that they were written with. Any other file stays, with its folder."""
-    for checkpoint in list_checkpoints(output_dir):
-        written = read_state(checkpoint).get("files")
-        if written is None:  # of an older version
-            written = [path.name for path in checkpoint.iterdir() if path.is_file()]
-        # The state last: without it this is no checkpoint any more.
-        for name in sorted(written, key="trainer_state.json".__eq__):
-            (checkpoint / name).unlink(missing_ok=True)
-        if not any(checkpoint.iterdir()):
-            checkpoint.rmdir()
-
-
-def keep_other_files(old: Path, new: Path) -> None:
-    """Copy into `new`, which takes the place of `old`, what only `old` holds."""
-    if not old.is_dir():
-        return
-    for path in old.rglob("*"):
-        copy = new / path.relative_to(old)
-        if path.is_file() and not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)

@@ -21,6 +21,7 @@ from arche_mdlm.training.checkpointing import (
     CheckpointError,
     list_checkpoints,
     read_state,
+    remove_checkpoint,
     step_of,
     write_folder_atomically,
     write_json_atomically,
@@ -33,7 +34,8 @@ from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defau
 from arche_mdlm.training.loop import Trainer, TrainingDiverged
 from arche_mdlm.training.model_card import write_model_card
 from arche_mdlm.training.optimizers import decay_start
-from arche_mdlm.training.output_folder import check_output_dir, keep_other_files, remove_checkpoints
+from arche_mdlm.training.output_folder import check_output_dir
+from arche_mdlm.training.own_files import MANIFEST
 from arche_mdlm.training.provenance import describe_run
 from arche_mdlm.training.resuming import data_changes, refuse_changes, setting_changes
 from arche_mdlm.training.sharding import sharding_plugin
@@ -107,7 +109,8 @@ def run(args) -> int:
     )
     if accelerator.is_main_process:
         if args.overwrite:  # only now that nothing of the new run is wrong
-            remove_checkpoints(output_dir)
+            for checkpoint in list_checkpoints(output_dir):
+                remove_checkpoint(checkpoint)
         output_dir.mkdir(parents=True, exist_ok=True)
         strategy = "fsdp2" if sharded else "ddp" if accelerator.num_processes > 1 else "one process"
         described = describe_run(preset, corpus, model, accelerator, strategy, record["init_from"])
@@ -295,7 +298,6 @@ def _finish(args, preset, corpus, trainer, output_dir: Path, accelerator) -> Non
         save_arm(model, tokenizer, folder, dtype=getattr(torch, args.save_dtype))
         write_json_atomically(folder / "training_log.json", {"run": run, "history": history})
         write_model_card(folder, preset, run, history, trainer.state.best_step, output_dir.name)
-        keep_other_files(final, folder)
 
     write_folder_atomically(final, write)
     print(f"done: the model of step {trainer.state.best_step} (best validation) is in {final}, the log beside it")
@@ -310,7 +312,7 @@ def _push(folder: Path, repository: str) -> None:
     try:
         api = HfApi()
         api.create_repo(repository, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=str(folder))
+        api.upload_folder(repo_id=repository, folder_path=str(folder), ignore_patterns=[MANIFEST])
     except Exception as error:  # the client raises many kinds: its own, httpx, OSError
         why = " ".join(str(error).split())[:200]
         raise ValueError(

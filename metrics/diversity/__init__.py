@@ -1,5 +1,5 @@
 """Diversity metrics as an `evaluate` measurement, and as plain functions."""
 
-from .diversity import Diversity, diversity, diversity_differences, per_story_self_bleu
+from .diversity import Diversity, diversity, diversity_differences, per_story_self_bleu, unsplit_share
 
-__all__ = ["Diversity", "diversity", "diversity_differences", "per_story_self_bleu"]
+__all__ = ["Diversity", "diversity", "diversity_differences", "per_story_self_bleu", "unsplit_share"]

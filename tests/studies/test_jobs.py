@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from arche_mdlm.studies import hashes
 from arche_mdlm.studies.job_runner import StudyRunner
 from arche_mdlm.studies.jobs import FORMAT_VERSION, Job, Plan, StudyFolder, describe_time
 
@@ -104,6 +105,61 @@ def test_results_and_what_is_not_done_again(tmp_path):
     newer = Plan(tuple(Job(**vars(j) | {"version": 2}) if j.name == "c" else j for j in diamond()), "text")
     run(root, newer)
     assert calls(root) == ["c", "d"]
+
+
+def test_results_of_other_code_are_not_used(tmp_path):
+    """The code of the job, and of all that it imports; not the layout of the code."""
+    modules, root = tmp_path / "modules", tmp_path / "study"
+    (modules / "toypack").mkdir()
+    (modules / "toypack" / "__init__.py").write_text("")
+    (modules / "toypack" / "work.py").write_text(
+        "from pathlib import Path\n\ndef value(settings, inputs, folder):\n    from .deep import number\n"
+        "    return {'value': number()}\n"
+    )
+    (modules / "toypack" / "deep.py").write_text("from toypack import deeper\n\ndef number():\n    return deeper.ONE\n")
+    (modules / "toypack" / "deeper.py").write_text("ONE = 1\n")
+    (modules / "toypack" / "other.py").write_text("ONE = 1\n")
+
+    def result():
+        for name in [name for name in sys.modules if name.startswith("toypack")]:
+            del sys.modules[name]
+        plan = Plan((Job("x", "k", "toypack.work:value"), job("y", ("x",))))
+        done = StudyFolder(root, plan).is_done("x")
+        run(root, plan)
+        return done, StudyFolder(root, plan).result("x")["value"]
+
+    assert [result(), result()] == [(False, 1), (True, 1)]
+    (modules / "toypack" / "deeper.py").write_text('"""A docstring."""\n\nONE = (1)  # a comment\n')
+    (modules / "toypack" / "other.py").write_text("ONE = 7\n")  # nothing reaches it
+    assert result() == (True, 1)
+    (modules / "toypack" / "deeper.py").write_text("ONE = 20\n")
+    assert result() == (False, 20)
+    with pytest.raises(ValueError, match="module 'nowhere' of a job cannot be found"):
+        Plan((Job("x", "k", "nowhere:value"),))
+
+
+@pytest.mark.parametrize(
+    ("module", "reached"),
+    [
+        ("arche_mdlm.studies.controlled_jobs", ["metrics.diversity.diversity", "training.loop", "samplers_mdlm", "studies.stories"]),
+        ("arche_mdlm.studies.arche_jobs", ["metrics.diversity.diversity", "ordered_samplers_mdlm", "studies.controlled_jobs"]),
+        ("arche_mdlm.studies.speed_quality_cells", ["metrics.judge", "metrics.diversity.diversity", "generation_mdlm"]),
+        ("arche_mdlm.training.evaluation", ["metrics.corpus_likelihood", "metrics.likelihood", "modeling_mdlm"]),
+    ],
+)  # fmt: skip
+def test_the_code_that_the_jobs_of_studies_reach(module, reached, monkeypatch):
+    """A change in any of these files changes the hash: each is made to read differently in turn."""
+    real, before = hashes._read, hashes.code_hash(module)
+    for name in reached:
+        monkeypatch.setattr(
+            hashes, "_read", lambda path, changed, own, *rest, name=name: (
+                ("changed" if own == f"arche_mdlm.{name}" else real(path, changed, own, *rest)[0]),
+                real(path, changed, own, *rest)[1],
+            ),
+        )  # fmt: skip
+        assert hashes.code_hash(module) != before, name
+    monkeypatch.setattr(hashes, "_read", real)
+    assert hashes.code_hash(module) == before
 
 
 def test_interrupted_and_resumed(tmp_path):

@@ -14,6 +14,7 @@ from arche_mdlm.studies import speed_quality
 from arche_mdlm.studies.speed_quality_cells import judge_texts
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
+from arche_mdlm.training.own_files import MANIFEST
 
 TEXTS = [f"The {a} saw the {b}. The end." for a in ("dog", "cat", "bird") for b in ("tree", "sun", "mat")]
 
@@ -68,7 +69,9 @@ def test_report_and_resume(pair, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "15 cells, 5 of them finished, 10 to measure" in printed
     assert f"The report is in {output / 'report.md'}" in printed
-    assert sorted(path.name for path in output.iterdir()) == ["frontier.png", "report.json", "report.md"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        MANIFEST, "frontier.png", "report.json", "report.md"
+    ]  # fmt: skip
     check_report(pair, output)
 
     # A finished result is not measured again; another seed is.
@@ -126,9 +129,11 @@ def test_every_sampler_without_a_judge(pair, tmp_path):
 def test_bad_input(pair, tmp_path, capsys):
     for extra, message in (
         (["--samplers", "ancestrl"], "samplers=['ancestrl'] are not among"),
-        (["--steps", "0"], "steps=[0]"),
-        (["--temperature", "0"], "temperature=0.0"),
-        (["--num_samples", "1"], "num_samples=1"),
+        (["--steps", "0"], "--steps 0 must be at least 1"),
+        (["--steps", "2", "2"], "steps=[2, 2]"),
+        (["--judge", "nowhere/at/all"], "judge='nowhere/at/all' does not exist"),
+        (["--temperature", "0"], "--temperature 0.0"),
+        (["--num_samples", "1"], "--num_samples 1"),
         (["--mdlm", str(pair / "ar")], "swapped"),
     ):
         assert run(pair, tmp_path / "x", *extra) == 2

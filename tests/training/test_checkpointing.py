@@ -15,10 +15,12 @@ from arche_mdlm.training.checkpointing import (
     CheckpointError,
     list_checkpoints,
     read_state,
+    remove_checkpoint,
     rotate,
     write_folder_atomically,
     write_json_atomically,
 )
+from arche_mdlm.training.own_files import MANIFEST
 
 
 def checkpoint(output_dir, step: int):
@@ -35,15 +37,74 @@ def good(tmp_path):
     return folder
 
 
+def content(folder):
+    """Text by name, the list of what was written left out."""
+    return {path.name: path.read_text() for path in folder.iterdir() if path.name != MANIFEST}
+
+
 def assert_untouched(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["model"], "nothing half written stays"
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {"weights": "good"}
+    assert content(folder) == {"weights": "good"}
 
 
 def test_a_new_folder_replaces_the_old_one_as_a_whole(good):
     write_folder_atomically(good, lambda aside: (aside / "other").write_text("new"))
     assert [path.name for path in good.parent.iterdir()] == ["model"]
-    assert {path.name: path.read_text() for path in good.iterdir()} == {"other": "new"}
+    assert content(good) == {"other": "new"}
+
+
+def test_what_others_have_put_into_a_folder_is_in_the_new_one_too(good):
+    (good / "mine").write_text("a note")
+    (good / "sub" / "deep").mkdir(parents=True)
+    (good / "sub" / "deep" / "weights").write_text("also mine")
+    (good / "link").symlink_to("nowhere")
+    (good / "empty").mkdir()
+    (good / "weights").write_text("edited")
+    for text in ("new", "newer"):
+        write_folder_atomically(good, lambda aside, text=text: (aside / "weights").write_text(text))
+        assert (good / "weights").read_text() == text
+        assert (good / "mine").read_text() == "a note"
+        assert (good / "sub" / "deep" / "weights").read_text() == "also mine"
+        assert os.readlink(good / "link") == "nowhere"
+        assert (good / "empty").is_dir()
+        assert (good / "weights.kept").read_text() == "edited"
+        assert not (good / "weights.kept2").exists()
+
+
+def test_a_file_or_a_link_in_the_place_of_a_folder(tmp_path):
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(CheckpointError, match="a file of that name is there"):
+        write_folder_atomically(tmp_path / "model", lambda aside: (aside / "weights").write_text("new"))
+    assert (tmp_path / "model").read_text() == "mine"
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    write_folder_atomically(tmp_path / "link", lambda aside: (aside / "weights").write_text("new"))
+    assert os.readlink(tmp_path / "link") == "disk"
+    assert content(tmp_path / "disk") == {"weights": "new"}
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["with a list", "from an older version"])
+def test_rotation_removes_what_was_written_only(tmp_path, listed):
+    folders = [checkpoint(tmp_path, step) for step in (1, 2, 3)]
+    (folders[0] / "evaluation.json").write_text("mine")
+    for folder in folders if not listed else ():
+        (folder / MANIFEST).unlink()
+    rotate(tmp_path, keep=1, best_step=None)
+    assert list_checkpoints(tmp_path) == folders[2:]
+    assert content(folders[0]) == {"evaluation.json": "mine"}
+    assert not folders[1].exists()
+    remove_checkpoint(folders[2])
+    assert not folders[2].exists()
+
+
+def test_a_run_killed_between_two_renames_gets_its_checkpoint_back(tmp_path):
+    folder = checkpoint(tmp_path, 7)
+    (folder / "mine").write_text("a note")
+    folder.rename(tmp_path / ".checkpoint-000007.1234abcd.old")
+    (tmp_path / ".checkpoint-000007.notes").mkdir()
+    rotate(tmp_path, keep=2, best_step=None)
+    assert content(folder)["mine"] == "a note"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".checkpoint-000007.notes", folder.name]
 
 
 def test_an_exception_in_the_middle_leaves_the_old_folder(good):

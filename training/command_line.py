@@ -1,0 +1,179 @@
+"""What all commands have in common: one line for what is wrong, exit statuses, and numbers within a range."""
+
+import argparse
+import errno
+import math
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+INTERRUPTED, BAD_INPUT, CLOSED_PIPE = 130, 2, 141
+LARGEST_SEED = 2**32 - 1  # what NumPy takes
+MANY = 10**9  # more of anything is a slip of the finger
+
+
+def exit_status(work: Callable[[], int]) -> int:
+    """What `work` returns, or 2 after one line on standard error, 130 after Ctrl-C, 141 in silence for a closed pipe."""
+    try:
+        status = work()
+        sys.stdout.flush()  # a pipe that was closed is noticed here, not at exit
+        return status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_standard_output()
+        return CLOSED_PIPE
+    except Exception as error:
+        message = describe(error)
+        if message is None:
+            raise
+        with suppress(OSError):  # nobody reads it
+            print(f"error: {message}", file=sys.stderr)
+        _drop_standard_output()
+        return BAD_INPUT
+
+
+def describe(error: Exception) -> str | None:
+    """One line on what is wrong with the input or the machine; None for what is a fault of the program."""
+    known = isinstance(error, (ValueError, OSError, RuntimeError, ImportError, MemoryError))
+    if not known and type(error).__name__ not in ("SafetensorError", "ArrowException"):
+        return None
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({error.filename})" if error.filename and str(error.filename) not in text else ""
+        return f"the disk is full: {text}{where}; free some space and give the same command again"
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory: {text or 'a smaller --batch_size may fit'}"
+    return (text or type(error).__name__) if known else f"a file of data or weights is damaged: {text}"
+
+
+def _drop_standard_output() -> None:
+    """What cannot be written is dropped: Python would try it again at exit, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):  # no file behind it
+                nothing = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nothing, stream.fileno())
+                os.close(nothing)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and holds the values of `Number` options to their ranges."""
+
+    def error(self, message: str):
+        self.exit(BAD_INPUT, f"error: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's; ValueError, naming option, value and what is allowed, for a value out of its range."""
+        found, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            if isinstance(action.type, Number):
+                given = getattr(found, action.dest, None)
+                for value in given if isinstance(given, (list, tuple)) else [given]:
+                    action.type.check(action.option_strings[0] if action.option_strings else action.dest, value)
+        return found, rest
+
+
+@dataclass(frozen=True)
+class Number:
+    """The type of an option: a number from `least` to `most`, both allowed, or above `above`; never NaN, nor infinite.
+
+    Args:
+        kind: int or float.
+        words: other values that are allowed, such as "auto".
+    """
+
+    kind: type
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    words: tuple[str, ...] = ()
+
+    def __call__(self, text: str):
+        if text in self.words:
+            return text
+        try:
+            return self.kind(text)
+        except ValueError:
+            noun = "a whole number" if self.kind is int else "a number"
+            wrong = f"is neither a number nor {', '.join(self.words)}" if self.words else f"is not {noun}"
+            raise argparse.ArgumentTypeError(f"{text!r} {wrong}") from None
+
+    def check(self, name: str, value) -> None:
+        """ValueError for a value outside; None and words pass."""
+        if value is None or isinstance(value, str):
+            return
+        if not math.isfinite(value):
+            raise ValueError(f"{name} {value} must be a finite number{self._range(', ')}")
+        if self.most == MANY and value > MANY:
+            raise ValueError(f"{name} {value} must be at most {MANY}")
+        low = (self.least is not None and value < self.least) or (self.above is not None and value <= self.above)
+        if low or (self.most is not None and value > self.most):
+            raise ValueError(f"{name} {value} must be{self._range(' ')}")
+
+    def _range(self, before: str) -> str:
+        parts = []
+        if self.above is not None:
+            parts.append(f"above {self.above}")
+        if self.least is not None:
+            parts.append(f"at least {self.least}")
+        if self.most not in (None, MANY):
+            parts.append(f"at most {self.most}")
+        return before + " and ".join(parts) if parts else ""
+
+
+def count(least: int = 1, most: int = MANY, words: tuple[str, ...] = ()) -> Number:
+    """A whole number of things."""
+    return Number(int, least, most, words=words)
+
+
+SEED = Number(int, 0, LARGEST_SEED)
+POSITIVE = Number(float, above=0)
+COLDEST, HOTTEST = 0.001, 1000.0  # beyond these the numbers of a softmax over- or underflow
+TEMPERATURE = Number(float, COLDEST, HOTTEST)
+
+
+def device(text: str) -> str:
+    """The type of an option: a device that torch has here."""
+    import torch
+
+    try:
+        found = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device; give cpu, cuda or cuda:1") from None
+    if found.type == "cuda":
+        number = torch.cuda.device_count()
+        if not number:
+            raise argparse.ArgumentTypeError(f"{text!r}: torch sees no CUDA device here; give --device cpu")
+        if (found.index or 0) >= number:
+            raise argparse.ArgumentTypeError(f"{text!r}: torch sees {number} CUDA device(s), the first is cuda:0")
+    try:
+        torch.empty(1, device=found)
+    except Exception as error:  # of many kinds, as many backends can be missing
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be used here: {' '.join(str(error).split())[:200]}"
+        ) from None
+    return text
+
+
+def checkpoint(text: str) -> str:
+    """The type of an option: a checkpoint folder, or a Hub repository; its content is checked when it is loaded."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give a checkpoint folder or a Hub repository like user/name")
+    if Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file; give the folder of a checkpoint")
+    return text
+
+
+def output_file(text: str) -> Path:
+    """The type of an option: a file that can be written; nothing is written yet."""
+    path = Path(text)
+    if not text or not path.name or path.is_dir() or text.endswith(("/", os.sep)):
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; give the name of a file")
+    return path
