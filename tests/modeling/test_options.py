@@ -175,31 +175,33 @@ def test_the_least_length_counts_each_row_s_own_tokens(tiny_mdlm):
     assert rows[:, 4:9].tolist() == [[9, 9, EOS, PAD, PAD], [9, 9, 9, 9, EOS]]
 
 
-class Slow(criteria.StoppingCriteria):
-    """Counts its calls, and takes its time."""
+class Counter(criteria.StoppingCriteria):
+    """Counts its calls, and lets a clock go on."""
 
-    def __init__(self, seconds: float = 0.0):
-        self.calls, self.seconds = 0, seconds
+    def __init__(self, clock: list[float] | None = None):
+        self.calls, self.clock = 0, [0.0] if clock is None else clock
 
     def __call__(self, input_ids, scores, **kwargs):
         self.calls += 1
-        time.sleep(self.seconds)
+        self.clock[0] += 1.0
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
 @pytest.mark.parametrize("settings", [{}, {"block_length": 4}, {"sampler": "confidence"}, {"sampler": "remdm"},
                                       {"block_length": 4, "prefix_cache": True}])  # fmt: skip
 @pytest.mark.parametrize("limit", ["option", "criterion"])
-def test_when_the_time_is_over_one_forward_finishes_the_text(tiny_mdlm, settings, limit):
-    slow = Slow(0.05)
-    given = {"max_time": 0.02, "stopping_criteria": slow}
+def test_when_the_time_is_over_one_forward_finishes_the_text(tiny_mdlm, monkeypatch, settings, limit):
+    clock = [1000.0]  # stands still but where a step goes on
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    counter = Counter(clock)
+    given = {"max_time": 2.5, "stopping_criteria": counter}
     if limit == "criterion":
-        given = {"stopping_criteria": [slow, criteria.MaxTimeCriteria(0.02)]}
+        given = {"stopping_criteria": [counter, criteria.MaxTimeCriteria(2.5)]}
     settings = {"suppress_tokens": [EOS, PAD], "num_diffusion_steps": 12, "return_dict_in_generate": True} | settings
     out = write(tiny_mdlm, **settings, **given)
-    assert slow.calls == 1
+    assert counter.calls == 3
     assert bool((out.sequences > MASK)[:, 1:].all()), "nothing is left open"
-    assert int(out.num_forward_passes.max()) <= 2
+    assert int(out.num_forward_passes.max()) <= 4
 
 
 def first_end(text: str, strings: list[str]) -> int | None:
@@ -246,9 +248,9 @@ def test_stop_strings_need_a_tokenizer(tiny_mdlm):
 
 @pytest.mark.parametrize("as_list", [False, True])
 def test_one_criterion_or_a_list(tiny_mdlm, as_list):
-    slow = Slow()
-    write(tiny_mdlm, stopping_criteria=[slow] if as_list else slow)
-    assert slow.calls > 1
+    counter = Counter()
+    write(tiny_mdlm, stopping_criteria=[counter] if as_list else counter)
+    assert counter.calls > 1
     out = write(tiny_mdlm, stopping_criteria=lambda tokens, scores: True, return_dict_in_generate=True)
     assert out.num_forward_passes.tolist() == [1, 1], "a bool counts for all rows"
 
