@@ -5,6 +5,7 @@ and everything else is refused.
 """
 
 import difflib
+import math
 
 from .samplers_mdlm import available_samplers, get_sampler, sampler_options
 
@@ -31,6 +32,8 @@ WORKING = {
     "use_cache",  # of keys and values: there is none, and the text is the same
     "transformers_version",
 }  # fmt: skip
+# Below it, logits divided by the temperature leave the range of float32.
+LEAST_TEMPERATURE = 1e-6
 # Arguments of `generate` that are no options.
 ARGUMENTS = {"input_ids", "attention_mask", "logits_processor", "tokenizer", "trust_remote_code"}
 
@@ -110,11 +113,12 @@ def check_settings(get, given: dict) -> None:
         raise ValueError(f"top_p={top_p!r} must be above 0 and at most 1")
     if max_time is not None and not max_time > 0:
         raise ValueError(f"max_time={max_time!r} must be a number of seconds above 0")
-    if get("temperature") is not None and not get("temperature") >= 0:
-        raise ValueError(f"temperature={get('temperature')!r} must be at least 0; 0 takes the most probable tokens")
-    end = get("temperature_end")
-    if end is not None and not end > 0:
-        raise ValueError(f"temperature_end={end!r} must be above 0")
+    for name in ("temperature", "temperature_end"):
+        value = get(name)
+        allowed = value is None or LEAST_TEMPERATURE <= value < math.inf or (name == "temperature" and value == 0)
+        if not allowed:
+            zero = ", or 0 for the most probable tokens" if name == "temperature" else ""
+            raise ValueError(f"{name}={value!r} must be a number of at least {LEAST_TEMPERATURE:g}{zero}")
     if get("output_history") and not get("return_dict_in_generate"):
         raise ValueError("output_history=True needs return_dict_in_generate=True: the history is a field of its output")
     if get("prefix_cache") and get("block_length") is None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 import arche_mdlm  # noqa: F401  (registers the auto classes)
@@ -32,6 +33,10 @@ def _checked(folder_or_repo: str | Path) -> str:
     return source
 
 
+# What the libraries raise for files that are missing, damaged, or of another shape than the configuration says.
+_UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+
+
 def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float32):
     """(model, tokenizer) of a checkpoint of either arm.
 
@@ -42,7 +47,7 @@ def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float3
     try:
         model, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except OSError as error:
+    except _UNLOADABLE as error:
         raise ValueError(f"could not load a checkpoint from {source!r}: {' '.join(str(error).split())}") from error
     if info["missing_keys"]:
         raise ValueError(

@@ -82,7 +82,7 @@ LINES = [
     ("generate {place}/folder", "it has no config.json"),
     ("generate {place}/nowhere/x", "does not exist"),
     ("generate {place}/garbled", "could not load a checkpoint"),
-    ("generate {place}/torn", "a file of data or weights is damaged"),
+    ("generate {place}/torn", "could not load a checkpoint from"),
     ("generate", "the following arguments are required: model"),
     ("", "the following arguments are required: COMMAND"),
     ("nonsense", "invalid choice: 'nonsense'"),
