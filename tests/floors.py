@@ -1,11 +1,13 @@
-"""The lowest versions that the package declares, as constraints for pip: `make test-compat` installs these."""
+"""The lowest versions that setup.py declares, as constraints for pip: `make test-compat` installs these."""
 
-from importlib.metadata import requires
+import ast
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
-for line in requires("arche-mdlm") or []:
+tree = ast.parse((Path(__file__).parents[1] / "setup.py").read_text(encoding="utf-8"))
+(required,) = (node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "install_requires")
+for line in ast.literal_eval(required):
     requirement = Requirement(line)
     lowest = [bound.version for bound in requirement.specifier if bound.operator == ">="]
-    if lowest and requirement.marker is None:
-        print(f"{requirement.name}=={lowest[0]}")
+    print(f"{requirement.name}=={lowest[0]}")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from arche_mdlm.training.checkpointing import list_checkpoints
 
-_OURS = ("run.json", "training_log.json", "final")
+# A run replaces these; of `final/` it keeps what it has not written, but a whole model there is somebody's.
+_OURS = ("run.json", "training_log.json", "final/config.json")
 
 
 def check_output_dir(output_dir: Path) -> None:
@@ -21,6 +22,8 @@ def check_output_dir(output_dir: Path) -> None:
     if list_checkpoints(output_dir) or _is_run(output_dir / "run.json"):
         return
     foreign = [name for name in _OURS if (output_dir / name).exists()]
+    if (output_dir / "final").is_file():
+        foreign.append("final")
     if foreign:
         raise ValueError(
             f"--output_dir {output_dir} holds {', '.join(foreign)}, which no run has written, and a run would write over: "

@@ -87,7 +87,7 @@ def test_overwrite_deletes_nothing_before_all_is_checked(run, capsys):
         assert len(own_files(run)) == 5
 
 
-@pytest.mark.parametrize("name", ["run.json", "training_log.json", "final/thesis.tex"])
+@pytest.mark.parametrize("name", ["run.json", "training_log.json", "final/config.json"])
 @pytest.mark.parametrize("more", [[], ["--overwrite"], ["--resume"]])
 def test_a_folder_of_somebody_elses_is_refused(tmp_path, capsys, name, more):
     path = tmp_path / name
