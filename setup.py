@@ -55,7 +55,7 @@ setup(
         "huggingface_hub>=1.31",
         "safetensors>=0.8",
         "tokenizers>=0.23.1",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "psutil>=5.9",
         "pyyaml>=6.0.1",
         "tqdm>=4.66.3",
