@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     """Compare, write the report, and show its essence on the terminal."""
     from transformers.utils import logging
 
-    from arche_mdlm.studies.comparison import ComparisonSettings, compare
-    from arche_mdlm.studies.report import write_report
+    from arche_mdlm.studies.quickstart.comparison import ComparisonSettings, compare
+    from arche_mdlm.studies.quickstart.report import write_report
 
     logging.disable_progress_bar()
     names = ComparisonSettings.__dataclass_fields__

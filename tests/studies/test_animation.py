@@ -4,9 +4,9 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from arche_mdlm.studies import animation
-from arche_mdlm.studies.text_layout import lay_out, pieces_of
 from arche_mdlm.training.loading import save_arm
+from tools import animation
+from tools.text_layout import lay_out, pieces_of
 
 PROMPT = "Tim and"
 

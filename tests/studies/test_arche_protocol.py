@@ -9,10 +9,11 @@ from arche_mdlm import available_samplers, samplers_mdlm
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.metrics.diversity import diversity
-from arche_mdlm.studies.arche_effects import contrasts, effects, sentence
-from arche_mdlm.studies.arche_jobs import plain_sampler
-from arche_mdlm.studies.arche_protocol import PAPER, ArcheSettings, build_plan, paper_cell
-from arche_mdlm.studies.jobs import StudyFolder
+from arche_mdlm.studies.arche.effects import contrasts, effects, sentence
+from arche_mdlm.studies.arche.factors import PAPER
+from arche_mdlm.studies.arche.jobs import plain_sampler
+from arche_mdlm.studies.arche.plan import ArcheSettings, build_plan, paper_cell
+from arche_mdlm.studies.engine.jobs import StudyFolder
 
 TINY = {
     "data.tokenizer": "bpe",
@@ -59,7 +60,7 @@ def settings(workplace, **changes) -> ArcheSettings:
 
 def test_end_to_end(workplace, tmp_path, capsys, monkeypatch):
     # The presets' MDLM arm has 50,258 entries in, 50,257 out: not with the tiny tokenizer.
-    import arche_mdlm.studies.arche_protocol as protocol
+    import arche_mdlm.studies.arche.plan as protocol
     import arche_mdlm.training.arguments as arguments
 
     def load(name, changes=None):

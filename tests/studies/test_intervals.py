@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from arche_mdlm.studies.intervals import (
+from arche_mdlm.studies.engine.intervals import (
     _T,
     half_sample_interval,
     mean_interval,

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from arche_mdlm.studies import hashes
-from arche_mdlm.studies.job_runner import StudyRunner
-from arche_mdlm.studies.jobs import FORMAT_VERSION, Job, Plan, StudyFolder, describe_time
+from arche_mdlm.studies.engine import keys as hashes
+from arche_mdlm.studies.engine.jobs import FORMAT_VERSION, Job, Plan, StudyFolder, describe_time
+from arche_mdlm.studies.engine.runner import StudyRunner
 
 TOYS = '''
 import json, os, time
@@ -141,9 +141,9 @@ def test_results_of_other_code_are_not_used(tmp_path):
 @pytest.mark.parametrize(
     ("module", "reached"),
     [
-        ("arche_mdlm.studies.controlled_jobs", ["metrics.diversity.diversity", "training.loop", "samplers_mdlm", "studies.stories"]),
-        ("arche_mdlm.studies.arche_jobs", ["metrics.diversity.diversity", "ordered_samplers_mdlm", "studies.controlled_jobs"]),
-        ("arche_mdlm.studies.speed_quality_cells", ["metrics.judge", "metrics.diversity.diversity", "generation_mdlm"]),
+        ("arche_mdlm.studies.controlled.jobs", ["metrics.diversity.diversity", "training.loop", "samplers_mdlm", "writing.stories"]),
+        ("arche_mdlm.studies.arche.jobs", ["metrics.diversity.diversity", "ordered_samplers_mdlm", "studies.engine.trainings"]),
+        ("arche_mdlm.studies.speed_quality.cells", ["metrics.judge", "metrics.diversity.diversity", "generation_mdlm"]),
         ("arche_mdlm.training.evaluation", ["metrics.corpus_likelihood", "metrics.likelihood", "modeling_mdlm"]),
     ],
 )  # fmt: skip

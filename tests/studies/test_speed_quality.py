@@ -10,8 +10,8 @@ from arche_mdlm import available_samplers
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics.judge import load_judge, unigram_entropy
-from arche_mdlm.studies import speed_quality
-from arche_mdlm.studies.speed_quality_cells import judge_texts
+from arche_mdlm.studies.speed_quality import plan as speed_quality
+from arche_mdlm.studies.speed_quality.cells import judge_texts
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
 from arche_mdlm.training.own_files import MANIFEST
