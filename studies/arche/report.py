@@ -5,27 +5,16 @@ from pathlib import Path
 
 from arche_mdlm.studies.arche.effects import contrasts, effects, sentence
 from arche_mdlm.studies.arche.factors import LABELS, NAMES, PAPER, VARIANTS
-from arche_mdlm.studies.engine.markdown import table
-from arche_mdlm.studies.engine.plots import NO_PICTURES, can_draw
-from arche_mdlm.studies.engine.provenance import provenance
-from arche_mdlm.studies.engine.runner import without_path
-from arche_mdlm.training.own_files import OutputFolder
-from arche_mdlm.training.provenance import portable
+from arche_mdlm.studies.arche.plots import draw
+from arche_mdlm.studies.engine import report as engine
+from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, table, with_captions
 
-PICTURES = ("factors.png",)
-FILES = ("report.md", "report.json", *PICTURES)
+FILES = ("report.md", "report.json", "factors.png")
 
-_FIGURES = {
-    "distinct_1": ("Distinct-1", ".3f"),
-    "distinct_2": ("Distinct-2", ".3f"),
-    "distinct_3": ("Distinct-3", ".3f"),
-    "distinct_4": ("Distinct-4", ".3f"),
-    "self_bleu": ("Self-BLEU", ".3f"),
-    "distinct_first_words": ("first words", ".1%"),
-    "distinct_openings": ("openings", ".1%"),
-    "vocabulary_size": ("vocabulary", ",.0f"),
-    "mean_words": ("words", ".1f"),
-}
+_DIVERSITY = {name: (FIGURES[name].short, FIGURES[name].style) for name in (
+    "distinct_1", "distinct_2", "distinct_3", "distinct_4", "self_bleu", "distinct_first_words", "distinct_openings",
+    "vocabulary_size", "mean_words")}  # fmt: skip
 _RUN = {
     "parameters": ("parameters", ",.0f"),
     "validation_loss_best": ("validation loss, best", ".3f"),
@@ -46,32 +35,17 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
         **report,
         "effects": found,
         "contrasts": contrasts(report["cells"], "distinct_openings"),
-        **provenance(output),
     }
-    report = portable(report | {"failed": without_path(failed, output)})
-    folder = OutputFolder(output, FILES)
-    drawn = _draw(report, folder)
-    folder.write_json("report.json", report)
-    return folder.write_text("report.md", _markdown(report, drawn))
+    return engine.write_report(output, FILES, report, failed, draw, _sections)
 
 
-def _draw(report: dict, folder: OutputFolder) -> bool:
-    if not can_draw():
-        return False
-    from arche_mdlm.studies.arche.plots import draw_factors
-
-    folder.write("factors.png", lambda path: draw_factors(report, path))
-    return True
-
-
-def _markdown(report: dict, drawn: bool) -> str:
+def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
     settings = report["settings"]
-    parts = [
+    return [
         "# The paper's protocol, and its confounds one at a time",
         f"Preset `{settings['preset']}`, seed {settings['seed']}; {settings['num_samples']} samples a cell, temperature "
         f"{settings['temperature']}; MDLM in {settings['num_diffusion_steps']} steps of the sampler `arche`.",
-        *(["## What is missing", "\n".join(f"- `{name}`: {why}" for name, why in report["failed"].items())]
-          if report["failed"] else []),
+        *failures(report["failed"]),
         "## Which choices make the paper's contrast",
         "\n".join(f"- {line}" for arm in VARIANTS if (line := sentence(report["cells"], arm, NAMES[arm]))) or "No cells.",
         "Paper: 93.4 % distinct openings of MDLM, 3.3 % of AR. Its AR arm is the only one that is forced to begin with "
@@ -80,24 +54,21 @@ def _markdown(report: dict, drawn: bool) -> str:
         _contrasts(report),
         "One seed, at the scale of the preset. Distinct openings say nothing of quality: Self-BLEU, vocabulary and words of each "
         "cell are below, and show where a model repeats itself or hardly writes.",
-        "![Every cell, the paper's own choice filled](factors.png)" if drawn else NO_PICTURES,
+        *with_captions(pictures),
         "## Training",
         _beside(report, _RUN, _our_run),
         "The losses are the paper's: nats a token of AR, the masked mean at one draw of MDLM, on 50 batches of held-out "
         "windows. They are not comparable with each other.",
         "## Diversity, as the paper's code measures it",
-        _beside(report, _FIGURES, _our_figures),
+        _beside(report, _DIVERSITY, _our_figures),
         f"Paper: {report['paper']['source']}. AR's forced \"Once\" is counted, so its first words are "
         "1 / samples whatever the model does.",
         *(part for arm in VARIANTS for part in (f"## Factors: {NAMES[arm]}", _factors(report, arm))),
         "In brackets: 95 % intervals over texts. A free start is a BOS with rows, and the first token of a random training "
         "window with windows. Rows end at EOS, so they have texts of unequal length: distinct figures fall with the number "
         "of words, which stands beside them.",
-        "## How it was made",
-        f"- `{report['command']}`\n- data: hash `{report['data_hash']}`\n- {_made(report)}\n- every training's command and "
-        "every job's key is in `report.json` under `training_commands` and `jobs`",
+        *engine.how_trained(report, list(report["training"].values())),
     ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
 
 
 def _contrasts(report: dict) -> str:
@@ -116,17 +87,10 @@ def _contrasts(report: dict) -> str:
         for name in ("paper", "alike"):
             found = entry[name] or {}
             cells += [
-                _number(found.get(key), style)
-                for key, style in (("mdlm", ".1%"), ("ar", ".1%"), ("difference", "+.1%"))
+                number(found.get(key), style) for key, style in (("mdlm", ".1%"), ("ar", ".1%"), ("difference", "+.1%"))
             ]
         rows.append([f"{LABELS[entry['layout']]}, {LABELS[entry['length']]}", *cells])
     return table(header, rows)
-
-
-def _made(report: dict) -> str:
-    runs = report["training"].values()
-    versions = sorted({f"{name} {version}" for run in runs for name, version in run["versions"].items()})
-    return "; ".join([*sorted({run["device"] for run in runs}), *versions])
 
 
 def _beside(report: dict, figures: dict, ours) -> str:
@@ -136,7 +100,7 @@ def _beside(report: dict, figures: dict, ours) -> str:
             (f"{name}, the paper", report["paper"]["arms"][arm]),
             (f"{name}, ours", ours(report, arm)),
         ):
-            rows.append([label, *(_number(values.get(key), style) for key, (_, style) in figures.items())])
+            rows.append([label, *(number(values.get(key), style) for key, (_, style) in figures.items())])
     return table(header, rows)
 
 
@@ -157,18 +121,10 @@ def _our_figures(report: dict, arm: str) -> dict:
 
 
 def _factors(report: dict, arm: str) -> str:
-    header = ["layout", "length", "start" if arm == "ar" else "penalty", *(label for label, _ in _FIGURES.values())]
+    header = ["layout", "length", "start" if arm == "ar" else "penalty", *(label for label, _ in _DIVERSITY.values())]
     rows = []
     for cell in report["cells"]:
         if cell["arm"] == arm:
-            figures = cell["figures"] or {}
-            values = [_number(figures.get(k), style, figures.get(f"{k}_ci")) for k, (_, style) in _FIGURES.items()]
+            values = [figure_cell(cell["figures"], key, style) for key, (_, style) in _DIVERSITY.items()]
             rows.append([cell["layout"], cell["length"], cell["variant"], *values])
     return table(header, rows)
-
-
-def _number(value: float | None, style: str, interval: list | None = None) -> str:
-    if value is None:
-        return "–"
-    text = format(value, style)
-    return text if interval is None else f"{text} ({interval[0]:{style}} to {interval[1]:{style}})"

@@ -4,24 +4,12 @@ import itertools
 import math
 
 from arche_mdlm.studies.controlled.summary import BASE, sample_key
+from arche_mdlm.studies.engine.figures import FIGURES
 
 MAIN = sample_key({"checkpoint": "best", "prompt": "bos", "temperature": 1.0})
 FEW_TEXTS = 100
 _PAPER_OPENINGS = (0.934, 0.033)  # MDLM and AR, arXiv 2603.22075
 _MORE_IS_DIVERSE = {"distinct_2": 1, "distinct_4": 1, "self_bleu": -1, "vocabulary_size": 1, "distinct_openings": 1}
-NAMES = {
-    "distinct_1": "Distinct-1",
-    "distinct_2": "Distinct-2",
-    "distinct_4": "Distinct-4",
-    "self_bleu": "Self-BLEU",
-    "vocabulary_size": "vocabulary",
-    "distinct_first_words": "first words",
-    "distinct_openings": "openings",
-    "repetition_4": "repetition",
-    "unigram_entropy": "unigram entropy",
-    "generative_perplexity": "generative perplexity",
-    "mean_words": "words a story",
-}
 
 
 def conclusions(report: dict) -> list[str]:
@@ -78,7 +66,7 @@ def _diversity(report: dict, column: str) -> list[str]:
     found: dict[int, list[str]] = {1: [], 0: [], -1: []}
     for figure, direction in _MORE_IS_DIVERSE.items():
         if figure in figures:
-            found[sign(figures[figure]["mean"]) * direction].append(NAMES[figure])
+            found[sign(figures[figure]["mean"]) * direction].append(FIGURES[figure].short)
     if not any(found.values()):
         return []
     parts = [f"{label} by {', '.join(found[sign])}" for sign, label in
@@ -92,7 +80,7 @@ def _closeness(report: dict, column: str) -> list[str]:
     figures = report.get("distances", {}).get(column, {}).get(MAIN, {})
     found: dict[int, list[str]] = {-1: [], 1: [], 0: []}
     for figure, entry in figures.items():
-        found[sign(entry["than_base"])].append(NAMES[figure])
+        found[sign(entry["than_base"])].append(FIGURES[figure].short)
     if not figures:
         return []
     parts = [f"{label} {', '.join(found[sign])}" for sign, label in

@@ -1,23 +1,16 @@
 """Pictures of the controlled comparison: validation curves, the sweep of temperatures, intervals."""
 
-import matplotlib.pyplot as plt
-
+from arche_mdlm.studies.engine.colours import SERIES
+from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
 from arche_mdlm.training.own_files import OutputFolder
 
-_COLOURS = ("#D55E00", "#E69F00", "#CC79A7", "#0072B2", "#56B4E9", "#009E73", "#000000")  # Okabe and Ito
-_FIGURES = {
-    "distinct_2": "Distinct-2",
-    "distinct_4": "Distinct-4",
-    "self_bleu": "Self-BLEU",
-    "distinct_openings": "openings",
-    "unigram_entropy": "unigram entropy",
-    "mean_words": "words a story",
-}
+_PANELS = ("distinct_2", "distinct_4", "self_bleu", "distinct_openings", "unigram_entropy", "mean_words")
 
 
 def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     """Write the pictures there is data for; captions by file name."""
-    colours = dict(zip(report["arms"], _COLOURS, strict=False))
+    colours = dict(zip(report["arms"], SERIES, strict=False))
     pictures = {}
     for name, caption, plot in (
         ("training.png", "Validation during training, a line a seed", _curves),
@@ -32,14 +25,13 @@ def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     ):
         figure = plot(report, colours)
         if figure is not None:
-            output.write(name, lambda path, figure=figure: figure.savefig(path, dpi=120))
-            plt.close(figure)
+            output.write(name, lambda path, figure=figure: save(figure, path))
             pictures[name] = caption
     return pictures
 
 
 def _curves(report: dict, colours: dict):
-    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axis = subplots(size=(8, 4.5))
     for name, arm in report["arms"].items():
         for number, run in enumerate(arm["training"].values()):
             scores = [(e["tokens"] / 1e6, e["nats"]) for e in _validation(run["history"])]
@@ -48,8 +40,7 @@ def _curves(report: dict, colours: dict):
                     *zip(*scores, strict=True), "o-", ms=3, color=colours[name], label=name if not number else None
                 )
     axis.set(xlabel="million tokens seen", ylabel="nats a token (MDLM: NELBO)")
-    _finish(axis)
-    axis.legend(frameon=False)
+    finish(axis, legend=True)
     return figure
 
 
@@ -72,7 +63,7 @@ def _frontier(report: dict, colours: dict):
     )
     if not any(len(found) > 1 for found in groups.values()):
         return None
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axis = subplots(size=(8, 5))
     for name, found in groups.items():
         points = [(t, g["mean"]["self_bleu"], g["mean"][key]) for t, g in found]
         points = [(t, x["estimate"], y["estimate"]) for t, x, y in points if x and y]
@@ -82,14 +73,13 @@ def _frontier(report: dict, colours: dict):
                 axis.annotate(f"{temperature:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     reference = report["reference"]
     if reference and reference["figures"] and reference["figures"].get(key) is not None:
-        axis.axvline(reference["figures"]["self_bleu"], ls="--", color="0.4", lw=1)
-        axis.axhline(reference["figures"][key], ls="--", color="0.4", lw=1)
+        axis.axvline(reference["figures"]["self_bleu"], **REFERENCE)
+        axis.axhline(reference["figures"][key], **REFERENCE)
     axis.set(xlabel="Self-BLEU (lower is more diverse)", ylabel=f"{label} (numbers: temperature)")
     if judged:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
-    _finish(axis)
-    axis.legend(frameon=False)
+    finish(axis, legend=True)
     return figure
 
 
@@ -101,8 +91,8 @@ def _sweep(samples: dict) -> list[tuple[float, dict]]:
 
 
 def _intervals(report: dict, colours: dict):
-    figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained")
-    for axis, (key, label) in zip(axes.flat, _FIGURES.items(), strict=True):
+    figure, axes = subplots(2, 3, size=(11, 6))
+    for axis, key in zip(axes.flat, _PANELS, strict=True):
         for x, (name, arm) in enumerate(report["arms"].items()):
             value = arm["samples"].get("best, bos, 1.0", {}).get("mean", {}).get(key)
             if not value:
@@ -111,13 +101,8 @@ def _intervals(report: dict, colours: dict):
             error = None if low is None else [[middle - low], [high - middle]]  # one seed has no interval
             axis.errorbar(x, middle, error, fmt="o", capsize=5, color=colours[name])
         if report["reference"] and report["reference"]["figures"]:
-            axis.axhline(report["reference"]["figures"][key], ls="--", color="0.4", lw=1)
-        axis.set_title(label, fontsize=10)
+            axis.axhline(report["reference"]["figures"][key], **REFERENCE)
+        axis.set_title(FIGURES[key].short, fontsize=10)
         axis.set_xticks(range(len(report["arms"])), report["arms"], rotation=30, ha="right", fontsize=7)
-        _finish(axis)
+        finish(axis)
     return figure
-
-
-def _finish(axis) -> None:
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)

@@ -3,65 +3,33 @@
 from pathlib import Path
 from statistics import median
 
-from arche_mdlm.studies.controlled.conclusions import MAIN, NAMES, conclusions, sign
+from arche_mdlm.studies.controlled.conclusions import MAIN, conclusions, sign
+from arche_mdlm.studies.controlled.plots import draw
 from arche_mdlm.studies.controlled.summary import CUT_FIGURES, sample_key
-from arche_mdlm.studies.engine.markdown import quoted, table
-from arche_mdlm.studies.engine.plots import NO_PICTURES, can_draw
-from arche_mdlm.studies.engine.provenance import provenance
-from arche_mdlm.studies.engine.runner import without_path
-from arche_mdlm.training.own_files import OutputFolder
-from arche_mdlm.training.provenance import portable
+from arche_mdlm.studies.engine import report as engine
+from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
 
 PICTURES = ("training.png", "frontier.png", "intervals.png")
 FILES = ("report.md", "report.json", *PICTURES)
-
-_ROWS = {  # figure: (label, format)
-    "distinct_1": ("Distinct-1", ".3f"),
-    "distinct_2": ("Distinct-2", ".3f"),
-    "distinct_4": ("Distinct-4", ".3f"),
-    "self_bleu": ("Self-BLEU", ".3f"),
-    "vocabulary_size": ("vocabulary", ",.0f"),
-    "distinct_first_words": ("distinct first words", ".1%"),
-    "distinct_openings": ("distinct five-word openings", ".1%"),
-    "repetition_4": ("repetition within a story", ".4f"),
-    "unigram_entropy": ("unigram entropy, nats", ".3f"),
-    "generative_perplexity": ("generative perplexity", ".1f"),
-    "mauve": ("MAUVE", ".3f"),
-    "longest_copy": ("longest n-gram of training, words", ".1f"),
-    "copied_13_grams": ("13-grams of training", ".2%"),
-    "mean_words": ("words a story", ".1f"),
-    "ended_by_eos": ("ended by EOS", ".1%"),
-}
+_ROWS = [name for name in FIGURES if name != "distinct_3"]
 
 
 def write_report(report: dict, settings: dict, failed: dict[str, str], output: Path) -> Path:
     """Write report.md, report.json and, with matplotlib, pictures into `output`; returns report.md."""
-    output, folder = Path(output), OutputFolder(output, FILES)
-    report = {"settings": settings, **report, "failed": without_path(failed, output), **provenance(output)}
-    report = portable(report)
+    report = {"settings": settings, **report}
     report["conclusions"] = conclusions(report)
-    pictures = _draw(report, folder)
-    folder.write_json("report.json", report)
-    return folder.write_text("report.md", _markdown(report, pictures))
+    return engine.write_report(output, FILES, report, failed, draw, _sections)
 
 
-def _draw(report: dict, folder: OutputFolder) -> dict[str, str]:
-    if not can_draw():
-        return {}
-    from arche_mdlm.studies.controlled.plots import draw
-
-    return draw(report, folder)
-
-
-def _markdown(report: dict, pictures: dict[str, str]) -> str:
-    parts = [
+def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
+    return [
         f"# The controlled comparison: {report['scale']}",
         _what(report),
-        *([] if not report["failed"] else ["## What is missing", _failures(report["failed"])]),
+        *failures(report["failed"]),
         "## What can be said",
         "\n".join(f"- {line}" for line in report["conclusions"]) or "Nothing: no figures.",
-        *(f"![{caption}]({name})\n\n*{caption}.*" for name, caption in pictures.items()),
-        *([] if pictures else [NO_PICTURES]),
+        *with_captions(pictures),
         "## Training",
         _training(report),
         "AR at equal tokens seen, and at equal tokens supervised (`ar-supervised`: trained, with a schedule of its own, for as "
@@ -88,10 +56,8 @@ def _markdown(report: dict, pictures: dict[str, str]) -> str:
         ),
         "## Examples",
         *_examples(report),
-        "## How it was made",
-        _made(report),
+        *_made(report),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _what(report: dict) -> str:
@@ -143,23 +109,6 @@ def _prompt(kind: str) -> str:
     return {"bos": "no prompt (a BOS)", "opening": "the first 8 tokens of held-out stories"}[kind]
 
 
-def _failures(failed: dict[str, str]) -> str:
-    """What failed by itself, and how many jobs were skipped for it."""
-    own = {name: reason for name, reason in failed.items() if not reason.startswith("skipped")}
-    lines = [f"- `{name}`: {reason}" for name, reason in own.items()]
-    if len(own) < len(failed):
-        lines.append(f"- skipped, because they need these: {len(failed) - len(own)} jobs (listed in `report.json`)")
-    return "\n".join(lines)
-
-
-def number(value: dict | None, style: str) -> str:
-    """An estimate with its interval."""
-    if value is None or value["estimate"] is None:
-        return "–"
-    text = format(value["estimate"], style)
-    return text if value["low"] is None else f"{text} ({value['low']:{style}} to {value['high']:{style}})"
-
-
 def _training(report: dict) -> str:
     rows, measured = [], ("tokens_per_second", "mfu", "peak_memory_gib")
     for name, arm in report["arms"].items():
@@ -169,14 +118,10 @@ def _training(report: dict) -> str:
                 for key in measured
             }
             rows.append([f"{name}, seed {seed}", f"{run['steps']:,}", f"{run['best_step']:,}", f"{run['tokens']:,}",
-                         f"{run['supervised']:,}", f"{run['seconds'] / 60:.1f}", plain(pace["tokens_per_second"], ",.0f"),
-                         plain(pace["mfu"], ".1%"), plain(pace["peak_memory_gib"], ".1f")])  # fmt: skip
+                         f"{run['supervised']:,}", f"{run['seconds'] / 60:.1f}", number(pace["tokens_per_second"], ",.0f"),
+                         number(pace["mfu"], ".1%"), number(pace["peak_memory_gib"], ".1f")])  # fmt: skip
     header = ["arm", "steps", "best at", "tokens seen", "supervised", "minutes", "tokens/s", "MFU", "peak GiB"]
     return table(header, rows)
-
-
-def plain(value: float | None, style: str) -> str:
-    return "–" if value is None else format(value, style)
 
 
 def _likelihood(report: dict) -> str:
@@ -188,8 +133,8 @@ def _likelihood(report: dict) -> str:
             at_most = "≤ " if any(entry["bound"] for entry in group["seeds"].values()) else ""
             mean = group["mean"]
             by_seed = ", ".join(f"{entry['nats_per_token']:.4f}" for entry in group["seeds"].values())
-            rows.append([f"{name}, {checkpoint}", at_most + number(mean["nats_per_token"], ".4f"),
-                         at_most + number(mean["bits_per_byte"], ".4f"), by_seed])  # fmt: skip
+            rows.append([f"{name}, {checkpoint}", at_most + _estimate(mean["nats_per_token"], ".4f"),
+                         at_most + _estimate(mean["bits_per_byte"], ".4f"), by_seed])  # fmt: skip
     return table(["arm, checkpoint", "nats a token", "bits a byte", "nats a token, by seed"], rows)
 
 
@@ -198,17 +143,23 @@ def _samples(report: dict, key: str) -> str:
     header = ["", *report["arms"], *(["held-out stories"] if reference else [])]
     rows = []
     for group, suffix in (("mean", ""), ("mean_cut", f", first {report['settings']['cut_tokens']} tokens")):
-        for figure, (label, style) in _ROWS.items():
+        for figure in _ROWS:
+            label, _, style = FIGURES[figure]
             if suffix and figure not in CUT_FIGURES:
                 continue
             cells = [arm["samples"].get(key, {}).get(group, {}).get(figure) for arm in report["arms"].values()]
             if not any(cells):
                 continue
-            line = [label + suffix, *(number(_in_range(cell, style), style) for cell in cells)]
+            line = [label + suffix, *(_estimate(_in_range(cell, style), style) for cell in cells)]
             if reference:
-                line.append(_reference(reference["cut" if suffix else "figures"], figure, style))
+                line.append(figure_cell(reference["cut" if suffix else "figures"], figure, style))
             rows.append(line)
     return table(header, rows)
+
+
+def _estimate(value: dict | None, style: str) -> str:
+    """A mean over seeds with its interval."""
+    return number(value and value["estimate"], style, value and (value["low"], value["high"]))
 
 
 def _in_range(value: dict | None, style: str) -> dict | None:
@@ -219,14 +170,6 @@ def _in_range(value: dict | None, style: str) -> dict | None:
     return value | {"low": max(0.0, value["low"]), "high": high}
 
 
-def _reference(figures: dict, name: str, style: str) -> str:
-    """Of held-out stories, with the interval over stories."""
-    if figures.get(name) is None:
-        return "–"
-    low, high = figures.get(f"{name}_ci", (None, None))
-    return number({"estimate": figures[name], "low": low, "high": high}, style)
-
-
 def _differences(report: dict) -> str:
     """A line a figure, a column an arm."""
     columns = list(report["differences"])
@@ -234,14 +177,14 @@ def _differences(report: dict) -> str:
     for checkpoint in ("best",) if _best_is_last(report) else ("best", "last"):
         cells = [report["differences"][c]["likelihood"].get(checkpoint, {}).get("mean") for c in columns]
         if any(cells):
-            rows.append([f"nats a token, {checkpoint}", *(number(cell, "+.4f") for cell in cells)])
+            rows.append([f"nats a token, {checkpoint}", *(_estimate(cell, "+.4f") for cell in cells)])
     found = [report["differences"][column]["samples"].get(MAIN, {}) for column in columns]
     for figure in dict.fromkeys(name for figures in found for name in figures):
         cells = [figures.get(figure, {}).get("mean") for figures in found]
         rows.append(
             [
-                NAMES.get(figure, figure),
-                *(number(cell, "+,.0f" if figure == "vocabulary_size" else "+.4f") for cell in cells),
+                FIGURES[figure].short if figure in FIGURES else figure,
+                *(_estimate(cell, "+,.0f" if figure == "vocabulary_size" else "+.4f") for cell in cells),
             ]
         )
     return table(["", *columns], rows)
@@ -253,10 +196,10 @@ def _distances(report: dict) -> str:
     columns, rows = list(report["distances"]), []
     found = [report["distances"][column].get(MAIN, {}) for column in columns]
     for figure in dict.fromkeys(name for figures in found for name in figures):
-        style = _ROWS[figure][1]
+        style = FIGURES[figure].style
         reference = next(figures[figure]["reference"] for figures in found if figure in figures)
         cells = [_distance(figures.get(figure), style) for figures in found]
-        rows.append([NAMES[figure], format(reference, style), *cells])
+        rows.append([FIGURES[figure].short, format(reference, style), *cells])
     return table(["", "held-out stories", *columns], rows)
 
 
@@ -282,22 +225,13 @@ def _examples(report: dict) -> list[str]:
     return parts
 
 
-def _made(report: dict) -> str:
+def _made(report: dict) -> list[str]:
     runs = [run for arm in report["arms"].values() for run in arm["training"].values()]
-    devices = ", ".join(sorted({run["device"] for run in runs}))
-    versions = sorted({f"{name} {version}" for run in runs for name, version in run["versions"].items()})
     lines = [
-        f"- `{report['command']}`",
-        f"- trained on: {devices}; {', '.join(versions)}",
-        f"- data: hash `{report['data_hash']}`",
+        f"- {split}: {summary['stories']:,} stories, {summary['tokens']:,} tokens, sha256 `{summary['sha256'][:16]}`"
+        for split, summary in (report["data"] or {}).items()
     ]
-    for split, summary in (report["data"] or {}).items():
-        lines.append(
-            f"- {split}: {summary['stories']:,} stories, {summary['tokens']:,} tokens, sha256 `{summary['sha256'][:16]}`"
-        )
     if report.get("judge"):
         about = {key: report["judge"][key] for key in ("id", "package", "revision", "sha256") if key in report["judge"]}
         lines.append(f"- judge: {', '.join(f'{key} {value}' for key, value in about.items())}")
-    lines.append("- every training's command, and every job's key (a hash of its settings, data and what it needs), is in "
-                 "`report.json` under `training_commands` and `jobs`")  # fmt: skip
-    return "\n".join(lines)
+    return engine.how_trained(report, runs, tuple(lines))

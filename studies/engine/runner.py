@@ -242,13 +242,3 @@ def _locked(root: Path):
         except OSError as error:
             raise ValueError(f"another process is at work in {root}: wait for it, or choose another folder") from error
         yield
-
-
-def without_path(failed: dict[str, str], root: Path) -> dict[str, str]:
-    """Reasons for a report: the study's folder by its name only."""
-    places = sorted({str(root), str(Path(root).resolve())}, key=len, reverse=True)
-    found = dict(failed)
-    for name in found:
-        for place in places:
-            found[name] = found[name].replace(place, Path(root).name)
-    return found
