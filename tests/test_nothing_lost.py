@@ -11,8 +11,8 @@ import torch
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.studies.engine import command as job_command
+from arche_mdlm.studies.engine import pair as pair_of_a_study
 from arche_mdlm.studies.engine.jobs import Job, Plan
-from arche_mdlm.studies.speed_quality import plan as speed_quality
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.loading import save_arm, set_generation_defaults
@@ -88,7 +88,7 @@ def jobs(place, output):
 
     args = argparse.Namespace(output=output, workers=0, threads=1, publish=output / "page", dry_run=False)
     plan = Plan((job,))
-    return exit_status(lambda: job_command.run_plan(args, plan, {}, write_report, lambda line: None, files)[0])
+    return exit_status(lambda: job_command.run_study(args, lambda: plan, {}, write_report, files, lambda line: None))
 
 
 def gif(place, output):
@@ -111,8 +111,8 @@ def converting(place, output):
 
 # Command, the files that it writes itself, whether it accepts a folder that has others in it.
 WRITERS = {
-    "compare": (compare, ["report.md", "report.json", "diversity.png", "lengths.png"], True),
-    "speed-quality": (speed, ["report.md", "report.json", "frontier.png"], True),
+    "compare": (compare, ["report.md", "report.json", "diversity.png", "lengths.png", "study.json"], True),
+    "speed-quality": (speed, ["report.md", "report.json", "frontier.png", "study.json"], True),
     "jobs": (
         jobs,
         ["report.md", "report.json", "picture.png", "page.md", "page.json", "page/picture.png", "study.json"],
@@ -159,7 +159,7 @@ def test_a_file_of_the_user_with_the_name_of_ours_is_refused_before_any_work(
     put(tmp_path / "out", [file])
     for work in ("arche_mdlm.training.loading.load_arm", "arche_mdlm.writing.stories.write_batch"):
         monkeypatch.setattr(work, None)
-    monkeypatch.setattr(speed_quality, "load_arm", None)
+    monkeypatch.setattr(pair_of_a_study, "load_arm", None)
     assert WRITERS[name][0](place, tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert "there already" in said or "describes no study" in said

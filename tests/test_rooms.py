@@ -5,6 +5,7 @@ functions of its jobs so.
 """
 
 import ast
+import runpy
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import resolve_name
@@ -141,6 +142,16 @@ def test_text_is_written_without_the_studies(graph):
             waiting += graph[file]
     assert "writing/stories.py" in reached
     assert [file for file in reached if file.startswith("studies/")] == []
+
+
+def test_every_study_is_listed():
+    """A folder and a line are a study."""
+    listed = {
+        name: module for name, (module, _) in runpy.run_path(str(ROOT / "studies" / "registry.py"))["STUDIES"].items()
+    }
+    folders = {path.parent.name for path in (ROOT / "studies").glob("*/__init__.py")} - {"engine"}
+    assert sorted(listed.values()) == sorted(f"arche_mdlm.studies.{folder}.command" for folder in folders)
+    assert {name.replace("-", "_") for name in listed} == folders
 
 
 # Each rule finds what it is there for.

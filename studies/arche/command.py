@@ -3,12 +3,14 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 import torch
 
 from arche_mdlm.studies.arche.plan import ArcheSettings, build_plan
 from arche_mdlm.studies.arche.report import FILES, write_report
-from arche_mdlm.studies.engine.command import add_running_arguments, run_plan
+from arche_mdlm.studies.engine.arguments import add_running_arguments
+from arche_mdlm.studies.engine.command import run_study, settings_of
 from arche_mdlm.training.command_line import SEED, TEMPERATURE, count
 
 
@@ -30,10 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run what is left, write report.md and report.json and print the tables; 1 if a job failed. Or print the plan."""
-    values = {name: getattr(args, name) for name in ArcheSettings.__dataclass_fields__}
-    settings = ArcheSettings(**values | {"changes": tuple(args.changes)})
-    plan = build_plan(settings, "cuda" if torch.cuda.is_available() else "cpu")
-    status, path = run_plan(args, plan, asdict(settings), write_report, show, FILES)
-    if path is not None:
-        show(path.read_text(encoding="utf-8"))
-    return status
+    settings = settings_of(ArcheSettings, args)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plan, about = partial(build_plan, settings, device), asdict(settings)
+    return run_study(args, plan, about, write_report, FILES, show, lambda path: show(path.read_text(encoding="utf-8")))

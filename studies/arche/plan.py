@@ -108,8 +108,3 @@ def _training_jobs(settings: ArcheSettings, arm: str, layout: str, device: str) 
         yield Job(f"sample-{cell}", "sample", f"{_JOBS}:sample", sample, (train,), seconds)
         measured = {"arm": arm, "layout": layout, "length": length, "variant": variant}
         yield Job(f"metrics-{cell}", "metrics", f"{_JOBS}:metrics", measured, (f"sample-{cell}",), 20.0)
-
-
-def paper_cell(arm: str) -> str:
-    """Name of the job that measures what the paper has measured."""
-    return f"metrics-{arm}-windows-short-{VARIANTS[arm][0]}"

@@ -10,9 +10,10 @@ from arche_mdlm.studies.controlled.jobs import check_held_out
 from arche_mdlm.studies.controlled.plan import MDLM_OBJECTIVES, PROMPTS, ControlledSettings, build_plan, data_settings
 from arche_mdlm.studies.controlled.report import FILES, write_report
 from arche_mdlm.studies.controlled.texts import check_judge
-from arche_mdlm.studies.engine.command import add_running_arguments, run_plan
+from arche_mdlm.studies.engine.arguments import add_running_arguments
+from arche_mdlm.studies.engine.command import run_study, settings_of
+from arche_mdlm.studies.engine.jobs import Plan
 from arche_mdlm.training.command_line import SEED, TEMPERATURE, count
-from arche_mdlm.training.own_files import OutputFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,14 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run what is left and write `report.md` and `report.json`; 1 if a job failed. Or print the plan."""
-    values = {name: getattr(args, name) for name in ControlledSettings.__dataclass_fields__}
-    settings = ControlledSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    plan = build_plan(settings, "cuda" if torch.cuda.is_available() else "cpu")
-    if not args.dry_run:
-        OutputFolder(args.output, FILES).check()  # first, as the next two take longer
-        check_judge(settings.judge)
-        check_held_out(
-            data_settings(settings, settings.arm("mdlm"))
-            | {"num_samples": settings.num_samples, "prompts": settings.prompts}
-        )
-    return run_plan(args, plan, asdict(settings), write_report, show, FILES)[0]
+    settings = settings_of(ControlledSettings, args)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def plan() -> Plan:
+        found = build_plan(settings, device)
+        if not args.dry_run:
+            check_judge(settings.judge)
+            own = data_settings(settings, settings.arm("mdlm"))
+            check_held_out(own | {"num_samples": settings.num_samples, "prompts": settings.prompts})
+        return found
+
+    return run_study(args, plan, asdict(settings), write_report, FILES, show)

@@ -1,66 +1,69 @@
-"""What the commands of all studies of jobs have in common: how they are run, and what becomes of the result."""
+"""What the commands of all studies have in common: how they are run, and what becomes of the result."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from arche_mdlm.studies.engine.jobs import Plan, StudyFolder
+from arche_mdlm.studies.engine.jobs import Plan, StudyFolder, check_format
 from arche_mdlm.studies.engine.runner import StudyRunner
-from arche_mdlm.training.command_line import count
 from arche_mdlm.training.own_files import OutputFolder
 
 SUMMARY = "summarise"  # the name of a plan's last job, which gives the report's figures
+Settings = TypeVar("Settings")
 
 
-def add_running_arguments(parser: argparse.ArgumentParser, output: str) -> None:
-    add = parser.add_argument
-    add("--output", type=Path, default=Path(output), help="the study's folder; finished jobs in it are not done again")
-    add(
-        "--workers",
-        type=count(0, 1024),
-        default=1,
-        help="processes at a time, with a GPU each in turn; 0: all in this one",
-    )
-    add("--threads", type=count(1, 1024), default=1, help="of each process")
-    add("--publish", type=Path, metavar="FILE", help="copy the report to FILE.md, FILE.json and FILE/, to be committed")
-    add("--dry_run", action="store_true", help="print the jobs, with an estimate of time, and stop")
+def settings_of(kind: type[Settings], args: argparse.Namespace) -> Settings:
+    """The dataclass of a study's settings, each field from the option of its name."""
+    values = {name: getattr(args, name) for name in kind.__dataclass_fields__}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-def run_plan(
+def run_study(
     args: argparse.Namespace,
-    plan: Plan,
+    build_plan: Callable[[], Plan],
     about: dict,
     write_report: Callable,
-    show: Callable[[str], None],
     files: tuple[str, ...],
-) -> tuple[int, Path | None]:
-    """(exit status, report): print the plan (no report), or run what is left of it and write the report.
+    show: Callable[[str], None],
+    tell: Callable[[Path], None] = lambda report: None,
+) -> int:
+    """Print the plan, or run what is left of it and write the report; 0, or 1 if a job failed.
 
     Args:
+        build_plan: called when it is known that the output can be written.
         about: the study's settings.
-        files: all that `write_report` may write. Before any job runs: ValueError where one is there and not ours.
+        files: all that `write_report` may write. Before any work: ValueError where one is there and not ours.
         write_report: called with the summary, `about`, what failed and the folder; returns the report's path.
+        tell: called with that path, to show what is in the report.
 
-    The status is 1 if a job failed.
+    Raises RuntimeError where so much failed that there is no report.
     """
-    runner = StudyRunner(args.output, plan, workers=args.workers, threads=args.threads, show=show, about=about)
+    check_format(args.output)
+    if not args.dry_run:
+        OutputFolder(args.output, files).check()
+        if args.publish is not None:
+            _published(args.publish, files).check()
+    plan, threads = build_plan(), getattr(args, "threads", 1)
+    runner = StudyRunner(args.output, plan, workers=args.workers, threads=threads, show=show, about=about)
     if args.dry_run:
         runner.dry_run()
-        return 0, None
-    OutputFolder(args.output, files).check()
-    if args.publish is not None:
-        _published(args.publish, files).check()
+        return 0
     failed = runner.run()
     folder = StudyFolder(args.output, plan)
     if not folder.is_done(SUMMARY):
-        raise RuntimeError(f"there is no report, because the job {SUMMARY} failed: {failed[SUMMARY]}")
+        own = "; ".join(f"{name}: {why}" for name, why in failed.items() if not why.startswith("skipped"))
+        raise RuntimeError(
+            f"there is no report, because a job failed ({own}); the same command goes on with what is left"
+        )
     path = write_report(folder.result(SUMMARY), about, failed, args.output)
+    tell(path)
     show(f"The report is in {path}, all figures in {path.with_name('report.json')}")
     if args.publish is not None:
         show(f"published as {publish(path, args.publish, files)}")
     for name, reason in failed.items():
         show(f"not in it: {name}: {reason}")
-    return (1 if failed else 0), path
+    return 1 if failed else 0
 
 
 def publish(report: Path, target: Path, files: tuple[str, ...]) -> Path:

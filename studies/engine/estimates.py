@@ -23,3 +23,9 @@ def training_seconds(preset: Preset, device: str, steps: float | None = None) ->
 def forward_seconds(preset: Preset, device: str, rows: int) -> float:
     """Two operations a parameter and token, of `rows` forwards of a full context."""
     return _OVERHEAD + 2 * parameters(preset) * rows * preset.data.context_length / RATES[device]
+
+
+def seconds_of(model, device: str, tokens: float) -> float:
+    """Two operations a parameter and token, of a model that is loaded already."""
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return 2 * size * tokens / RATES["cuda" if device.startswith("cuda") else "cpu"]

@@ -1,11 +1,11 @@
 """95 % intervals over stories and over seeds, and of differences paired by prompt (docs/formulas.md, Intervals).
 
-Means are bootstrapped over stories. Counts of distinct things are not: resampling makes duplicates, so they take the
-spread of half-samples drawn without replacement. Over a few seeds Student's t is used: three values, resampled, give an
+Means are bootstrapped over stories. Counts of distinct things are not, as resampling makes duplicates: `metrics/diversity`
+has their intervals. Over a few seeds Student's t is used: three values, resampled, give an
 interval that holds the truth three times in four only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +22,6 @@ class Interval(NamedTuple):
     estimate: float
     low: float
     high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
 
 
 def mean_interval(values: Sequence[float], seed: int = 0, resamples: int = 1000) -> Interval:
@@ -67,27 +63,6 @@ def seeds_interval(estimates: Sequence[float]) -> Interval:
     half = quantile * float(values.std(ddof=1)) / np.sqrt(len(values))
     mean = float(values.mean())
     return Interval(mean, mean - half, mean + half)
-
-
-def half_sample_interval(
-    statistic: Callable[[list], float], items: Sequence, seed: int = 0, samples: int = 200
-) -> Interval:
-    """Of a count of distinct things in `items`: the estimate -+ 1.96 of the spread of half-samples.
-
-    n / 2 of n items drawn without replacement deviate from a mean over the n as fresh samples of n do from the truth.
-    For the difference of two arms, an item is the pair of texts of a prompt, and `statistic` the difference.
-    """
-    items = list(items)
-    if len(items) < 4:
-        raise ValueError(f"items has {len(items)} entries; at least 4 are needed for half-samples")
-    rng, size = np.random.default_rng([seed, 8]), len(items) // 2
-    values = []
-    for _ in range(samples):
-        values.append(statistic([items[index] for index in rng.choice(len(items), size, replace=False)]))
-    # Of an odd number of items a little less than half is drawn.
-    deviation = float(np.std(values, ddof=1)) * np.sqrt(size / (len(items) - size))
-    estimate = float(statistic(items))
-    return Interval(estimate, estimate - _NORMAL * deviation, estimate + _NORMAL * deviation)
 
 
 def _column(name: str, values: Sequence[float]) -> np.ndarray:

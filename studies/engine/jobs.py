@@ -108,27 +108,28 @@ class Plan:
         return len(self.jobs)
 
 
+def check_format(root: Path) -> None:
+    """ValueError for a folder that another version of the format has written, or whose `study.json` is none."""
+    path = Path(root) / "study.json"
+    if not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} describes no study ({error!r}): choose another folder, or delete it") from error
+    if found != FORMAT_VERSION:
+        raise ValueError(
+            f"{root} holds a study of format {found!r}, this version writes format {FORMAT_VERSION}: choose another folder"
+        )
+
+
 class StudyFolder:
     """What of a plan is there, on the disk. ValueError for a folder that another version of the format has written."""
 
     def __init__(self, root: Path, plan: Plan):
         self.root, self.plan = Path(root), plan
         self._seconds: dict[str, float] = {}  # of finished jobs, so that an estimate does not read all results again
-        self._check_version()
-
-    def _check_version(self) -> None:
-        path = self.root / "study.json"
-        if not path.is_file():
-            return
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} describes no study ({error!r}): choose another folder, or delete it") from error
-        if found != FORMAT_VERSION:
-            raise ValueError(
-                f"{self.root} holds a study of format {found!r}, this version writes format {FORMAT_VERSION}: "
-                "choose another folder"
-            )
+        check_format(self.root)
 
     def create(self, about: dict | None = None) -> None:
         """Make the folder, and write `study.json` with the plan; ValueError where that is not possible."""

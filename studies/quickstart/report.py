@@ -1,62 +1,34 @@
 """The report of a comparison: Markdown, JSON and pictures."""
 
+from functools import partial
 from pathlib import Path
 
-from arche_mdlm.studies.engine.markdown import quoted, table
-from arche_mdlm.studies.engine.plots import NO_PICTURES, can_draw
-from arche_mdlm.training.own_files import OutputFolder
+from arche_mdlm.studies.engine import report as engine
+from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.markdown import figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.quickstart.plan import training_log
+from arche_mdlm.studies.quickstart.plots import draw
 
-PICTURES = ("diversity.png", "lengths.png", "training.png")
-FILES = ("report.md", "report.json", *PICTURES)
+FILES = ("report.md", "report.json", "diversity.png", "lengths.png", "training.png")
 
 _UNSPLIT_SHARE = 0.05  # of an arm's texts
-_FIGURES = {  # key: (label, format)
-    "distinct_1": ("Distinct-1", "{:.3f}"),
-    "distinct_2": ("Distinct-2", "{:.3f}"),
-    "distinct_3": ("Distinct-3", "{:.3f}"),
-    "distinct_4": ("Distinct-4", "{:.3f}"),
-    "self_bleu": ("Self-BLEU", "{:.3f}"),
-    "vocabulary_size": ("vocabulary", "{:,.0f}"),
-    "distinct_first_words": ("distinct first words", "{:.1%}"),
-    "distinct_openings": ("distinct five-word openings", "{:.1%}"),
-    "repetition_4": ("repetition within a story", "{:.4f}"),
-    "mean_words": ("words a story", "{:.1f}"),
-}
+_ROWS = ("distinct_1", "distinct_2", "distinct_3", "distinct_4", "self_bleu", "vocabulary_size", "distinct_first_words",
+         "distinct_openings", "repetition_4", "mean_words")  # fmt: skip
 
 
-def write_report(report: dict, output: Path) -> Path:
-    """Write report.md, report.json and pictures into the folder `output`, and nothing else there; returns report.md.
-
-    Without matplotlib (extra `plot`) the pictures are left out, and the report says so. ValueError where one of these
-    files is there already and not ours.
-    """
-    arms, folder = report.pop("_arms"), OutputFolder(output, FILES)
-    pictures = _draw(report, arms, folder)
-    folder.write_json("report.json", report)
-    return folder.write_text("report.md", _markdown(report, pictures))
+def write_report(report: dict, settings: dict, failed: dict[str, str], output: Path) -> Path:
+    """Write report.md, report.json and pictures into the folder `output`, and nothing else there; returns report.md."""
+    logs = {name: training_log(settings[key]) for name, key in (("MDLM", "mdlm"), ("AR", "ar"))}
+    histories = {name: log["history"] for name, log in logs.items() if log}
+    report = {"settings": settings, **report}
+    return engine.write_report(output, FILES, report, failed, partial(draw, histories=histories), _sections)
 
 
-def _draw(report: dict, arms: list, folder: OutputFolder) -> list[tuple[str, str]]:
-    if not can_draw():
-        return []
-    from arche_mdlm.studies.quickstart.plots import plot_diversity, plot_lengths, plot_training
-
-    pictures = [("diversity.png", "Diversity of both arms; the dashed line is real held-out stories")]
-    folder.write("diversity.png", lambda path: plot_diversity(report, path))
-    folder.write("lengths.png", lambda path: plot_lengths(report, path))
-    pictures.append(("lengths.png", "How long the unprompted stories are"))
-    logs = {arm.name: arm.card["history"] for arm in arms if arm.card}
-    if logs:
-        folder.write("training.png", lambda path: plot_training(logs, path))
-        pictures.append(("training.png", "Training of the two arms on the same batches"))
-    return pictures
-
-
-def _markdown(report: dict, pictures: list[tuple[str, str]]) -> str:
+def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
     settings = report["settings"]
     counts = {name: arm["parameters"] for name, arm in report["arms"].items()}
     equal = "equal" if len(set(counts.values())) == 1 else "NOT equal"
-    parts = [
+    return [
         "# MDLM and AR, side by side",
         f"{settings['num_samples']} unprompted stories an arm, each from a BOS; temperature {settings['temperature']}, no "
         f"truncation, no penalty; MDLM: ancestral sampling in {settings['num_diffusion_steps']} steps. "
@@ -72,8 +44,7 @@ def _markdown(report: dict, pictures: list[tuple[str, str]]) -> str:
         _diversity_table(report),
         _reference_note(report),
         _counting_note(report),
-        *(f"![{caption}]({name})\n\n*{caption}.*" for name, caption in pictures),
-        *([] if pictures else [NO_PICTURES]),
+        *with_captions(pictures),
         "## Speed and length of the stories above",
         _speed_table(report),
         "## Prompted stories",
@@ -82,7 +53,6 @@ def _markdown(report: dict, pictures: list[tuple[str, str]]) -> str:
         *_stories(report, "unprompted", 3),
         "All stories, with their seeds, are in `report.json`.",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _likelihood_table(report: dict) -> str:
@@ -98,7 +68,7 @@ def _likelihood_table(report: dict) -> str:
                     [
                         f"{corpus}: {name}",
                         f"{kind} {score['nats_per_token']:.4f}{error}",
-                        "–" if score["bits_per_byte"] is None else f"{score['bits_per_byte']:.4f}",
+                        number(score["bits_per_byte"], ".4f"),
                     ]
                 )
     return table(["corpus: arm", "NLL, nats a token", "NLL, bits a byte"], rows)
@@ -108,21 +78,11 @@ def _diversity_table(report: dict) -> str:
     names = list(report["arms"])
     reference = report["reference"]
     rows = []
-    for key, (label, style) in _FIGURES.items():
-        row = [label]
-        for name in names:
-            row.append(_with_interval(report["arms"][name]["diversity"], key, style))
-        if reference:
-            row.append(_with_interval(reference["figures"], key, style))
-        rows.append(row)
+    for key in _ROWS:
+        label, _, style = FIGURES[key]
+        columns = [report["arms"][name]["diversity"] for name in names] + ([reference["figures"]] if reference else [])
+        rows.append([label, *(figure_cell(figures, key, style) for figures in columns)])
     return table(["", *names, *(["held-out stories"] if reference else [])], rows)
-
-
-def _with_interval(figures: dict | None, key: str, style: str) -> str:
-    if figures is None:  # every text is empty
-        return "–"
-    low, high = figures[f"{key}_ci"]
-    return f"{style.format(figures[key])} ({style.format(low)} to {style.format(high)})"
 
 
 def _reference_note(report: dict) -> str:

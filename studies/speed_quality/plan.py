@@ -1,27 +1,23 @@
-"""Speed against quality: every sampler at several numbers of steps, beside AR with its KV cache, in one run."""
+"""Speed against quality: every sampler at several numbers of steps, beside AR with its KV cache, as jobs.
 
-import hashlib
-import json
+All that is timed comes first, in one stretch, so that the judge's memory does not weigh on it. A row's texts are written,
+and timed, in batches of the largest size: what a text is does not depend on its batch.
+"""
+
 import math
-import sys
+import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 
 import torch
-import transformers
-from tqdm.auto import tqdm
 
 import arche_mdlm
-from arche_mdlm.metrics.judge import Judge, identify_judge, load_judge, probe_judge
-from arche_mdlm.studies.engine.keys import code_hash
+from arche_mdlm.metrics.judge import identify_judge, probe_judge
+from arche_mdlm.studies.engine.command import SUMMARY
+from arche_mdlm.studies.engine.estimates import seconds_of
+from arche_mdlm.studies.engine.jobs import Job, Plan
+from arche_mdlm.studies.engine.pair import Arm, check_pair, context_length
 from arche_mdlm.studies.engine.references import draw, fingerprint, fitting_stories
-from arche_mdlm.studies.speed_quality import cells
-from arche_mdlm.training.checkpointing import write_json_atomically
-from arche_mdlm.training.loading import is_diffusion, load_arm
-from arche_mdlm.training.provenance import cpu_name, portable
 
 # More than one row of a sampler: label and settings. A sampler that is not here appears once, with its defaults.
 VARIANTS: dict[str, dict[str, dict]] = {
@@ -29,6 +25,8 @@ VARIANTS: dict[str, dict[str, dict]] = {
     "remdm": {f"remdm {name}": {"remasking": name} for name in ("cap", "rescale", "conf", "loop")},
 }
 AR = "AR, KV cache"
+_JOBS = "arche_mdlm.studies.speed_quality.jobs"
+_JUDGED_SECONDS = 0.5  # a text, on a CPU
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,12 @@ class Settings:
 
     mdlm: str
     ar: str
-    output: Path
     samplers: tuple[str, ...] = ()  # empty: all there are
     steps: tuple[int, ...] = (8, 16, 32, 64, 128)
     batch_sizes: tuple[int, ...] = (1, 32)
     num_samples: int = 64  # stories a (sampler, steps), for quality
-    num_timed: int = 4  # stories timed at least, a cell
-    repeats: int = 3  # calls timed at least, a cell, unless one takes long
+    num_timed: int = 4  # stories timed at least, a job
+    repeats: int = 3  # calls timed at least, a job, unless one takes long
     judge: str = "smollm2"  # or "none", a folder, a repository
     references: str | None = None
     seed: int = 0
@@ -64,192 +61,91 @@ class Settings:
         if unknown := sorted(set(self.samplers) - set(arche_mdlm.available_samplers())):
             raise ValueError(f"samplers={unknown} are not among {', '.join(arche_mdlm.available_samplers())}")
 
+    @property
+    def largest_batch(self) -> int:
+        return max(self.batch_sizes)
+
 
 @dataclass(frozen=True)
-class Cell:
-    """One measurement: `kind` is "texts", "judged" or "speed"."""
+class Row:
+    """A row of the table: a sampler with its options at a number of steps (None: AR)."""
 
-    kind: str
     label: str
-    steps: int | None  # None: AR
+    steps: int | None
     options: dict  # of `generate`
-    batch_size: int | None = None  # of a speed cell
 
-    def settings(self) -> dict:
-        return dict(vars(self))
-
-
-class Study:
-    """The plan and its finished cells: a JSON file each under `output/cells`, or all in a finished `report.json`."""
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
-        self.mdlm, self.tokenizer = load_arm(settings.mdlm)
-        self.ar, other = load_arm(settings.ar)
-        if not is_diffusion(self.mdlm) or is_diffusion(self.ar):
-            raise ValueError(
-                "--mdlm needs a masked diffusion checkpoint and --ar an autoregressive one; are they swapped?"
-            )
-        if self.tokenizer.get_vocab() != other.get_vocab():
-            raise ValueError("the two checkpoints have different tokenizers; their figures could not be compared")
-        self.weights = {"MDLM": weights_hash(self.mdlm), "AR": weights_hash(self.ar)}
-        self.code = code_hash("arche_mdlm.studies.speed_quality.cells")
-        self.judge_id = None if settings.judge == "none" else identify_judge(settings.judge)
-        if self.judge_id is not None:
-            probe_judge(settings.judge)
-        self.references = self._references()
-        self.folder = settings.output / "cells"
-        self.done = self._finished()
-
-    def _references(self) -> list[str] | None:
-        if self.settings.references is None:
-            return None
-        context = self.mdlm.generation_config.max_length or self.mdlm.config.max_position_embeddings
-        texts = fitting_stories(self.settings.references, self.tokenizer, context)
-        return draw(texts, self.settings.num_samples, self.settings.seed)
-
-    @cached_property
-    def judge(self) -> Judge | None:
-        """Loaded when the first text is to be judged."""
-        return None if self.judge_id is None else load_judge(self.settings.judge, device=self.settings.device)
-
-    def rows(self) -> Iterator[tuple[str, int | None, dict]]:
-        """Label, steps and `generate` options of every row of the table, AR first."""
-        common = {"do_sample": True, "temperature": self.settings.temperature, "top_k": 0, "top_p": 1.0}
-        yield AR, None, common | {"use_cache": True}
-        for name in self.settings.samplers or arche_mdlm.available_samplers():
-            for label, options in VARIANTS.get(name, {name: {}}).items():
-                for steps in self.settings.steps:
-                    yield label, steps, common | {"sampler": name, "num_diffusion_steps": steps, **options}
-
-    def plan(self) -> list[Cell]:
-        """All that is timed first, in one stretch, so that the judge's memory does not weigh on it.
-
-        A row's texts are written, and timed, in batches of the largest size: what a text is does not depend on its batch.
-        """
-        rows = list(self.rows())
-        smaller = [size for size in self.settings.batch_sizes if size != self.largest]
-        plan = [Cell("speed", *row, batch_size=size) for row in rows for size in smaller]
-        plan += [Cell("texts", *row) for row in rows]
-        return plan + [Cell("judged", *row) for row in rows]
-
-    @property
-    def largest(self) -> int:
-        return max(self.settings.batch_sizes)
-
-    def key(self, cell: Cell) -> str:
-        """Of the cell's settings, the weights and the code that generates: another of them is another cell."""
-        chosen = self.settings
-        what = {"cell": cell.settings(), "weights": self.weights["AR" if cell.steps is None else "MDLM"],
-                "code": self.code, "seed": chosen.seed, "device": chosen.device}  # fmt: skip
-        if cell.kind != "judged":
-            what |= {"threads": chosen.threads, "num_timed": chosen.num_timed, "repeats": chosen.repeats}
-        if cell.kind != "speed":
-            what |= {"num_samples": chosen.num_samples, "batch_size": self.largest}
-        if cell.kind == "judged":
-            what["judge"] = self.judge_id
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
-
-    def _finished(self) -> dict[str, dict]:
-        report, done = self.settings.output / "report.json", {}
-        with suppress(OSError, ValueError, KeyError, TypeError):  # none, or somebody else's
-            done = dict(json.loads(report.read_text(encoding="utf-8"))["cells"])
-        for path in map(self.path, self.plan()):
-            if path.is_file():
-                done[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        return done
-
-    def path(self, cell: Cell) -> Path:
-        """Where a finished cell is kept until the report has it."""
-        return self.folder / f"{self.key(cell)}.json"
-
-    def remove_cells(self) -> None:
-        """Those of the plan; nothing else in their folder."""
-        for cell in self.plan():
-            self.path(cell).unlink(missing_ok=True)
-        with suppress(OSError):  # something else is in it
-            self.folder.rmdir()
-
-    def measure(self, cell: Cell) -> dict:
-        """The cell's figures, without storing them."""
-        arm = self.ar if cell.steps is None else self.mdlm
-        if cell.kind == "judged":
-            texts = self.done[self.key(Cell("texts", cell.label, cell.steps, cell.options))]["texts"]
-            return cells.judge_texts(texts, self.tokenizer, self.judge, self.settings.seed)
-        common = {"seed": self.settings.seed, "options": cell.options}
-        if cell.kind == "texts":
-            return cells.write_texts(
-                arm, self.tokenizer, self.settings.num_samples, self.settings.repeats, batch_size=self.largest, **common
-            )
-        calls = max(self.settings.repeats, -(-self.settings.num_timed // cell.batch_size))
-        return cells.time_calls(arm, self.tokenizer, calls, batch_size=cell.batch_size, **common)
-
-    def run(self) -> None:
-        """Measure and store what is not there yet; Ctrl-C loses the cell being measured only."""
-        torch.set_num_threads(self.settings.threads)
-        self.mdlm.to(self.settings.device).eval()
-        self.ar.to(self.settings.device).eval()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        left = [cell for cell in self.plan() if self.key(cell) not in self.done]
-        with tqdm(total=sum(map(self._weight, left)), desc="speed-quality", unit="fwd", unit_scale=True) as bar:
-            for cell in left:
-                bar.set_postfix_str(f"{cell.kind} {cell.label} {cell.steps or ''}")
-                found = {"cell": cell.settings(), **self.measure(cell)}
-                write_json_atomically(self.path(cell), found)
-                self.done[self.key(cell)] = found
-                bar.update(self._weight(cell))
-
-    def _weight(self, cell: Cell) -> int:
-        """About how many rows go through a model of the pair's size, for the estimate of the time left."""
-        if cell.kind == "judged":
-            return self.settings.num_samples * (1 if self.judge_id is None else 60)
-        stories = self.settings.num_samples if cell.kind == "texts" else self.settings.num_timed + cell.batch_size
-        return stories * (cell.steps or 16)
-
-    def report(self) -> dict:
-        """Settings, provenance, every row's figures, and the cells themselves."""
-        plan = self.plan()
-        judged = None if self.judge_id is None else self.judge.describe()
-        found = {}
-        if self.references is not None:
-            found = cells.judge_texts(self.references, self.tokenizer, self.judge, self.settings.seed)
-            found |= {"source": Path(self.settings.references).name, "sha256": fingerprint(self.references)}
-        return {
-            "command": _command(sys.argv[1:]),
-            "settings": portable({k: str(v) if isinstance(v, Path) else v for k, v in vars(self.settings).items()}),
-            "weights_sha256": self.weights,
-            "code_sha256": self.code,
-            "judge": judged,
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "machine": {"device": _device_name(self.settings.device), "threads": self.settings.threads},
-            "rows": [self._row(label, steps, options) for label, steps, options in self.rows()],
-            "reference": found or None,
-            "cells": {self.key(cell): self.done[self.key(cell)] for cell in plan},
-        }
-
-    def _row(self, label: str, steps: int | None, options: dict) -> dict:
-        texts, judged = (self.done[self.key(Cell(kind, label, steps, options))] for kind in ("texts", "judged"))
-        kept = {key: value for key, value in texts.items() if key not in ("texts", "cell", "stories_per_second")}
-        kept |= {key: value for key, value in judged.items() if key != "cell"}
-        timed = {size: Cell("speed", label, steps, options, size) for size in self.settings.batch_sizes}
-        timed[self.largest] = Cell("texts", label, steps, options)
-        speeds = {str(size): self.done[self.key(cell)]["stories_per_second"] for size, cell in timed.items()}
-        return {"label": label, "steps": steps, **kept, "stories_per_second": speeds}
+    def job(self, kind: str) -> str:
+        """Name of the row's job of a kind, such as "texts-threshold-0.9-16"."""
+        label = re.sub(r"[^A-Za-z0-9._]+", "-", self.label)
+        return f"{kind}-{label}" + (f"-{self.steps}" if self.steps else "")
 
 
-def _command(argv: list[str]) -> str:
-    """As it was given."""
-    return " ".join(["arche-mdlm", *portable(argv)])
+def rows(settings: Settings) -> Iterator[Row]:
+    """AR first."""
+    common = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
+    yield Row(AR, None, common | {"use_cache": True})
+    for name in settings.samplers or arche_mdlm.available_samplers():
+        for label, options in VARIANTS.get(name, {name: {}}).items():
+            for steps in settings.steps:
+                yield Row(label, steps, common | {"sampler": name, "num_diffusion_steps": steps, **options})
 
 
-def weights_hash(model) -> str:
-    """sha256 of a model's weights by name and value, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def build_plan(settings: Settings) -> Plan:
+    """ValueError for a pair, a judge or references that do not load, before anything is measured."""
+    arms = check_pair(settings.mdlm, settings.ar, settings.device)
+    judge = None if settings.judge == "none" else {"name": settings.judge, "id": identify_judge(settings.judge)}
+    if judge is not None:
+        probe_judge(settings.judge)
+    table = list(rows(settings))
+    jobs = [job for row in table for job in _speed_jobs(settings, arms, row)]
+    jobs += [_texts_job(settings, arms, row) for row in table]
+    common = {"arm": arms["MDLM"].to_dict(), "judge": judge, "seed": settings.seed, "threads": settings.threads}
+    seconds = settings.num_samples * (_JUDGED_SECONDS if judge else 0.02)
+    jobs += [Job(row.job("judged"), "judged", f"{_JOBS}:judged", common, (row.job("texts"),), seconds) for row in table]
+    jobs += _reference_job(settings, arms["MDLM"], common, seconds)
+    described = [{"label": row.label, "steps": row.steps, "texts": row.job("texts"), "judged": row.job("judged"),
+                  "speeds": {str(size): _timed_by(settings, row, size) for size in settings.batch_sizes}}
+                 for row in table]  # fmt: skip
+    own = {"rows": described, "checkpoints": {name: arm.checkpoint for name, arm in arms.items()},
+           "device": settings.device, "threads": settings.threads}  # fmt: skip
+    jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", own, tuple(job.name for job in jobs), 1.0))
+    return Plan(tuple(jobs))
 
 
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name()
+def _timed_by(settings: Settings, row: Row, size: int) -> str:
+    return row.job("texts") if size == settings.largest_batch else f"{row.job('speed')}-batch-{size}"
+
+
+def _generating(settings: Settings, arms: dict[str, Arm], row: Row) -> tuple[dict, float]:
+    """What a job that generates depends on, and about how many seconds a story takes it."""
+    arm = arms["AR" if row.steps is None else "MDLM"]
+    model, _ = arm.load()
+    own = {"arm": arm.to_dict(), "options": row.options, "seed": settings.seed, "threads": settings.threads}
+    return own, seconds_of(model, settings.device, (row.steps or 2) * context_length(model))
+
+
+def _speed_jobs(settings: Settings, arms: dict[str, Arm], row: Row) -> Iterator[Job]:
+    """Of all batch sizes but the largest, at which the texts are written."""
+    own, seconds = _generating(settings, arms, row)
+    for size in settings.batch_sizes:
+        if size != settings.largest_batch:
+            calls = max(settings.repeats, -(-settings.num_timed // size))
+            yield Job(_timed_by(settings, row, size), "speed", f"{_JOBS}:speed", own | {"batch_size": size, "calls": calls},
+                      seconds=seconds * size * calls)  # fmt: skip
+
+
+def _texts_job(settings: Settings, arms: dict[str, Arm], row: Row) -> Job:
+    own, seconds = _generating(settings, arms, row)
+    own |= {"num_samples": settings.num_samples, "repeats": settings.repeats, "batch_size": settings.largest_batch}
+    return Job(row.job("texts"), "texts", f"{_JOBS}:texts", own, seconds=seconds * settings.num_samples)
+
+
+def _reference_job(settings: Settings, arm: Arm, common: dict, seconds: float) -> list[Job]:
+    if settings.references is None:
+        return []
+    model, tokenizer = arm.load()
+    texts = draw(
+        fitting_stories(settings.references, tokenizer, context_length(model)), settings.num_samples, settings.seed
+    )
+    own = common | {"source": settings.references, "sha256": fingerprint(texts), "number": settings.num_samples}
+    return [Job("reference", "judged", f"{_JOBS}:reference", own, seconds=seconds)]

@@ -10,7 +10,7 @@ import torch
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics.diversity import diversity
-from arche_mdlm.studies.quickstart import comparison
+from arche_mdlm.studies.quickstart import jobs as comparison
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.loading import save_arm, set_generation_defaults
 from arche_mdlm.training.tokenizers_io import train_bpe
@@ -133,7 +133,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_figures(pair, tmp_path, m
         with monkeypatch.context() as patch:
             stop_after(patch, calls)
             assert run(pair, tmp_path / "parts") == 130
-    (torn,) = (tmp_path / "parts" / "parts").glob("AR-prompted*.partial")
+    (torn,) = (tmp_path / "parts" / "work").glob("AR-prompted*/*.partial")
     torn.write_bytes(torn.read_bytes()[:-9] if torn.stat().st_size else b"{")
     with monkeypatch.context() as patch:
         seen = stop_after(patch, 99)

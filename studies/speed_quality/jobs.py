@@ -1,17 +1,97 @@
-"""Measurements of the speed-quality study: texts and what they cost, their quality, and time."""
+"""The jobs of the speed-quality study: texts and what they cost, their quality, and time."""
 
+import json
 import time
+from functools import lru_cache
+from pathlib import Path
 from statistics import mean, median
 
 import torch
+import transformers
 
 from arche_mdlm.metrics.diversity import diversity
-from arche_mdlm.metrics.judge import Judge, unigram_entropy
+from arche_mdlm.metrics.judge import Judge, load_judge, unigram_entropy
+from arche_mdlm.studies.engine.inputs import result_of
+from arche_mdlm.studies.engine.pair import Arm, context_length
+from arche_mdlm.studies.engine.references import draw, fitting_stories
 from arche_mdlm.training.loading import is_diffusion
+from arche_mdlm.training.provenance import cpu_name
 from arche_mdlm.writing.stories import own_seed
 
 QUICK_SECONDS = 5  # a call that takes less is timed several times
 _DIVERSITY = ("distinct_1", "distinct_2", "distinct_3", "distinct_4", "self_bleu", "repetition_4", "mean_words")
+
+
+def texts(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Of a row of the table, with what they cost."""
+    model, tokenizer = _ready(settings)
+    kept = {key: settings[key] for key in ("num_samples", "repeats", "batch_size", "seed", "options")}
+    return write_texts(model, tokenizer, **kept)
+
+
+def speed(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Stories a second of calls of one batch size."""
+    model, tokenizer = _ready(settings)
+    return time_calls(model, tokenizer, **{key: settings[key] for key in ("calls", "batch_size", "seed", "options")})
+
+
+def judged(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Quality of the texts of another job."""
+    (source,) = inputs.values()
+    return _judged(result_of(source)["texts"], settings)
+
+
+def reference(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Quality of as many held-out stories."""
+    model, tokenizer = _ready(settings)
+    found = draw(
+        fitting_stories(settings["source"], tokenizer, context_length(model)), settings["number"], settings["seed"]
+    )
+    return _judged(found, settings) | {"source": Path(settings["source"]).name, "sha256": settings["sha256"]}
+
+
+def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """The report's figures: every row's, and what the jobs have found by name."""
+    results = {name: result_of(path) for name, path in inputs.items()}
+    return {
+        "checkpoints": settings["checkpoints"],
+        "judge": results[settings["rows"][0]["judged"]]["judge"],
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "machine": {"device": _device_name(settings["device"]), "threads": settings["threads"]},
+        "rows": [_row(row, results) for row in settings["rows"]],
+        "reference": results.get("reference"),
+        "cells": results,
+    }
+
+
+def _row(row: dict, results: dict[str, dict]) -> dict:
+    left_out = ("texts", "judge", "stories_per_second")
+    own = results[row["texts"]] | results[row["judged"]]
+    speeds = {size: results[job]["stories_per_second"] for size, job in row["speeds"].items()}
+    return {"label": row["label"], "steps": row["steps"], **{k: v for k, v in own.items() if k not in left_out},
+            "stories_per_second": speeds}  # fmt: skip
+
+
+def _ready(settings: dict):
+    torch.set_num_threads(settings["threads"])
+    return Arm(**settings["arm"]).load()
+
+
+def _judged(texts: list[str], settings: dict) -> dict:
+    _, tokenizer = _ready(settings)
+    chosen = settings["judge"]
+    judge = chosen and _judge(chosen["name"], json.dumps(chosen["id"], sort_keys=True), settings["arm"]["device"])
+    return judge_texts(texts, tokenizer, judge, settings["seed"]) | {"judge": judge and judge.describe()}
+
+
+@lru_cache(maxsize=1)
+def _judge(name: str, identity: str, device: str) -> Judge:
+    """Kept for the next job: loading takes longer than judging a set of texts."""
+    return load_judge(name, device=device)
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name()
 
 
 def generate(model, tokenizer, first: int, batch_size: int, seed: int, options: dict):
