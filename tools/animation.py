@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from arche_mdlm.studies.engine.pair import check_pair
 from arche_mdlm.training.command_line import SEED, ArgumentParser, checkpoint, count, exit_status, output_file
-from arche_mdlm.training.loading import is_diffusion, load_arm
 from arche_mdlm.training.own_files import OutputFolder
 from tools.text_layout import Layout, lay_out, pieces_of
 
@@ -260,14 +260,12 @@ def main(argv: list[str] | None = None) -> int:
     add("--hold_ms", type=count(1, 600_000), default=5000, help="how long the last picture stays")
     args = parser.parse_args(argv)
     OutputFolder(args.output.parent, [args.output.name]).check()
-    (mdlm, tokenizer), (ar, ar_tokenizer) = load_arm(args.mdlm), load_arm(args.ar)
-    if not is_diffusion(mdlm) or is_diffusion(ar):
-        raise ValueError("--mdlm needs a masked diffusion checkpoint and --ar an autoregressive one; are they swapped?")
+    (mdlm, tokenizer), (ar, ar_tokenizer) = (arm.load() for arm in check_pair(args.mdlm, args.ar).values())
     options = {"num_diffusion_steps": args.num_diffusion_steps}
     options |= {} if args.sampler is None else {"sampler": args.sampler}
     tracks = [
-        (mdlm_track(mdlm.eval(), tokenizer, args.prompt, args.seed, **options), tokenizer),
-        (ar_track(ar.eval(), ar_tokenizer, args.prompt, args.seed), ar_tokenizer),
+        (mdlm_track(mdlm, tokenizer, args.prompt, args.seed, **options), tokenizer),
+        (ar_track(ar, ar_tokenizer, args.prompt, args.seed), ar_tokenizer),
     ]
     frames = draw_frames(tracks)
     number = write_gif(frames, args.output, args.frame_ms, args.hold_ms)

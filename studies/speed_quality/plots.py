@@ -11,7 +11,10 @@ _LINES = ("-", "--", ":")
 def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     """Write `frontier.png`; its caption."""
     output.write("frontier.png", lambda path: save(_frontier(report), path))
-    return {"frontier.png": "Speed against quality"}
+    return {
+        "frontier.png": "Speed against quality: a marker for each number of steps, fewer steps to the right; lines between "
+        "them only guide the eye" + ("; dashed: held-out stories" if report["reference"] else "")
+    }
 
 
 def _frontier(report: dict):
@@ -24,13 +27,11 @@ def _frontier(report: dict):
         _panel(axis, report, key, size)
         axis.set(xscale="log", xlabel=f"stories/s, batch {size}", ylabel=label)
         finish(axis)
+        axis.grid(alpha=0.25, which="minor")
         if key == "generative_perplexity":
             axis.set_yscale("log")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
-    figure.suptitle(
-        "a marker for each number of steps, fewer steps to the right; lines between them only guide the eye"
-    )
     return figure
 
 

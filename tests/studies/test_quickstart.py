@@ -75,6 +75,42 @@ def test_the_same_seed_gives_the_same_report_and_the_batch_size_no_other_diffusi
     assert a["diversity"] == b["diversity"]
 
 
+@pytest.mark.filterwarnings("ignore:data has")
+def test_a_job_that_fails_is_named_and_all_others_are_kept(pair, tmp_path, monkeypatch, capsys):
+    def fails(settings, inputs, folder):
+        raise ValueError("no memory left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "likelihood", fails)
+        assert run(pair, tmp_path / "x") == 2
+    said = capsys.readouterr()
+    assert "there is no report, because a job failed (MDLM-likelihood: ValueError: no memory left; AR-" in said.err
+    assert "the same command goes on with what is left" in said.err
+    assert not (tmp_path / "x" / "report.md").exists()
+    monkeypatch.setattr(stories, "write_batch", None)  # all stories are there
+    assert run(pair, tmp_path / "x", "--dry_run") == 0
+    assert "9 jobs, 6 of them done, 3 to do" in capsys.readouterr().out
+    assert run(pair, tmp_path / "x") == 0
+
+
+@pytest.mark.filterwarnings("ignore:data has")
+def test_it_is_a_study_like_the_others(pair, tmp_path, capsys):
+    """Under the name of its folder, with a plan to look at, and a page to publish."""
+    words = ["--mdlm", str(pair / "mdlm"), "--ar", str(pair / "ar"), "--output", str(tmp_path / "x"), "--num_samples", "4",
+             "--num_diffusion_steps", "2", "--data", str(pair / "held_out.jsonl")]  # fmt: skip
+    assert main(["study", "quickstart", *words, "--dry_run"]) == 0
+    assert "9 jobs, 0 of them done" in capsys.readouterr().out
+    assert not (tmp_path / "x").exists()
+    assert main(["compare", *words]) == 0
+    assert main(["study", "quickstart", *words, "--publish", str(tmp_path / "page")]) == 0
+    assert "9 jobs, 9 of them done, 0 to do" in capsys.readouterr().out
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "](page/lengths.png)" in text
+    assert "`page.json`" in text
+    assert (tmp_path / "page" / "lengths.png").is_file()
+    assert str(tmp_path) not in text + (tmp_path / "page.json").read_text(encoding="utf-8")
+
+
 def test_bad_input(pair, tmp_path, capsys):
     swapped = ["compare", "--mdlm", str(pair / "ar"), "--ar", str(pair / "mdlm"), "--output", str(tmp_path / "x")]
     assert main(swapped) == 2
