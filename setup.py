@@ -4,15 +4,22 @@ from pathlib import Path
 
 from setuptools import setup
 
-PACKAGES = {
+HERE = Path(__file__).parent
+ROOMS = {
     "arche_mdlm": "modeling_mdlm",  # flat: exactly what is copied into a checkpoint as remote code
     "arche_mdlm.configuration": "configuration",
     "arche_mdlm.pipelines": "pipelines",
     "arche_mdlm.training": "training",
     "arche_mdlm.metrics": "metrics",
-    "arche_mdlm.metrics.diversity": "metrics/diversity",
+    "arche_mdlm.writing": "writing",
     "arche_mdlm.studies": "studies",
     "arche_mdlm.commands": "commands",
+}
+# Each room with the packages in it.
+PACKAGES = {
+    ".".join([name, *init.parent.relative_to(HERE / room).parts]): init.parent.relative_to(HERE).as_posix()
+    for name, room in ROOMS.items()
+    for init in sorted((HERE / room).rglob("__init__.py"))
 }
 
 DEV = [
@@ -44,7 +51,7 @@ setup(
         "arche_mdlm.configuration": ["presets/*.yaml", "accelerate/*.yaml"],
         "arche_mdlm.training": ["sample/*.jsonl"],
         "arche_mdlm.metrics": ["data/*.json"],
-        "arche_mdlm.studies": ["data/*.json"],
+        "arche_mdlm.studies.arche": ["*.json"],
     },
     install_requires=[
         "torch>=2.8",

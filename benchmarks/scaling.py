@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from arche_mdlm.configuration.presets import load_preset
-from arche_mdlm.studies.pictures import can_draw
+from arche_mdlm.studies.engine.plots import can_draw
 from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.provenance import portable
 from benchmarks.memory import measure

@@ -55,8 +55,8 @@ def _plan(args, config, prompts: list[str], processes):
 
     Where the memory sets the size of a batch, these are single texts, which are put together once the model is loaded.
     """
-    from arche_mdlm.studies.sample_file import SampleFile
     from arche_mdlm.training.loading import is_diffusion
+    from arche_mdlm.writing.sample_file import SampleFile
 
     total, size = len(prompts) * args.num_samples, options.fixed_batch_size(args, is_diffusion(config)) or 1
     if args.output is None:
@@ -184,7 +184,7 @@ class _Writer:
         return min(context, self.args.max_length or self.model.generation_config.max_length or context)
 
     def _batch(self, numbers: Sequence[int]) -> list[dict]:
-        from arche_mdlm.studies.stories import own_seed, write_batch
+        from arche_mdlm.writing.stories import own_seed, write_batch
 
         prompts = [self.prompts[i // self.args.num_samples] for i in numbers]
         seeds = [own_seed(self.args.seed, i) for i in numbers]

@@ -1,15 +1,10 @@
-"""`arche-mdlm study NAME`: a study of a trained pair. Each is a module with `add_arguments` and `run`."""
+"""`arche-mdlm study NAME`: the studies of `studies/registry.py`."""
 
 import argparse
 from importlib import import_module
 
+from arche_mdlm.studies.registry import STUDIES
 from arche_mdlm.training.command_line import ArgumentParser
-
-STUDIES = {  # name: (module, help)
-    "speed-quality": ("arche_mdlm.studies.speed_quality", "speed against quality, by sampler and steps"),
-    "controlled": ("arche_mdlm.studies.controlled", "the controlled comparison of both arms, over seeds"),
-    "arche": ("arche_mdlm.studies.arche_protocol", "the protocol of arXiv 2603.22075 and its confounds"),
-}
 
 
 def add_parser(subparsers) -> None:

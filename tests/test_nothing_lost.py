@@ -10,12 +10,14 @@ import torch
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
-from arche_mdlm.studies import animation, export, job_command, speed_quality
-from arche_mdlm.studies.jobs import Job, Plan
+from arche_mdlm.studies.engine import command as job_command
+from arche_mdlm.studies.engine import pair as pair_of_a_study
+from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.loading import save_arm, set_generation_defaults
 from arche_mdlm.training.own_files import MANIFEST, OutputFolder
+from tools import animation, export
 
 MINE = b"years of work \x00\xff\n"
 TEXTS = [
@@ -75,7 +77,7 @@ def generate(place, output):
 
 def jobs(place, output):
     """What the studies of jobs share, with one small job."""
-    job = Job(job_command.SUMMARY, "k", "arche_mdlm.studies.controlled_jobs:paired", {"column": "x", "seed": 0})
+    job = Job(job_command.SUMMARY, "k", "arche_mdlm.studies.controlled.jobs:paired", {"column": "x", "seed": 0})
     files = ("report.md", "report.json", "picture.png")
 
     def write_report(report, about, failed, folder):
@@ -86,7 +88,7 @@ def jobs(place, output):
 
     args = argparse.Namespace(output=output, workers=0, threads=1, publish=output / "page", dry_run=False)
     plan = Plan((job,))
-    return exit_status(lambda: job_command.run_plan(args, plan, {}, write_report, lambda line: None, files)[0])
+    return exit_status(lambda: job_command.run_study(args, lambda: plan, {}, write_report, files, lambda line: None))
 
 
 def gif(place, output):
@@ -109,8 +111,8 @@ def converting(place, output):
 
 # Command, the files that it writes itself, whether it accepts a folder that has others in it.
 WRITERS = {
-    "compare": (compare, ["report.md", "report.json", "diversity.png", "lengths.png"], True),
-    "speed-quality": (speed, ["report.md", "report.json", "frontier.png"], True),
+    "compare": (compare, ["report.md", "report.json", "diversity.png", "lengths.png", "study.json"], True),
+    "speed-quality": (speed, ["report.md", "report.json", "frontier.png", "study.json"], True),
     "jobs": (
         jobs,
         ["report.md", "report.json", "picture.png", "page.md", "page.json", "page/picture.png", "study.json"],
@@ -155,9 +157,9 @@ def test_a_file_of_the_user_with_the_name_of_ours_is_refused_before_any_work(
     place, tmp_path, name, file, monkeypatch, capsys
 ):
     put(tmp_path / "out", [file])
-    for work in ("arche_mdlm.training.loading.load_arm", "arche_mdlm.studies.stories.write_batch"):
+    for work in ("arche_mdlm.training.loading.load_arm", "arche_mdlm.writing.stories.write_batch"):
         monkeypatch.setattr(work, None)
-    monkeypatch.setattr(speed_quality, "load_arm", None)
+    monkeypatch.setattr(pair_of_a_study, "load_arm", None)
     assert WRITERS[name][0](place, tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert "there already" in said or "describes no study" in said

@@ -21,6 +21,7 @@ PACKAGES = {
     "pipelines": "arche_mdlm/pipelines",
     "training": "arche_mdlm/training",
     "metrics": "arche_mdlm/metrics",
+    "writing": "arche_mdlm/writing",
     "studies": "arche_mdlm/studies",
     "commands": "arche_mdlm/commands",
 }

@@ -14,10 +14,10 @@ import torch
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.extras import install_command
 from arche_mdlm.configuration.presets import ModelSettings
-from arche_mdlm.studies import sample_file, stories
 from arche_mdlm.training import command_line
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.loading import save_arm, set_generation_defaults
+from arche_mdlm.writing import sample_file, stories
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -276,20 +276,19 @@ def test_texts_are_printed_as_they_are_done(place, monkeypatch, capsys):
 
 
 PROGRAMS = {
-    "studies.animation": "--mdlm {0} --ar {0} --output {0}/x.gif",
-    "studies.export": "{0} {0}/x --validation_data x",
-    "studies.references": "{0}/nowhere.jsonl --checkpoint {0}",
-    "studies.sample_corpus": "--checkpoint {0}",
-    "studies.speed_quality": "--mdlm {0} --output {0}/x --judge none",
+    "tools.animation": "--mdlm {0} --ar {0} --output {0}/x.gif",
+    "tools.export": "{0} {0}/x --validation_data x",
+    "tools.references": "{0}/nowhere.jsonl --checkpoint {0}",
+    "tools.sample_corpus": "--checkpoint {0}",
 }
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_beside_the_command_line_say_one_line_too(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, *PROGRAMS[name].format(tmp_path).split()])
-    monkeypatch.delitem(sys.modules, f"arche_mdlm.{name}", raising=False)
+    monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module(f"arche_mdlm.{name}", run_name="__main__")
+        runpy.run_module(name, run_name="__main__")
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")

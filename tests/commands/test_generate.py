@@ -17,9 +17,9 @@ from arche_mdlm.commands.main import main
 from arche_mdlm.compiling_mdlm import compile_layers, is_compiled
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics import batch_sizes
-from arche_mdlm.studies import sample_file, stories
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.loading import save_arm, set_generation_defaults
+from arche_mdlm.writing import sample_file, stories
 
 ARMS = ("mdlm", "ar")
 

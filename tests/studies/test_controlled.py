@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from arche_mdlm.commands.main import main
-from arche_mdlm.studies.controlled import AR_COLUMNS, ControlledSettings, build_plan, data_hash
-from arche_mdlm.studies.controlled_conclusions import MAIN, conclusions
-from arche_mdlm.studies.controlled_texts import prompts
-from arche_mdlm.studies.jobs import StudyFolder
+from arche_mdlm.studies.controlled.conclusions import MAIN, conclusions
+from arche_mdlm.studies.controlled.plan import AR_COLUMNS, ControlledSettings, build_plan
+from arche_mdlm.studies.controlled.texts import prompts
+from arche_mdlm.studies.engine.jobs import StudyFolder
+from arche_mdlm.studies.engine.keys import data_hash
 from arche_mdlm.training.loop import Trainer
 
 TINY = {
@@ -200,7 +201,7 @@ def test_data_is_part_of_the_key(workplace, tmp_path):
 
 def test_one_result_where_best_and_last_are_one(tmp_path):
     """The last checkpoint's job takes the best one's result, and only there."""
-    from arche_mdlm.studies import controlled_jobs
+    from arche_mdlm.studies.controlled import jobs as controlled_jobs
 
     def finished(name, result):
         (tmp_path / name).mkdir()
@@ -216,7 +217,7 @@ def test_one_result_where_best_and_last_are_one(tmp_path):
 
 
 def test_the_judge_sees_the_first_texts(tokenizer, monkeypatch):
-    from arche_mdlm.studies import controlled_texts
+    from arche_mdlm.studies.controlled import texts as controlled_texts
 
     seen = []
 
@@ -234,7 +235,8 @@ def test_the_judge_sees_the_first_texts(tokenizer, monkeypatch):
 
 
 def test_a_judge_that_is_not_installed_is_named_and_the_rest_is_measured(workplace, tokenizer, monkeypatch):
-    from arche_mdlm.studies import controlled, controlled_texts
+    from arche_mdlm.studies.controlled import plan as controlled
+    from arche_mdlm.studies.controlled import texts as controlled_texts
 
     before = build_plan(settings(workplace, judge="smollm2")).keys
     monkeypatch.setattr(controlled_texts, "find_spec", lambda name: None)
@@ -295,7 +297,7 @@ def test_conclusions_claim_no_more_than_the_intervals():
 
 
 def test_perplexity_at_equal_self_bleu_is_read_off_between_ar_s_points():
-    from arche_mdlm.studies.controlled_conclusions import _at, _curve, _frontier
+    from arche_mdlm.studies.controlled.conclusions import _at, _curve, _frontier
 
     def arm(points):
         return {"samples": {f"best, bos, {t}": {"mean": {"self_bleu": {"estimate": x}, "generative_perplexity": {"estimate": y}}}

@@ -10,8 +10,8 @@ from arche_mdlm import available_samplers
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics.judge import load_judge, unigram_entropy
-from arche_mdlm.studies import speed_quality
-from arche_mdlm.studies.speed_quality_cells import judge_texts
+from arche_mdlm.studies.speed_quality import jobs, plan
+from arche_mdlm.studies.speed_quality.jobs import judge_texts
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
 from arche_mdlm.training.own_files import MANIFEST
@@ -49,36 +49,40 @@ def test_report_and_resume(pair, tmp_path, capsys, monkeypatch):
     output = tmp_path / "out"
     options = ("--samplers", "ancestral", "confidence", "--references", str(pair / "held_out.jsonl"))
     assert run(pair, output, *options, "--dry_run") == 0
-    assert "15 cells, 0 of them finished, 15 to measure" in capsys.readouterr().out
+    assert "17 jobs, 0 of them done, 17 to do" in capsys.readouterr().out
     assert not output.exists()
 
-    # Interrupted after five cells, it goes on where it stopped.
-    real, seen = speed_quality.Study.measure, []
+    # Interrupted after five jobs, it goes on where it stopped.
+    seen = []
 
-    def measure(self, cell):
-        if len(seen) == 5:
-            raise KeyboardInterrupt
-        seen.append(cell)
-        return real(self, cell)
+    def stopped(real):
+        def job(*args):
+            if len(seen) == 5:
+                raise KeyboardInterrupt
+            seen.append(args)
+            return real(*args)
 
-    monkeypatch.setattr(speed_quality.Study, "measure", measure)
-    assert run(pair, output, *options) == 130
-    monkeypatch.setattr(speed_quality.Study, "measure", real)
+        return job
+
+    with monkeypatch.context() as patch:
+        for name in ("speed", "texts"):
+            patch.setattr(jobs, name, stopped(getattr(jobs, name)))
+        assert run(pair, output, *options) == 130
     capsys.readouterr()
     assert run(pair, output, *options) == 0
     printed = capsys.readouterr().out
-    assert "15 cells, 5 of them finished, 10 to measure" in printed
+    assert "17 jobs, 5 of them done, 12 to do" in printed
     assert f"The report is in {output / 'report.md'}" in printed
-    assert sorted(path.name for path in output.iterdir()) == [
-        MANIFEST, "frontier.png", "report.json", "report.md"
-    ]  # fmt: skip
+    assert {path.name for path in output.iterdir()} == {
+        MANIFEST, "frontier.png", "report.json", "report.md", "study.json", "jobs", "work", ".lock"
+    }  # fmt: skip
     check_report(pair, output)
 
     # A finished result is not measured again; another seed is.
     assert run(pair, output, *options, "--dry_run") == 0
-    assert "15 cells, 15 of them finished" in capsys.readouterr().out
+    assert "17 jobs, 17 of them done, 0 to do" in capsys.readouterr().out
     assert run(pair, output, *options, "--dry_run", "--seed", "1") == 0
-    assert "15 cells, 0 of them finished" in capsys.readouterr().out
+    assert "17 jobs, 0 of them done" in capsys.readouterr().out
 
 
 def check_report(pair, output):
@@ -88,13 +92,8 @@ def check_report(pair, output):
     assert [(row["label"], row["steps"]) for row in report["rows"]] == [
         ("AR, KV cache", None), ("ancestral", 2), ("ancestral", 4), ("confidence", 2), ("confidence", 4)
     ]  # fmt: skip
-    texts = {
-        (cell["cell"]["label"], cell["cell"]["steps"]): cell["texts"]
-        for cell in report["cells"].values()
-        if "texts" in cell
-    }
     for row in report["rows"]:
-        own = texts[row["label"], row["steps"]]
+        own = report["cells"][plan.Row(row["label"], row["steps"], {}).job("texts")]["texts"]
         assert len(own) == 4
         assert row["unigram_entropy_nats"] == pytest.approx(unigram_entropy(own, tokenizer).nats)
         assert row["generative_perplexity"] == pytest.approx(judge.score(own).generative_perplexity, rel=1e-4)
@@ -117,13 +116,13 @@ def check_report(pair, output):
 
 @pytest.mark.filterwarnings("ignore:data has")
 def test_every_sampler_without_a_judge(pair, tmp_path):
-    assert run(pair, tmp_path, "--steps", "2", "--batch_sizes", "2", "--keep_cells", judge="none") == 0
+    assert run(pair, tmp_path, "--steps", "2", "--batch_sizes", "2", judge="none") == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     labels = {row["label"] for row in report["rows"]}
-    expected = {label for name in available_samplers() for label in speed_quality.VARIANTS.get(name, {name: {}})}
-    assert labels == expected | {speed_quality.AR}
+    expected = {label for name in available_samplers() for label in plan.VARIANTS.get(name, {name: {}})}
+    assert labels == expected | {plan.AR}
     assert all(row["generative_perplexity"] is None for row in report["rows"])
-    assert len(list((tmp_path / "cells").iterdir())) == 2 * len(labels)
+    assert len(list((tmp_path / "jobs").iterdir())) == 2 * len(labels) + 1  # texts, judged; the summary
 
 
 def test_bad_input(pair, tmp_path, capsys):

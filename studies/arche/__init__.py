@@ -1,0 +1,1 @@
+"""The paper's protocol, and what each of its confounds does."""

@@ -1,0 +1,38 @@
+"""`arche-mdlm study arche`: its options, and how it is run."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+
+import torch
+
+from arche_mdlm.studies.arche.plan import ArcheSettings, build_plan
+from arche_mdlm.studies.arche.report import FILES, write_report
+from arche_mdlm.studies.engine.arguments import add_running_arguments
+from arche_mdlm.studies.engine.command import run_study, settings_of
+from arche_mdlm.training.command_line import SEED, TEMPERATURE, count
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add, default = parser.add_argument, ArcheSettings()
+    add("--preset", default=default.preset, help="family of presets with the arms mdlm and ar")
+    add("--data", help="training stories: Hub id, folder or file (default: the preset's)")
+    add("--validation_data", help="file with held-out stories, for rows (windows are split as the paper does)")
+    add("--max_steps", type=count(), help="of training (default: the preset's)")
+    add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="any preset key, in both arms")
+    add("--num_samples", type=count(4), default=default.num_samples)
+    add("--short_length", type=count(6), default=default.short_length, help="tokens of the paper's samples")
+    add("--num_diffusion_steps", type=count(), default=default.num_diffusion_steps)
+    add("--temperature", type=TEMPERATURE, default=default.temperature)
+    add("--batch_size", type=count(), default=default.batch_size, help="of sampling")
+    add("--seed", type=SEED, default=default.seed)
+    add_running_arguments(parser, "runs/arche")
+
+
+def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
+    """Run what is left, write report.md and report.json and print the tables; 1 if a job failed. Or print the plan."""
+    settings = settings_of(ArcheSettings, args)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plan, about = partial(build_plan, settings, device), asdict(settings)
+    return run_study(args, plan, about, write_report, FILES, show, lambda path: show(path.read_text(encoding="utf-8")))

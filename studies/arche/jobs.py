@@ -1,0 +1,144 @@
+"""The jobs of the paper's protocol: validation as the paper has it, samples of each factor's levels, their metrics."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from arche_mdlm import available_samplers, register_sampler
+from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.metrics.diversity import diversity
+from arche_mdlm.ordered_samplers_mdlm import ArcheSampler
+from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
+from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
+from arche_mdlm.training.batching import BatchPlanner
+from arche_mdlm.training.loading import is_diffusion
+from arche_mdlm.training.step_batches import StepBatches
+from arche_mdlm.writing.sample_file import SampleFile
+from arche_mdlm.writing.stories import own_seed
+
+VALIDATION_BATCHES = 50
+PLAIN = "arche_without_penalty"
+
+
+def plain_sampler() -> str:
+    """Name of the released sampler without its repetition penalty, registered at the first call."""
+    if PLAIN not in available_samplers():
+
+        @register_sampler(PLAIN)
+        class PlainArcheSampler(ArcheSampler):
+            """`arche` with every logit divided by 1."""
+
+            @staticmethod
+            def _penalty(tokens: torch.Tensor) -> torch.Tensor:
+                return torch.ones(tokens.shape, dtype=torch.float64, device=tokens.device)
+
+    return PLAIN
+
+
+def validation(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """The arm's own training loss on 50 held-out batches, of the best and the last checkpoint: AR's nats a token, MDLM's
+    masked mean at one draw of times and masks. The two are not comparable (docs/formulas.md)."""
+    losses = {}
+    for checkpoint in ("best", "last"):
+        model, tokenizer = load_checkpoint(settings | {"checkpoint": checkpoint}, inputs)
+        losses[checkpoint] = _loss(model, tokenizer, read_corpus(settings, tokenizer), settings["preset"])
+    return {"loss_best": losses["best"], "loss_last": losses["last"]}
+
+
+@torch.no_grad()
+def _loss(model, tokenizer, corpus, preset: dict) -> float:
+    training = TrainingSettings(**preset["training"])
+    rows = corpus.validation.dataset
+    size = min(training.batch_size, len(rows))
+    training = TrainingSettings(**preset["training"] | {"batch_size": size, "accumulation": 1})
+    lengths = [len(ids) for ids in rows[:]["input_ids"]]
+    planner = BatchPlanner(lengths, size, preset["data"]["context_length"], training.seed, 0.0, corpus.leading_bos)
+    batches = StepBatches(rows, planner, training, model.config, tokenizer.pad_token_id)
+    count, total = min(VALIDATION_BATCHES, planner.batches_per_epoch), 0.0
+    one = torch.ones((), device=model.device)
+    for step in range(count):
+        batch = batches[step]
+        given = {name: value.to(model.device) for name, value in batch["inputs"][0].items()}
+        total += model(**given, num_items_in_batch=one).loss.item() / batch["denominator"]
+    return total / count
+
+
+def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Texts of one cell of the factor table, in `samples.jsonl`."""
+    model, tokenizer = load_checkpoint(settings | {"checkpoint": "best"}, inputs)
+    starts = _starts(settings, tokenizer, inputs)
+    size = settings["batch_size"]
+    file = SampleFile(folder / SAMPLES, len(starts), size, {"batch_size": size})  # the folder's name has the rest
+    for batch in file.begin() or []:
+        part = torch.tensor([starts[i] for i in batch], dtype=torch.long, device=model.device)
+        texts = _write(model, tokenizer, part, batch.start, settings)
+        file.append([{"index": i, "text": text} for i, text in zip(batch, texts, strict=True)])
+    if not file.path.exists():
+        file.finish()
+    return {"texts": len(starts)}
+
+
+def _starts(settings: dict, tokenizer, inputs) -> list[list[int]]:
+    """Tokens that each sample begins with: a BOS with rows; AR's "Once", or its free first token with windows."""
+    number, rows = settings["num_samples"], settings["layout"] == "rows"
+    start = [tokenizer.bos_token_id] if rows else []
+    if settings["variant"] == "once":
+        start = start + tokenizer("Once", add_special_tokens=False)["input_ids"]
+    if start or settings["arm"] == "mdlm":
+        return [start] * number
+    windows = read_corpus(settings, tokenizer).train.dataset
+    chosen = np.random.default_rng([settings["seed"], 9]).integers(len(windows), size=number)
+    return [[ids[0]] for ids in windows[chosen.tolist()]["input_ids"]]
+
+
+def _write(model, tokenizer, starts: torch.Tensor, first: int, settings: dict) -> list[str]:
+    """Texts of `tokens` tokens, the BOS not counted, from starts (B, P), cut at EOS."""
+    rows = settings["layout"] == "rows"
+    context = settings["preset"]["data"]["context_length"]
+    width = min(settings["tokens"] + rows, context)
+    options = {"do_sample": True, "temperature": settings["temperature"], "top_k": 0, "top_p": 1.0}
+    if is_diffusion(model):
+        masks = torch.full((len(starts), width - starts.shape[1]), tokenizer.mask_token_id, device=starts.device)
+        canvas = torch.cat([starts, masks], dim=1)
+        seeds = [own_seed(settings["seed"], first + index) for index in range(len(starts))]
+        sequences = model.generate(
+            canvas, attention_mask=torch.ones_like(canvas), max_new_tokens=0,
+            sampler="arche" if settings["variant"] == "penalty" else plain_sampler(),
+            num_diffusion_steps=settings["num_diffusion_steps"],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds], **options,
+        )  # fmt: skip
+    else:
+        torch.manual_seed(own_seed(settings["seed"], first))
+        sequences = model.generate(starts, attention_mask=torch.ones_like(starts), max_length=width, **options)
+    return [_text(ids[int(rows) :], tokenizer) for ids in sequences.tolist()]
+
+
+def _text(ids: list[int], tokenizer) -> str:
+    if tokenizer.eos_token_id in ids:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    return tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def metrics(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """As the paper's code has them: Self-BLEU of 200 texts against 50 each, the forced "Once" counted."""
+    (source,) = inputs.values()
+    texts = [story["text"] for story in read_samples(source)]
+    if not any(text.split() for text in texts):
+        raise ValueError(f"all {len(texts)} texts are empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # few texts: their number is in the report
+        figures = diversity(texts, protocol="arche")
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in figures.items()}
+
+
+def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Cells with their figures, trainings and validation losses."""
+    results = {name: result_of(path) for name, path in inputs.items()}
+    cells = [about | {"figures": results.get(name)} for name, about in settings["cells"].items()]
+    kept = ("parameters", "steps", "best_step", "tokens", "supervised", "seconds", "device", "versions", "history")
+    training = {name.removeprefix("train-"): {key: result[key] for key in kept}
+                for name, result in results.items() if name.startswith("train-")}  # fmt: skip
+    losses = {name.removeprefix("validation-"): result for name, result in results.items() if "loss_best" in result}
+    return {"cells": cells, "training": training, "validation": losses}

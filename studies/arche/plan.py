@@ -1,0 +1,110 @@
+"""The paper's protocol (Vicentino 2026, arXiv 2603.22075) with its own metrics, and what each of its confounds does.
+
+`arche-mdlm study arche --preset arche-paper --data roneneldan/TinyStories` trains both arms as the paper did, prints our
+row beside the paper's, and a table of 2 x 2 x 2 factors for each arm:
+
+    both arms   windows cut without regard to stories, against a story a row (each its own training)
+    both arms   128 tokens, against the training length
+    AR          "Once" forced as the first token, against a free start
+    MDLM        repetition penalty of the released sampler, against none
+
+A free start is a BOS with rows. Windows know no BOS, so there it is the first token of a random training window, which is
+where such a model begins. Everything else is the paper's: temperature 0.8, MDLM in 100 steps of the sampler `arche`.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from arche_mdlm.configuration.presets import Preset, load_preset
+from arche_mdlm.studies.arche.factors import LAYOUTS, LENGTHS, VARIANTS
+from arche_mdlm.studies.engine.command import SUMMARY
+from arche_mdlm.studies.engine.estimates import forward_seconds, training_seconds
+from arche_mdlm.studies.engine.jobs import Job, Plan
+from arche_mdlm.studies.engine.keys import data_hash
+from arche_mdlm.studies.engine.trainings import TRAIN
+from arche_mdlm.training.arguments import parse_changes
+
+_JOBS = "arche_mdlm.studies.arche.jobs"
+
+
+@dataclass(frozen=True)
+class ArcheSettings:
+    """What `arche-mdlm study arche` is asked for; the defaults are the paper's."""
+
+    preset: str = "arche-paper"
+    data: str | None = None
+    validation_data: str | None = None
+    max_steps: int | None = None
+    changes: tuple[str, ...] = ()
+    num_samples: int = 1000
+    short_length: int = 128
+    num_diffusion_steps: int = 100
+    temperature: float = 0.8
+    batch_size: int = 50
+    seed: int = 42
+
+    def __post_init__(self):
+        least = {"num_samples": 4, "short_length": 6, "num_diffusion_steps": 1, "batch_size": 1, "seed": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be above 0")
+
+    def changed(self, layout: str) -> dict:
+        changes = parse_changes(self.changes)
+        return changes | {"training.max_steps": self.max_steps, "training.seed": self.seed, "data.layout": layout}
+
+    def arm(self, name: str, layout: str) -> Preset:
+        preset = load_preset(f"{self.preset}-{name}", self.changed(layout) | {"data.source": self.data})
+        if not self.short_length < preset.data.context_length:
+            raise ValueError(
+                f"short_length={self.short_length} must be below data.context_length={preset.data.context_length}"
+            )
+        return preset
+
+
+def build_plan(settings: ArcheSettings, device: str = "cpu") -> Plan:
+    """Four trainings, and eight sets of samples an arm."""
+    jobs = [job for arm in VARIANTS for layout in LAYOUTS for job in _training_jobs(settings, arm, layout, device)]
+    cells = {job.name: {key: job.settings[key] for key in ("arm", "layout", "length", "variant")}
+             for job in jobs if job.kind == "metrics"}  # fmt: skip
+    needs = tuple(job.name for job in jobs if job.kind != "sample")
+    jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", {"cells": cells}, needs, 5.0, tolerant=True))
+    return Plan(tuple(jobs), data_hash(settings.arm("ar", "windows"), settings.validation_data))
+
+
+def _training_jobs(settings: ArcheSettings, arm: str, layout: str, device: str) -> Iterator[Job]:
+    preset, train = settings.arm(arm, layout), f"train-{arm}-{layout}"
+    changes = {key: value for key, value in settings.changed(layout).items() if value is not None}
+    own = {"preset": f"{settings.preset}-{arm}", "data": settings.data, "validation_data": settings.validation_data,
+           "changes": [f"{key}={json.dumps(value)}" for key, value in changes.items()], "matched": False,
+           "resolved": preset.to_dict()}  # fmt: skip
+    yield Job(
+        train,
+        "train",
+        TRAIN,
+        own,
+        (),
+        training_seconds(preset, device),
+        fresh=True,
+    )
+    corpus = {"preset": preset.to_dict(), "validation_data": settings.validation_data, "arm": arm, "layout": layout}
+    yield Job(
+        f"validation-{arm}-{layout}", "validation", f"{_JOBS}:validation", corpus, (train,),
+        forward_seconds(preset, device, 50 * preset.training.batch_size),
+    )  # fmt: skip
+    for length, variant in itertools.product(LENGTHS, VARIANTS[arm]):
+        cell = f"{arm}-{layout}-{length}-{variant}"
+        tokens = settings.short_length if length == "short" else preset.data.context_length
+        kept = {key: getattr(settings, key) for key in ("num_samples", "temperature", "batch_size", "seed")}
+        kept |= {"num_diffusion_steps": settings.num_diffusion_steps} if arm == "mdlm" else {}
+        sample = corpus | kept | {"length": length, "tokens": tokens, "variant": variant}
+        forwards = settings.num_samples * (settings.num_diffusion_steps if arm == "mdlm" else 2)
+        seconds = forward_seconds(preset, device, forwards) * tokens / preset.data.context_length
+        yield Job(f"sample-{cell}", "sample", f"{_JOBS}:sample", sample, (train,), seconds)
+        measured = {"arm": arm, "layout": layout, "length": length, "variant": variant}
+        yield Job(f"metrics-{cell}", "metrics", f"{_JOBS}:metrics", measured, (f"sample-{cell}",), 20.0)

@@ -1,0 +1,1 @@
+"""The controlled comparison: the paper's question without its confounds."""

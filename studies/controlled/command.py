@@ -1,0 +1,61 @@
+"""`arche-mdlm study controlled`: its options, and how it is run."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+
+from arche_mdlm.studies.controlled.jobs import check_held_out
+from arche_mdlm.studies.controlled.plan import MDLM_OBJECTIVES, PROMPTS, ControlledSettings, build_plan, data_settings
+from arche_mdlm.studies.controlled.report import FILES, write_report
+from arche_mdlm.studies.controlled.texts import check_judge
+from arche_mdlm.studies.engine.arguments import add_running_arguments
+from arche_mdlm.studies.engine.command import run_study, settings_of
+from arche_mdlm.studies.engine.jobs import Plan
+from arche_mdlm.training.command_line import SEED, TEMPERATURE, count
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add, default = parser.add_argument, ControlledSettings()
+    add("--preset", default=default.preset, help="family of presets, with an arm each: controlled, mini, ...")
+    add("--data", help="training stories: Hub id, folder or file (default: the preset's)")
+    add("--validation_data", help="file with the held-out stories")
+    add("--seeds", type=SEED, nargs="+", default=list(default.seeds), help="of training")
+    add("--objectives", nargs="+", default=list(MDLM_OBJECTIVES), help="of MDLM")
+    add("--max_steps", type=count(), help="of training (default: the preset's)")
+    add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="any preset key, in both arms")
+    add(
+        "--num_samples", type=count(4), default=default.num_samples, help="stories a checkpoint, prompt and temperature"
+    )
+    add("--temperatures", type=TEMPERATURE, nargs="+", default=list(default.temperatures))
+    add("--prompts", nargs="+", default=list(PROMPTS), help="bos (none), opening (8 tokens of held-out stories)")
+    add("--num_diffusion_steps", type=count(), default=default.num_diffusion_steps)
+    add("--batch_size", type=count(), default=default.batch_size, help="of sampling")
+    add(
+        "--cut_tokens",
+        type=count(5),
+        default=default.cut_tokens,
+        help="texts are compared whole, and cut to so many tokens",
+    )
+    add("--likelihood_samples", type=count(2), default=default.likelihood_samples, help="draws a story of the NELBO")
+    add("--judge", default=default.judge, help="smollm2 (extra judge), none, or a folder or repository of a causal LM")
+    add("--judge_samples", type=count(2), help="the judge sees the first so many texts of a set (default: all)")
+    add("--scale", default="", help="a name for the scale in the reports (default: the preset's)")
+    add_running_arguments(parser, "runs/controlled")
+
+
+def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
+    """Run what is left and write `report.md` and `report.json`; 1 if a job failed. Or print the plan."""
+    settings = settings_of(ControlledSettings, args)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def plan() -> Plan:
+        found = build_plan(settings, device)
+        if not args.dry_run:
+            check_judge(settings.judge)
+            own = data_settings(settings, settings.arm("mdlm"))
+            check_held_out(own | {"num_samples": settings.num_samples, "prompts": settings.prompts})
+        return found
+
+    return run_study(args, plan, asdict(settings), write_report, FILES, show)

@@ -1,0 +1,188 @@
+"""The jobs of the controlled comparison: check, supervision, train, likelihood, sample, metrics, references, summarise.
+
+Each is called as `job(settings, inputs, folder)` by `studies.engine.runner`.
+"""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from arche_mdlm.configuration.presets import ModelSettings, TrainingSettings
+from arche_mdlm.metrics.diversity import diversity_differences
+from arche_mdlm.studies.controlled import texts as texts_of
+from arche_mdlm.studies.controlled.summary import summary
+from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
+from arche_mdlm.studies.engine.references import draw
+from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
+from arche_mdlm.training.batching import BatchPlanner
+from arche_mdlm.training.build import build_model
+from arche_mdlm.training.loading import is_diffusion
+from arche_mdlm.training.step_batches import StepBatches
+from arche_mdlm.writing.sample_file import SampleFile
+from arche_mdlm.writing.stories import write_stories
+
+_EXAMPLES = 3  # stories of a set that a report has
+_LIKELIHOOD_SEED = 20260322  # the same masks for every checkpoint
+
+
+def check(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Equal numbers of parameters and equal data settings in both arms, or ValueError."""
+    arms = settings["arms"]
+    if arms["mdlm"]["data"] != arms["ar"]["data"]:
+        raise ValueError(f"the arms' data settings differ: {arms['mdlm']['data']} and {arms['ar']['data']}")
+    corpus = read_corpus(settings)
+    counts = {}
+    for name, preset in arms.items():
+        model = build_model(ModelSettings(**preset["model"]), corpus.tokenizer)
+        counts[name] = sum(p.numel() for p in model.parameters())
+    if counts["mdlm"] != counts["ar"]:
+        raise ValueError(f"parameters are not equal: MDLM {counts['mdlm']:,}, AR {counts['ar']:,}")
+    data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
+    return {"parameters": counts["mdlm"], "data": data}
+
+
+def check_held_out(settings: dict) -> None:
+    """Before any job: ValueError where there are fewer held-out stories, or prompts out of them, than `num_samples`."""
+    corpus, number = read_corpus(settings), settings["num_samples"]
+    held_out = texts_of.held_out(corpus, corpus.tokenizer)
+    draw(held_out, number, 0)
+    for kind in settings["prompts"]:
+        texts_of.prompts(kind, held_out, corpus.tokenizer, number)
+
+
+def supervision(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """How many real tokens MDLM is supervised on, by its own masks, and at which step AR has been on as many.
+
+    Masked pads of the canvas's tail are counted apart (`tail`): AR has none.
+    """
+    corpus, training = read_corpus(settings), TrainingSettings(**settings["preset"]["training"])
+    tokenizer, pad = corpus.tokenizer, corpus.tokenizer.pad_token_id
+    planner = BatchPlanner(
+        corpus.train_lengths, training.batch_size, settings["preset"]["data"]["context_length"], training.seed,
+        training.short_canvas_share, corpus.leading_bos, training.length_multiple,
+        training.length_pool,
+    )  # fmt: skip
+    schedule = settings["preset"]["model"]["config"].get("noise_schedule", "linear")
+    config = SimpleNamespace(model_type="mdlm", noise_schedule=schedule, mask_token_id=tokenizer.mask_token_id)
+    batches = StepBatches(corpus.train.dataset, planner, training, config, pad)
+    seen, supervised, tail = [], 0, 0
+    for step in range(training.max_steps):
+        batch = batches[step]
+        width = [len(ids) for ids in corpus.train.dataset[planner.plan(step).rows]["input_ids"]]
+        labels = torch.cat([part["labels"] for part in batch["inputs"]])
+        chosen = labels != -100
+        real = torch.arange(labels.shape[1]) < torch.tensor(width)[:, None]  # GPT-2's pad is a token of stories too
+        supervised += int((chosen & real).sum())
+        tail += int((chosen & ~real).sum())
+        seen.append(batch["num_tokens"])
+    total, steps = 0, 0
+    while total < supervised:
+        total += seen[steps]
+        steps += 1
+    return {"mdlm_seen": sum(seen), "mdlm_supervised": supervised, "mdlm_supervised_tail": tail,
+            "ar_steps": max(1, steps), "ar_supervised": total}  # fmt: skip
+
+
+def _of_same_weights(inputs: dict[str, Path], kind: str) -> Path | None:
+    """The best checkpoint's job, for the last checkpoint where it is the same."""
+    source = next(path for name, path in inputs.items() if name.startswith("train"))
+    trained = result_of(source)
+    same = next((path for name, path in inputs.items() if name.startswith(kind) and "-best" in name), None)
+    return same if trained["best_step"] == trained["steps"] else None
+
+
+def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """On all held-out stories: AR's exact NLL, or MDLM's NELBO with its standard error; nats and tokens of each story."""
+    from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
+
+    if (same := _of_same_weights(inputs, "likelihood")) is not None:
+        return result_of(same)
+    model, tokenizer = load_checkpoint(settings, inputs)
+    rows = read_corpus(settings, tokenizer).validation.dataset[:]
+    common = {"pad_token_id": tokenizer.pad_token_id, "num_bytes": rows["num_bytes"]}
+    if is_diffusion(model):
+        score = corpus_nelbo(
+            model, rows["input_ids"], canvas_length=settings["preset"]["data"]["context_length"],
+            num_samples=settings["num_samples"], generator=torch.Generator().manual_seed(_LIKELIHOOD_SEED), **common,
+        )  # fmt: skip
+    else:
+        score = corpus_nll(model, rows["input_ids"], **common)
+    kept = ("nats_per_token", "standard_error", "nats_per_story", "bits_per_byte", "num_tokens", "num_stories", "nats")
+    figures = {key: getattr(score, key) for key in kept}
+    return figures | {"tokens": [len(ids) - 1 for ids in rows["input_ids"]], "bound": is_diffusion(model)}
+
+
+def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Stories, one a prompt, in `samples.jsonl`; the same prompts for both arms and all seeds of training."""
+    if (same := _of_same_weights(inputs, "sample")) is not None:
+        shutil.copyfile(same / SAMPLES, folder / SAMPLES)
+        return result_of(same)
+    model, tokenizer = load_checkpoint(settings, inputs)
+    held_out = texts_of.held_out(read_corpus(settings, tokenizer), tokenizer)
+    prompts = texts_of.prompts(settings["prompt"], held_out, tokenizer, settings["num_samples"])
+    options = {"do_sample": True, "temperature": settings["temperature"], "top_k": 0, "top_p": 1.0}
+    if is_diffusion(model):
+        options |= {"sampler": "ancestral", "num_diffusion_steps": settings["num_diffusion_steps"]}
+    context = settings["preset"]["data"]["context_length"]
+    size = settings["batch_size"]
+    file = SampleFile(folder / SAMPLES, len(prompts), size, {"batch_size": size})  # the folder's name has the rest
+    written = write_stories(
+        model, tokenizer, prompts, seed=settings["seed"], batch_size=size, max_length=context, file=file, **options
+    )
+    return {"stories": len(prompts), "stories_per_second": len(prompts) / written.seconds}
+
+
+def metrics(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Figures of a job's samples, and what of each story a paired comparison needs."""
+    if (same := _of_same_weights(inputs, "metrics")) is not None:
+        return result_of(same)
+    source = next(path for name, path in inputs.items() if name.startswith("sample"))
+    stories = read_samples(source)
+    _, tokenizer = load_checkpoint(settings, inputs)
+    corpus = read_corpus(settings, tokenizer)
+    compared = {}
+    if settings["temperature"] == 1.0:
+        others = draw(texts_of.held_out(corpus, tokenizer), len(stories), 0)
+        compared = {"training": texts_of.training_texts(corpus, tokenizer), "others": others}
+    figures = texts_of.measure([story["text"] for story in stories], tokenizer, settings, **compared)
+    tokens = [story["num_tokens"] for story in stories]
+    ended = sum(story["ended"] for story in stories) / len(stories)
+    examples = [{key: story[key] for key in ("prompt", "text", "seed")} for story in stories[:_EXAMPLES]]
+    return figures | {"mean_tokens": sum(tokens) / len(tokens), "ended_by_eos": ended, "examples": examples}
+
+
+def paired(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Differences in diversity from the base at the same prompts, by set of samples, with intervals over the prompts."""
+    found = {}
+    for name, path in inputs.items():
+        prefix = f"sample-{settings['column']}-s{settings['seed']}-"
+        if name.startswith(prefix):
+            key = name.removeprefix(prefix)
+            base = inputs[f"sample-{settings['base']}-s{settings['seed']}-{key}"]
+            texts = [[story["text"] for story in read_samples(source)] for source in (path, base)]
+            found[key] = diversity_differences(*texts)
+    return found
+
+
+def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """The same figures of as many held-out stories; MAUVE against as many others of them, where there are."""
+    corpus, number = read_corpus(settings), settings["num_samples"]
+    held_out = texts_of.held_out(corpus, corpus.tokenizer)
+    texts = draw(held_out, number, 0)
+    chosen = set(texts)
+    left = [text for text in held_out if text not in chosen]
+    training = texts_of.training_texts(corpus, corpus.tokenizer)
+    others = left[:number] if len(left) >= number else None
+    figures = texts_of.measure(texts, corpus.tokenizer, settings, training, others)
+    if others is None:
+        figures["notes"].append(f"MAUVE: {len(held_out)} held-out stories are no two sets of {number}")
+    lengths = [len(ids) for ids in corpus.tokenizer(texts)["input_ids"]]  # with BOS, as a story's EOS counts too
+    judge = texts_of.describe_judge(settings["judge"])
+    return figures | {"mean_tokens": sum(lengths) / len(lengths), "ended_by_eos": 1.0, "judge": judge}
+
+
+def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """All figures by column and seed, with intervals over seeds and differences from AR."""
+    return summary(settings, {name: result_of(path) for name, path in inputs.items()})

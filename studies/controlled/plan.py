@@ -1,0 +1,216 @@
+"""The controlled comparison: the paper's question without its confounds (docs/formulas.md), as jobs.
+
+`arche-mdlm study controlled --preset mini --data train.jsonl --validation_data held_out.jsonl --dry_run`
+
+Equal parameters, asserted. One story a row. The same prompts for both arms: none, which is a BOS in both, or the first
+8 tokens of held-out stories. Temperature 1.0 and a sweep; no truncation, no penalty; the training length, ended by EOS.
+Several seeds of training. Two AR columns: as many tokens seen as MDLM, and as many supervised. Best and last checkpoint.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from arche_mdlm.configuration.presets import Preset, load_preset
+from arche_mdlm.studies.controlled.summary import BASE
+from arche_mdlm.studies.controlled.texts import judge_installed, mauve_installed
+from arche_mdlm.studies.engine.command import SUMMARY
+from arche_mdlm.studies.engine.estimates import forward_seconds, training_seconds
+from arche_mdlm.studies.engine.jobs import Job, Plan
+from arche_mdlm.studies.engine.keys import data_hash
+from arche_mdlm.studies.engine.trainings import TRAIN
+from arche_mdlm.training.arguments import parse_changes
+
+MDLM_OBJECTIVES = ("nelbo", "low_variance", "masked_mean")
+AR_COLUMNS = ("ar-seen", "ar-supervised")
+PROMPTS = ("bos", "opening")
+CHECKPOINTS = ("best", "last")
+_JOBS = "arche_mdlm.studies.controlled.jobs"
+
+
+@dataclass(frozen=True)
+class ControlledSettings:
+    """What `arche-mdlm study controlled` is asked for."""
+
+    preset: str = "controlled"
+    data: str | None = None
+    validation_data: str | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    objectives: tuple[str, ...] = MDLM_OBJECTIVES
+    max_steps: int | None = None
+    changes: tuple[str, ...] = ()  # KEY=VALUE of the preset, for both arms
+    num_samples: int = 1000
+    temperatures: tuple[float, ...] = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
+    prompts: tuple[str, ...] = PROMPTS
+    num_diffusion_steps: int = 128
+    batch_size: int = 50  # of sampling
+    cut_tokens: int = 100  # texts are compared whole, and cut to so many tokens
+    likelihood_samples: int = 16
+    judge: str = "none"
+    judge_samples: int | None = None  # the judge sees the first so many texts of a set; None: all
+    scale: str = ""  # a name for the reports; the preset's where none is given
+
+    def __post_init__(self):
+        for name, allowed in (("objectives", MDLM_OBJECTIVES), ("prompts", PROMPTS)):
+            values = getattr(self, name)
+            if not values or set(values) - set(allowed) or len(set(values)) < len(values):
+                raise ValueError(f"{name}={list(values)} must be different ones of {', '.join(allowed)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds={list(self.seeds)} must be different numbers of at least 0")
+        values = self.temperatures
+        if 1.0 not in values or not all(0 < v < math.inf for v in values) or len(set(values)) < len(values):
+            raise ValueError(f"temperatures={list(values)} must be different ones above 0, and 1.0 among them")
+        least = {"num_samples": 4, "num_diffusion_steps": 1, "batch_size": 1, "cut_tokens": 5, "likelihood_samples": 2}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
+        if self.judge_samples is not None and self.judge_samples < 2:
+            raise ValueError(f"judge_samples={self.judge_samples} must be at least 2")
+
+    def arm(self, name: str, objective: str | None = None, seed: int = 0) -> Preset:
+        """The preset of an arm, with the changes asked for; ValueError where it does not fit the protocol."""
+        changes = parse_changes(self.changes)
+        changes |= {"training.max_steps": self.max_steps, "data.source": self.data, "training.seed": seed}
+        if objective is not None:
+            changes["training.objective"] = objective
+        preset = load_preset(f"{self.preset}-{name}", changes)
+        if preset.data.layout != "rows":
+            raise ValueError(f"data.layout={preset.data.layout!r}: the controlled comparison is of rows, a story each")
+        return preset
+
+
+def build_plan(settings: ControlledSettings, device: str = "cpu") -> Plan:
+    """All jobs, with estimates for `device` ("cpu" or "cuda"). ValueError for what can be seen to be wrong by now."""
+    presets = {"mdlm": settings.arm("mdlm"), "ar": settings.arm("ar")}
+    jobs = [_check_job(settings, presets)]
+    jobs.append(_reference_job(settings, presets["mdlm"]))
+    for seed in settings.seeds:
+        jobs.append(_supervision_job(settings, seed))
+        for column in columns(settings):
+            jobs += _run_jobs(settings, column, seed, device)
+    needs = tuple(job.name for job in jobs if job.kind != "sample")
+    kept = {"columns": columns(settings), "seeds": settings.seeds, "scale": settings.scale or settings.preset}
+    found = {job.name: job.settings for job in jobs if job.kind in ("train", "likelihood", "metrics", "paired")}
+    about = {name: {k: v for k, v in own.items() if k in _ABOUT} for name, own in found.items()}
+    jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", kept | {"about": about}, needs, 5.0, tolerant=True))
+    return Plan(tuple(jobs), data_hash(presets["mdlm"], settings.validation_data))
+
+
+_ABOUT = ("column", "seed", "checkpoint", "prompt", "temperature")  # by what the summary finds a job's figures
+
+
+def columns(settings: ControlledSettings) -> list[str]:
+    """Of the comparison: MDLM by objective, AR by what it has in common with MDLM."""
+    return [*(f"mdlm-{objective}" for objective in settings.objectives), *AR_COLUMNS]
+
+
+def data_settings(settings: ControlledSettings, preset: Preset) -> dict:
+    """What a job needs to prepare the corpus as the training did."""
+    return {"preset": preset.to_dict(), "validation_data": settings.validation_data}
+
+
+def _check_job(settings: ControlledSettings, presets: dict[str, Preset]) -> Job:
+    arms = {name: preset.to_dict() for name, preset in presets.items()}
+    return Job(
+        "check", "check", f"{_JOBS}:check", {"arms": arms, "validation_data": settings.validation_data}, (), 30.0
+    )
+
+
+def _supervision_job(settings: ControlledSettings, seed: int) -> Job:
+    """Depends on the seed alone: all objectives are trained on the same masks."""
+    own = data_settings(settings, settings.arm("mdlm", settings.objectives[0], seed))
+    seconds = 10 + own["preset"]["training"]["max_steps"] * 4e-3
+    return Job(f"supervision-s{seed}", "supervision", f"{_JOBS}:supervision", own, ("check",), seconds)
+
+
+def _reference_job(settings: ControlledSettings, preset: Preset) -> Job:
+    own = data_settings(settings, preset) | _measuring(settings)
+    return Job("references", "references", f"{_JOBS}:references", own, ("check",), 30.0)
+
+
+def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str) -> Iterator[Job]:
+    """Training of a column's arm with a seed, and what is measured of it."""
+    arm, _, rest = column.partition("-")
+    preset = settings.arm(arm, rest if arm == "mdlm" else None, seed)
+    about = {"column": column, "seed": seed}
+    run, matched = f"{column}-s{seed}", column == "ar-supervised"
+    train = f"train-{run}"
+    needs = ("check", f"supervision-s{seed}") if matched else ("check",)
+    own = about | {"preset": f"{settings.preset}-{arm}", "data": settings.data}
+    own |= {"validation_data": settings.validation_data, "changes": _changes(settings, preset), "matched": matched,
+            "resolved": preset.to_dict()}  # fmt: skip  # the presets' files may change
+    steps = preset.training.max_steps * (0.5 if matched else 1)
+    yield Job(train, "train", TRAIN, own, needs, training_seconds(preset, device, steps), fresh=True)
+    for checkpoint in CHECKPOINTS:
+        chosen = about | {"checkpoint": checkpoint} | data_settings(settings, preset)
+        draws = settings.likelihood_samples if arm == "mdlm" else 1
+        needs = (train, *_same(f"likelihood-{run}", checkpoint))
+        yield Job(
+            f"likelihood-{run}-{checkpoint}", "likelihood", f"{_JOBS}:likelihood",
+            chosen | {"num_samples": settings.likelihood_samples}, needs, forward_seconds(preset, device, 1200 * draws),
+        )  # fmt: skip
+    for checkpoint, prompt, temperature in sampled(settings):
+        yield from _sample_jobs(
+            settings, preset, about | {"checkpoint": checkpoint}, prompt, temperature, train, device
+        )
+    if column != BASE:
+        names = [f"s{seed}-{sample_key_name(*key)}" for key in sampled(settings) if key[2] == 1.0]
+        needs = tuple(f"sample-{own}-{name}" for name in names for own in (column, BASE))
+        yield Job(f"paired-{run}", "paired", f"{_JOBS}:paired", about | {"base": BASE}, needs, 5.0 * len(names))
+
+
+def _same(job: str, checkpoint: str, rest: str = "") -> tuple[str, ...]:
+    """The best checkpoint's job, for that of the last one: they have one result where the two checkpoints are one."""
+    return (f"{job}-best{rest}",) if checkpoint == "last" else ()
+
+
+def sample_key_name(checkpoint: str, prompt: str, temperature: float) -> str:
+    """Of a set of samples, in the names of its jobs."""
+    return f"{checkpoint}-{prompt}-t{temperature}"
+
+
+def sampled(settings: ControlledSettings) -> Iterator[tuple[str, str, float]]:
+    """Checkpoint, prompt and temperature: all of both at temperature 1.0, the sweep from BOS with the best one."""
+    for checkpoint in CHECKPOINTS:
+        for prompt in settings.prompts:
+            yield checkpoint, prompt, 1.0
+    for temperature in settings.temperatures:
+        if temperature != 1.0:
+            yield "best", settings.prompts[0], temperature
+
+
+def _sample_jobs(settings, preset, about, prompt, temperature, train, device) -> Iterator[Job]:
+    about = about | {"prompt": prompt, "temperature": temperature}
+    run, checkpoint = f"{about['column']}-s{about['seed']}", about["checkpoint"]
+    name, rest = f"{run}-{sample_key_name(checkpoint, prompt, temperature)}", f"-{prompt}-t{temperature}"
+    kept = ("num_samples", "num_diffusion_steps", "batch_size")
+    if not about["column"].startswith("mdlm"):  # AR's samples do not depend on MDLM's steps
+        kept = ("num_samples", "batch_size")
+    own = about | data_settings(settings, preset) | {key: getattr(settings, key) for key in kept}
+    forwards = settings.num_samples * own.get("num_diffusion_steps", 2)
+    needs = (train, *_same(f"sample-{run}", checkpoint, rest))
+    yield Job(f"sample-{name}", "sample", f"{_JOBS}:sample", own, needs, forward_seconds(preset, device, forwards))
+    measured = about | data_settings(settings, preset) | _measuring(settings)
+    judged = 0.0
+    if settings.judge != "none":
+        judged = min(settings.num_samples, settings.judge_samples or math.inf) * (0.5 if device == "cpu" else 0.02)
+    needs = (f"sample-{name}", train, *_same(f"metrics-{run}", checkpoint, rest))
+    yield Job(
+        f"metrics-{name}", "metrics", f"{_JOBS}:metrics", measured, needs, 15 + settings.num_samples / 50 + judged
+    )
+
+
+def _measuring(settings: ControlledSettings) -> dict:
+    """What the figures of a set of texts depend on."""
+    own = {key: getattr(settings, key) for key in ("num_samples", "cut_tokens", "judge", "judge_samples")}
+    if not judge_installed(settings.judge):
+        own["judge_missing"] = True  # measured again once it is there
+    return own | {"mauve": mauve_installed()}
+
+
+def _changes(settings: ControlledSettings, preset: Preset) -> list[str]:
+    """`--set` of the training that gives `preset`, its source aside."""
+    own = {"training.max_steps": preset.training.max_steps, "training.seed": preset.training.seed,
+           "training.objective": preset.training.objective}  # fmt: skip
+    return [*settings.changes, *(f"{key}={json.dumps(value)}" for key, value in own.items())]

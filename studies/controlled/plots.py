@@ -1,0 +1,108 @@
+"""Pictures of the controlled comparison: validation curves, the sweep of temperatures, intervals."""
+
+from arche_mdlm.studies.engine.colours import SERIES
+from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
+from arche_mdlm.training.own_files import OutputFolder
+
+_PANELS = ("distinct_2", "distinct_4", "self_bleu", "distinct_openings", "unigram_entropy", "mean_words")
+
+
+def draw(report: dict, output: OutputFolder) -> dict[str, str]:
+    """Write the pictures there is data for; captions by file name."""
+    colours = dict(zip(report["arms"], SERIES, strict=False))
+    pictures = {}
+    for name, caption, plot in (
+        ("training.png", "Validation during training, a line a seed", _curves),
+        ("frontier.png", "Quality and diversity by temperature, mean over seeds; dashed: held-out stories", _frontier),
+        (
+            "intervals.png",
+            "Figures at temperature 1.0 "
+            + ("of one seed, which has no interval" if len(report["seeds"]) == 1 else "with 95 % intervals over seeds")
+            + "; dashed: held-out stories",
+            _intervals,
+        ),
+    ):
+        figure = plot(report, colours)
+        if figure is not None:
+            output.write(name, lambda path, figure=figure: save(figure, path))
+            pictures[name] = caption
+    return pictures
+
+
+def _curves(report: dict, colours: dict):
+    figure, axis = subplots(size=(8, 4.5))
+    for name, arm in report["arms"].items():
+        for number, run in enumerate(arm["training"].values()):
+            scores = [(e["tokens"] / 1e6, e["nats"]) for e in _validation(run["history"])]
+            if scores:
+                axis.plot(
+                    *zip(*scores, strict=True), "o-", ms=3, color=colours[name], label=name if not number else None
+                )
+    axis.set(xlabel="million tokens seen", ylabel="nats a token (MDLM: NELBO)")
+    finish(axis, legend=True)
+    return figure
+
+
+def _validation(history: list[dict]) -> list[dict]:
+    """Validation figures by the tokens seen until then."""
+    tokens, found = 0, []
+    for entry in history:
+        tokens += entry.get("tokens", 0)
+        if "validation_nats" in entry:
+            found.append({"tokens": tokens, "nats": entry["validation_nats"]})
+    return found
+
+
+def _frontier(report: dict, colours: dict):
+    """Against Self-BLEU: generative perplexity where there is a judge, else the unigram entropy."""
+    groups = {name: _sweep(arm["samples"]) for name, arm in report["arms"].items()}
+    judged = any(g["mean"].get("generative_perplexity") for found in groups.values() for _, g in found)
+    key, label = (
+        ("generative_perplexity", "generative perplexity") if judged else ("unigram_entropy", "unigram entropy")
+    )
+    if not any(len(found) > 1 for found in groups.values()):
+        return None
+    figure, axis = subplots(size=(8, 5))
+    for name, found in groups.items():
+        points = [(t, g["mean"]["self_bleu"], g["mean"][key]) for t, g in found]
+        points = [(t, x["estimate"], y["estimate"]) for t, x, y in points if x and y]
+        if points:
+            axis.plot([p[1] for p in points], [p[2] for p in points], "o-", color=colours[name], label=name)
+            for temperature, x, y in points:
+                axis.annotate(f"{temperature:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    reference = report["reference"]
+    if reference and reference["figures"] and reference["figures"].get(key) is not None:
+        axis.axvline(reference["figures"]["self_bleu"], **REFERENCE)
+        axis.axhline(reference["figures"][key], **REFERENCE)
+    axis.set(xlabel="Self-BLEU (lower is more diverse)", ylabel=f"{label} (numbers: temperature)")
+    if judged:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+    finish(axis, legend=True)
+    return figure
+
+
+def _sweep(samples: dict) -> list[tuple[float, dict]]:
+    """Temperature and samples of the best checkpoint, unprompted."""
+    split = [(key.split(", "), group) for key, group in samples.items()]
+    return sorted(((float(t), group) for (which, prompt, t), group in split if (which, prompt) == ("best", "bos")),
+                  key=lambda pair: pair[0])  # fmt: skip
+
+
+def _intervals(report: dict, colours: dict):
+    figure, axes = subplots(2, 3, size=(11, 6))
+    for axis, key in zip(axes.flat, _PANELS, strict=True):
+        for x, (name, arm) in enumerate(report["arms"].items()):
+            value = arm["samples"].get("best, bos, 1.0", {}).get("mean", {}).get(key)
+            if not value:
+                continue
+            middle, low, high = value["estimate"], value["low"], value["high"]
+            error = None if low is None else [[middle - low], [high - middle]]  # one seed has no interval
+            axis.errorbar(x, middle, error, fmt="o", capsize=5, color=colours[name])
+        if report["reference"] and report["reference"]["figures"]:
+            axis.axhline(report["reference"]["figures"][key], **REFERENCE)
+        axis.set_title(FIGURES[key].short, fontsize=10)
+        axis.set_xticks(range(len(report["arms"])), report["arms"], rotation=30, ha="right", fontsize=7)
+        finish(axis)
+    return figure

@@ -1,0 +1,237 @@
+"""The report of the controlled comparison: tables, pictures, and all figures as JSON."""
+
+from pathlib import Path
+from statistics import median
+
+from arche_mdlm.studies.controlled.conclusions import MAIN, conclusions, sign
+from arche_mdlm.studies.controlled.plots import draw
+from arche_mdlm.studies.controlled.summary import CUT_FIGURES, sample_key
+from arche_mdlm.studies.engine import report as engine
+from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
+
+PICTURES = ("training.png", "frontier.png", "intervals.png")
+FILES = ("report.md", "report.json", *PICTURES)
+_ROWS = [name for name in FIGURES if name != "distinct_3"]
+
+
+def write_report(report: dict, settings: dict, failed: dict[str, str], output: Path) -> Path:
+    """Write report.md, report.json and, with matplotlib, pictures into `output`; returns report.md."""
+    report = {"settings": settings, **report}
+    report["conclusions"] = conclusions(report)
+    return engine.write_report(output, FILES, report, failed, draw, _sections)
+
+
+def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
+    return [
+        f"# The controlled comparison: {report['scale']}",
+        _what(report),
+        *failures(report["failed"]),
+        "## What can be said",
+        "\n".join(f"- {line}" for line in report["conclusions"]) or "Nothing: no figures.",
+        *with_captions(pictures),
+        "## Training",
+        _training(report),
+        "AR at equal tokens seen, and at equal tokens supervised (`ar-supervised`: trained, with a schedule of its own, for as "
+        "many steps as give AR as many supervised real tokens as MDLM's masks give it). Supervised counts here include the "
+        "canvas's tail, where MDLM says that the story is over. Tokens/s: median of the log's entries, other jobs beside it; "
+        "MFU and peak memory are measured on GPUs whose peak is known.",
+        "## Likelihood on the held-out stories",
+        _likelihood(report),
+        "AR: exact NLL. MDLM: NELBO, an upper bound on its NLL; nats divided by the story's tokens, EOS counted.",
+        *_all_samples(report),
+        f"## Differences from AR at equal tokens seen: {_prompt('bos')}, temperature 1.0, best checkpoint",
+        _differences(report),
+        f"{'One seed: no interval over seeds' if _one_seed(report) else 'Over seeds'}, each seed's difference paired by "
+        "prompt; the intervals over prompts, of each seed and for all sets of samples, are in `report.json` under "
+        "`differences`.",
+        "## Distance to the held-out stories",
+        _distances(report),
+        f"Absolute distances, mean over seeds; Distinct-n, Self-BLEU and vocabulary of the first "
+        f"{report['settings']['cut_tokens']} tokens. "
+        + (
+            "One seed: no interval says which arm is closer."
+            if _one_seed(report)
+            else "*closer*, *farther*: than AR at equal tokens seen, the interval over seeds without zero."
+        ),
+        "## Examples",
+        *_examples(report),
+        *_made(report),
+    ]
+
+
+def _what(report: dict) -> str:
+    settings = report["settings"]
+    count = f"{report['parameters']:,}" if report["parameters"] else "not known"
+    judge = report.get("judge")
+    judged = "No judge." if not judge else (
+        f"Judge: {judge['id']} ({judge['dtype']}), "
+        + (f"the first {settings['judge_samples']} texts of a set." if settings["judge_samples"] else "all texts.")
+    )  # fmt: skip
+    brackets = (
+        "One seed: there are no intervals over seeds; those of held-out stories, in brackets, are over stories (95 %)."
+        if _one_seed(report)
+        else "In brackets: 95 % intervals over seeds (Student's t), which hold the noise of the stories too."
+    )
+    return (
+        f"Parameters: {count} in both arms. Seeds of training: {', '.join(map(str, report['seeds']))}. "
+        f"{settings['num_samples']} stories a checkpoint, prompt and temperature; no truncation, no penalty, the training "
+        f"length; MDLM: ancestral sampling in {settings['num_diffusion_steps']} steps. {judged} {brackets} "
+        "Validation chose the best checkpoints, on the same held-out stories as are scored below."
+    )
+
+
+def _one_seed(report: dict) -> bool:
+    return len(report["seeds"]) == 1
+
+
+def _best_is_last(report: dict) -> bool:
+    """In every run."""
+    runs = [run for arm in report["arms"].values() for run in arm["training"].values()]
+    return bool(runs) and all(run["best_step"] == run["steps"] for run in runs)
+
+
+def _all_samples(report: dict) -> list[str]:
+    """A section a checkpoint and prompt; the last checkpoints' are left out where all are the best ones."""
+    same, parts = _best_is_last(report), []
+    for checkpoint in ("best",) if same else ("best", "last"):
+        for prompt in report["settings"]["prompts"]:
+            key = sample_key({"checkpoint": checkpoint, "prompt": prompt, "temperature": 1.0})
+            if any(key in arm["samples"] for arm in report["arms"].values()):
+                parts += [
+                    f"## Samples: {checkpoint} checkpoint, {_prompt(prompt)}, temperature 1.0",
+                    _samples(report, key),
+                ]
+    return [*parts, "In every run the best checkpoint is the last one."] if same else parts
+
+
+def _prompt(kind: str) -> str:
+    return {"bos": "no prompt (a BOS)", "opening": "the first 8 tokens of held-out stories"}[kind]
+
+
+def _training(report: dict) -> str:
+    rows, measured = [], ("tokens_per_second", "mfu", "peak_memory_gib")
+    for name, arm in report["arms"].items():
+        for seed, run in arm["training"].items():
+            pace = {
+                key: median(values) if (values := [e[key] for e in run["history"] if key in e]) else None
+                for key in measured
+            }
+            rows.append([f"{name}, seed {seed}", f"{run['steps']:,}", f"{run['best_step']:,}", f"{run['tokens']:,}",
+                         f"{run['supervised']:,}", f"{run['seconds'] / 60:.1f}", number(pace["tokens_per_second"], ",.0f"),
+                         number(pace["mfu"], ".1%"), number(pace["peak_memory_gib"], ".1f")])  # fmt: skip
+    header = ["arm", "steps", "best at", "tokens seen", "supervised", "minutes", "tokens/s", "MFU", "peak GiB"]
+    return table(header, rows)
+
+
+def _likelihood(report: dict) -> str:
+    rows = []
+    for name, arm in report["arms"].items():
+        for checkpoint, group in arm["likelihood"].items():
+            if checkpoint == "last" and _best_is_last(report):
+                continue
+            at_most = "≤ " if any(entry["bound"] for entry in group["seeds"].values()) else ""
+            mean = group["mean"]
+            by_seed = ", ".join(f"{entry['nats_per_token']:.4f}" for entry in group["seeds"].values())
+            rows.append([f"{name}, {checkpoint}", at_most + _estimate(mean["nats_per_token"], ".4f"),
+                         at_most + _estimate(mean["bits_per_byte"], ".4f"), by_seed])  # fmt: skip
+    return table(["arm, checkpoint", "nats a token", "bits a byte", "nats a token, by seed"], rows)
+
+
+def _samples(report: dict, key: str) -> str:
+    reference = report["reference"]
+    header = ["", *report["arms"], *(["held-out stories"] if reference else [])]
+    rows = []
+    for group, suffix in (("mean", ""), ("mean_cut", f", first {report['settings']['cut_tokens']} tokens")):
+        for figure in _ROWS:
+            label, _, style = FIGURES[figure]
+            if suffix and figure not in CUT_FIGURES:
+                continue
+            cells = [arm["samples"].get(key, {}).get(group, {}).get(figure) for arm in report["arms"].values()]
+            if not any(cells):
+                continue
+            line = [label + suffix, *(_estimate(_in_range(cell, style), style) for cell in cells)]
+            if reference:
+                line.append(figure_cell(reference["cut" if suffix else "figures"], figure, style))
+            rows.append(line)
+    return table(header, rows)
+
+
+def _estimate(value: dict | None, style: str) -> str:
+    """A mean over seeds with its interval."""
+    return number(value and value["estimate"], style, value and (value["low"], value["high"]))
+
+
+def _in_range(value: dict | None, style: str) -> dict | None:
+    """Student's interval knows nothing of ranges: none of these figures is negative, no share above 1."""
+    if value is None or value["low"] is None:
+        return value
+    high = min(1.0, value["high"]) if style.endswith("%") else value["high"]
+    return value | {"low": max(0.0, value["low"]), "high": high}
+
+
+def _differences(report: dict) -> str:
+    """A line a figure, a column an arm."""
+    columns = list(report["differences"])
+    rows = []
+    for checkpoint in ("best",) if _best_is_last(report) else ("best", "last"):
+        cells = [report["differences"][c]["likelihood"].get(checkpoint, {}).get("mean") for c in columns]
+        if any(cells):
+            rows.append([f"nats a token, {checkpoint}", *(_estimate(cell, "+.4f") for cell in cells)])
+    found = [report["differences"][column]["samples"].get(MAIN, {}) for column in columns]
+    for figure in dict.fromkeys(name for figures in found for name in figures):
+        cells = [figures.get(figure, {}).get("mean") for figures in found]
+        rows.append(
+            [
+                FIGURES[figure].short if figure in FIGURES else figure,
+                *(_estimate(cell, "+,.0f" if figure == "vocabulary_size" else "+.4f") for cell in cells),
+            ]
+        )
+    return table(["", *columns], rows)
+
+
+def _distances(report: dict) -> str:
+    if "distances" not in report:
+        return "There is no reference row."
+    columns, rows = list(report["distances"]), []
+    found = [report["distances"][column].get(MAIN, {}) for column in columns]
+    for figure in dict.fromkeys(name for figures in found for name in figures):
+        style = FIGURES[figure].style
+        reference = next(figures[figure]["reference"] for figures in found if figure in figures)
+        cells = [_distance(figures.get(figure), style) for figures in found]
+        rows.append([FIGURES[figure].short, format(reference, style), *cells])
+    return table(["", "held-out stories", *columns], rows)
+
+
+def _distance(entry: dict | None, style: str) -> str:
+    if entry is None:
+        return "–"
+    word = {-1: ", *closer*", 0: "", 1: ", *farther*"}[sign(entry["than_base"])]
+    return format(entry["distance"]["estimate"], style) + word
+
+
+def _examples(report: dict) -> list[str]:
+    """The first stories of every arm, from its first seed."""
+    parts = []
+    for prompt in report["settings"]["prompts"]:
+        key = sample_key({"checkpoint": "best", "prompt": prompt, "temperature": 1.0})
+        for name, arm in report["arms"].items():
+            seeds = arm["samples"].get(key, {}).get("seeds", {})
+            for seed, entry in list(seeds.items())[:1]:
+                for story in entry["examples"][:1]:
+                    parts.append(
+                        f"**{name}**, seed {seed}, {_prompt(prompt)}\n\n{quoted(story['prompt'], story['text'])}"
+                    )
+    return parts
+
+
+def _made(report: dict) -> list[str]:
+    runs = [run for arm in report["arms"].values() for run in arm["training"].values()]
+    lines = [
+        f"- {split}: {summary['stories']:,} stories, {summary['tokens']:,} tokens, sha256 `{summary['sha256'][:16]}`"
+        for split, summary in (report["data"] or {}).items()
+    ]
+    if report.get("judge"):
+        about = {key: report["judge"][key] for key in ("id", "package", "revision", "sha256") if key in report["judge"]}
+        lines.append(f"- judge: {', '.join(f'{key} {value}' for key, value in about.items())}")
+    return engine.how_trained(report, runs, tuple(lines))

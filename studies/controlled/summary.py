@@ -1,0 +1,172 @@
+"""From the jobs' results to one report: each arm's figures by seed, with intervals, its differences from AR, and how far
+it is from held-out stories."""
+
+from arche_mdlm.studies.engine.intervals import Interval, paired_interval, ratio_interval, seeds_interval
+
+BASE = "ar-seen"  # what the other columns are held against
+FIGURES = (
+    "distinct_1", "distinct_2", "distinct_3", "distinct_4", "self_bleu", "vocabulary_size", "distinct_first_words",
+    "distinct_openings", "repetition_4", "mean_words", "unigram_entropy", "generative_perplexity", "judge_bits_per_byte",
+    "longest_copy", "copied_13_grams", "copied_whole", "mauve",
+)  # fmt: skip
+CUT_FIGURES = (
+    "distinct_1",
+    "distinct_2",
+    "distinct_4",
+    "self_bleu",
+    "vocabulary_size",
+)  # grow with length
+DISTANCES = (*CUT_FIGURES, "distinct_first_words", "distinct_openings", "repetition_4", "unigram_entropy",
+             "generative_perplexity", "mean_words")  # fmt: skip
+_PAIRED = ("tokens", "unigram_entropy", "longest_copy")  # values a story
+
+
+def summary(settings: dict, results: dict[str, dict]) -> dict:
+    """The report's figures.
+
+    Args:
+        settings: `columns`, `seeds`, `scale`, and `about`: column, seed and the rest of each job.
+        results: of the jobs that have one, by name.
+    """
+    about, seeds = settings["about"], list(settings["seeds"])
+    supervision = {seed: results.get(f"supervision-s{seed}") for seed in seeds}
+    arms = {}
+    for column in settings["columns"]:
+        own = {name: about[name] for name in about if about[name]["column"] == column and name in results}
+        arms[column] = _arm(own, results, seeds)
+        arms[column]["missing"] = [name for name in about if about[name]["column"] == column and name not in results]
+    check, reference = results.get("check", {}), results.get("references")
+    report = {
+        "scale": settings["scale"],
+        "seeds": seeds,
+        "parameters": check.get("parameters"),
+        "data": check.get("data"),
+        "supervision": {str(seed): found for seed, found in supervision.items() if found},
+        "arms": arms,
+        "judge": reference and reference["judge"],
+        "reference": reference and {key: reference[key] for key in ("figures", "cut", "mean_tokens", "notes")},
+    }
+    report["differences"] = {column: _differences(column, about, results) for column in arms if column != BASE}
+    if reference and reference["figures"]:
+        report["distances"] = {column: _distances(arm, arms[BASE], reference) for column, arm in arms.items()}
+    return report
+
+
+def _arm(own: dict[str, dict], results: dict, seeds: list[int]) -> dict:
+    found = {"training": {}, "likelihood": {}, "samples": {}}
+    for name, about in own.items():
+        seed, result = str(about["seed"]), results[name]
+        if name.startswith("train"):
+            kept = (
+                "steps",
+                "best_step",
+                "tokens",
+                "supervised",
+                "seconds",
+                "parameters",
+                "device",
+                "versions",
+                "history",
+            )
+            found["training"][seed] = {key: result[key] for key in kept}
+        elif name.startswith("likelihood"):
+            over_stories = ratio_interval(result["nats"], result["tokens"])
+            kept = ("nats_per_token", "standard_error", "nats_per_story", "bits_per_byte", "bound", "num_stories")
+            entry = {key: result[key] for key in kept} | {"nats_per_token_ci": over_stories[1:]}
+            found["likelihood"].setdefault(about["checkpoint"], {"seeds": {}})["seeds"][seed] = entry
+        elif name.startswith("metrics"):
+            entry = {key: result[key] for key in ("figures", "cut", "notes", "mean_tokens", "ended_by_eos", "examples")}
+            found["samples"].setdefault(sample_key(about), {"seeds": {}})["seeds"][seed] = entry
+    for group in found["likelihood"].values():
+        names = ("nats_per_token", "nats_per_story", "bits_per_byte")
+        group["mean"] = {name: _over_seeds([entry[name] for entry in group["seeds"].values()]) for name in names}
+    for group in found["samples"].values():
+        entries = group["seeds"].values()
+        group["mean"] = {name: _over_seeds([(e["figures"] or {}).get(name) for e in entries]) for name in FIGURES}
+        group["mean_cut"] = {name: _over_seeds([(e["cut"] or {}).get(name) for e in entries]) for name in FIGURES}
+        for name in ("mean_tokens", "ended_by_eos"):
+            group["mean"][name] = _over_seeds([entry[name] for entry in entries])
+    return found
+
+
+def sample_key(about: dict) -> str:
+    """Of a set of samples: checkpoint, prompt and temperature."""
+    return f"{about['checkpoint']}, {about['prompt']}, {about['temperature']}"
+
+
+def _over_seeds(values: list) -> dict | None:
+    """Mean of one figure a seed, with its interval where there are two; None where there is none."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return None
+    if len(values) == 1:
+        return {"estimate": values[0], "low": None, "high": None}
+    return seeds_interval(values)._asdict()
+
+
+def _differences(column: str, about: dict, results: dict) -> dict:
+    """Column minus AR, by seed paired by story or prompt, and over the seeds: `likelihood` by checkpoint, `samples` by set
+    of samples and figure."""
+    found: dict[str, dict] = {"likelihood": {}, "samples": {}}
+    for name, own in about.items():
+        partner = name.replace(f"-{column}-s", f"-{BASE}-s", 1)
+        if own["column"] != column or name not in results:
+            continue
+        if name.startswith("paired"):
+            for key, figures in results[name].items():
+                for figure, interval in figures.items():
+                    _add(found["samples"].setdefault(sample_key(_parsed(key)), {}), figure, own["seed"], interval)
+        elif name.startswith("likelihood") and partner in results:
+            first, second = results[name], results[partner]
+            nats = paired_interval(first["nats"], second["nats"])
+            per_token = first["num_stories"] / first["num_tokens"]  # the same stories, and so tokens, in both
+            interval = Interval(*(value * per_token for value in nats))
+            _add(found["likelihood"], own["checkpoint"], own["seed"], interval._asdict())
+        elif name.startswith("metrics") and partner in results:
+            first, second = results[name]["per_story"], results[partner]["per_story"]
+            for figure in _PAIRED:
+                if figure in first and figure in second:
+                    interval = paired_interval(first[figure], second[figure])._asdict()
+                    _add(found["samples"].setdefault(sample_key(own), {}), figure, own["seed"], interval)
+    for group in (
+        *found["likelihood"].values(),
+        *(g for figures in found["samples"].values() for g in figures.values()),
+    ):
+        group["mean"] = _over_seeds([interval["estimate"] for interval in group["seeds"].values()])
+    return found
+
+
+def _parsed(key: str) -> dict:
+    """Of "best-bos-t1.0", as the names of jobs have it."""
+    checkpoint, prompt, temperature = key.split("-", 2)
+    return {"checkpoint": checkpoint, "prompt": prompt, "temperature": float(temperature.removeprefix("t"))}
+
+
+def _add(found: dict, label: str, seed: int, interval: dict) -> None:
+    found.setdefault(label, {"seeds": {}})["seeds"][str(seed)] = interval
+
+
+def _distances(arm: dict, base: dict, reference: dict) -> dict:
+    """By set of samples and figure: |figure - held-out stories'| over seeds, and how much less (below 0) it is than AR's.
+
+    Figures that grow with the length of texts are of their first tokens.
+    """
+    found: dict[str, dict] = {}
+    for key, group in arm["samples"].items():
+        for figure in DISTANCES:
+            part = "cut" if figure in CUT_FIGURES else "figures"
+            target = reference[part].get(figure)
+            own = _off(group, part, figure, target)
+            if not own:
+                continue
+            others = _off(base["samples"].get(key, {"seeds": {}}), part, figure, target)
+            less = [value - others[seed] for seed, value in own.items() if seed in others]
+            entry = {"distance": _over_seeds(list(own.values())), "than_base": _over_seeds(less), "reference": target}
+            found.setdefault(key, {})[figure] = entry
+    return found
+
+
+def _off(group: dict, part: str, figure: str, target: float | None) -> dict[str, float]:
+    """Distances from `target` by seed."""
+    values = {seed: (entry[part] or {}).get(figure) for seed, entry in group["seeds"].items()}
+    return {} if target is None else {seed: abs(v - target) for seed, v in values.items() if v is not None}

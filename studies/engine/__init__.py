@@ -1,0 +1,1 @@
+"""What all studies are made of: jobs, their keys and runner, intervals, tables, pictures, reports."""

@@ -1,0 +1,7 @@
+"""Colours of pictures, which people who see few colours can tell apart as well (Okabe and Ito)."""
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+
+ARMS = {"MDLM": VERMILION, "AR": BLUE}
+SERIES = (VERMILION, ORANGE, PURPLE, BLUE, SKY, GREEN, BLACK)

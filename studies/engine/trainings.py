@@ -1,0 +1,66 @@
+"""A training as a job, and what other jobs use of it: its data and its checkpoints."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from arche_mdlm.configuration.presets import DataSettings
+from arche_mdlm.studies.engine.inputs import result_of
+from arche_mdlm.training.arguments import build_parser
+from arche_mdlm.training.checkpointing import list_checkpoints, read_state, write_json_atomically
+from arche_mdlm.training.corpus import Corpus, load_corpus
+from arche_mdlm.training.loading import load_arm
+
+TRAIN = "arche_mdlm.studies.engine.trainings:train"  # as a job names it
+
+
+def read_corpus(settings: dict, tokenizer=None) -> Corpus:
+    """Both splits, as the training prepares them (from its cache)."""
+    data = settings.get("preset") or settings["arms"]["mdlm"]
+    return load_corpus(DataSettings(**data["data"]), settings["validation_data"], tokenizer)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def train(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Train a checkpoint, or go on where an interrupted training was; keeps the best and the last one as model folders."""
+    done = folder / "trained.json"
+    if not done.is_file():
+        write_json_atomically(done, _train(settings, inputs, folder / "run"))
+    result = json.loads(done.read_text(encoding="utf-8"))
+    for checkpoint in list_checkpoints(folder / "run"):
+        if checkpoint.name != Path(result["last"]).name:
+            shutil.rmtree(checkpoint)
+    (folder / result["last"] / "optimizer.pt").unlink(missing_ok=True)
+    return result
+
+
+def _train(settings: dict, inputs: dict[str, Path], output: Path) -> dict:
+    from arche_mdlm.training import train as training
+
+    argv = ["--preset", settings["preset"], "--output_dir", str(output), "--resume"]
+    for option in ("data", "validation_data"):
+        argv += [f"--{option}", settings[option]] if settings[option] is not None else []
+    for change in settings["changes"]:
+        argv += ["--set", change]
+    if settings["matched"]:
+        steps = next(result_of(path)["ar_steps"] for name, path in inputs.items() if name.startswith("supervision"))
+        argv += ["--set", f"training.max_steps={steps}"]
+    if training.run(build_parser().parse_args(argv)) == 130:
+        raise KeyboardInterrupt  # it has saved itself
+    last = list_checkpoints(output)[-1]
+    state, run = read_state(last), json.loads((output / "run.json").read_text(encoding="utf-8"))
+    kept = ("best_step", "seconds", "tokens", "supervised", "history")
+    return {"best": "run/final", "last": f"run/{last.name}", "steps": state["step"], **{k: state[k] for k in kept},
+            "parameters": run["parameters"], "device": run["device"], "versions": run["versions"]}  # fmt: skip
+
+
+def load_checkpoint(settings: dict, inputs: dict[str, Path]):
+    """(model, tokenizer) of the training that a job needs, best or last."""
+    source = next(path for name, path in inputs.items() if name.startswith("train"))
+    model, tokenizer = load_arm(source / result_of(source)[settings["checkpoint"]])
+    return model.to(_device()).eval(), tokenizer

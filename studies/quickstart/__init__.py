@@ -1,0 +1,1 @@
+"""The comparison of a trained pair, by `arche-mdlm compare`."""

@@ -1,0 +1,99 @@
+"""The jobs of the comparison of a trained pair: stories, their diversity, likelihood, the reference."""
+
+import platform
+from pathlib import Path
+
+import torch
+import transformers
+
+from arche_mdlm.metrics.diversity import diversity, unsplit_share
+from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of, seconds_taken
+from arche_mdlm.studies.engine.pair import Arm, context_length
+from arche_mdlm.studies.engine.references import draw, fitting_stories
+from arche_mdlm.training.data import prepare_data
+from arche_mdlm.training.evaluation import Evaluator
+from arche_mdlm.writing.sample_file import SampleFile
+from arche_mdlm.writing.stories import write_stories
+
+
+def stories(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """One story a prompt, in `samples.jsonl`, kept a batch at a time."""
+    model, tokenizer = Arm(**settings["arm"]).load()
+    prompts, size = settings["prompts"], settings["batch_size"]
+    file = SampleFile(folder / SAMPLES, len(prompts), size, {"batch_size": size})  # the folder's name has the rest
+    written = write_stories(
+        model, tokenizer, prompts, seed=settings["seed"], batch_size=size, description=settings["description"],
+        file=file, **settings["options"],
+    )  # fmt: skip
+    return {"seconds": written.seconds}
+
+
+def diversity_of(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """`figures` with intervals, None where every text is empty, and the `unsplit_share` of the texts."""
+    (source,) = inputs.values()
+    texts = [story["text"] for story in read_samples(source)]
+    figures = _figures(texts, settings) if any(text.split() for text in texts) else None
+    return {"figures": figures, "unsplit_share": unsplit_share(texts)}
+
+
+def _figures(texts: list[str], settings: dict) -> dict:
+    return diversity(texts, seed=settings["seed"], tokenizer=settings["count"])
+
+
+def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Of the text given as `data`: AR's exact NLL, MDLM's NELBO with its standard error."""
+    model, tokenizer = Arm(**settings["arm"]).load()
+    length, count = context_length(model), settings["stories"]
+    rows = prepare_data(settings["data"], tokenizer, layout="rows", context_length=length, split="train")
+    score = Evaluator(rows.dataset, length, tokenizer.pad_token_id, settings["num_samples"], count)(model)
+    return {
+        "nats_per_token": score["validation_nats"],
+        "standard_error": score["validation_standard_error"],
+        "bits_per_byte": score["validation_bits_per_byte"],
+        "stories": count,
+    }
+
+
+def reference(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Figures of real held-out stories, as many as an arm writes."""
+    model, tokenizer = Arm(**settings["arm"]).load()
+    texts = draw(
+        fitting_stories(settings["source"], tokenizer, context_length(model)), settings["number"], settings["seed"]
+    )
+    return {"source": Path(settings["source"]).name, "sha256": settings["sha256"], "figures": _figures(texts, settings)}
+
+
+def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """The report's figures."""
+    return {
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "arms": {name: _arm(name, own, settings["corpus"], inputs) for name, own in settings["arms"].items()},
+        "reference": result_of(inputs["reference"]) if "reference" in inputs else settings["reference"],
+        "seconds": sum(map(seconds_taken, inputs.values())),
+    }
+
+
+def _arm(name: str, own: dict, corpus: str, inputs: dict[str, Path]) -> dict:
+    model, _ = Arm(**own["arm"]).load()
+    unprompted, prompted = (read_samples(inputs[f"{name}-{kind}"]) for kind in ("unprompted", "prompted"))
+    found, seconds = result_of(inputs[f"{name}-diversity"]), result_of(inputs[f"{name}-unprompted"])["seconds"]
+    tokens = sum(story["num_tokens"] for story in unprompted)
+    card = {"validation split, from the model card": own["card"]} if own["card"] else {}
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "diversity": found["figures"],
+        "unsplit_share": found["unsplit_share"],
+        "likelihood": card | {corpus: result_of(inputs[f"{name}-likelihood"])},
+        "stories_per_second": len(unprompted) / seconds,
+        "tokens_per_second": tokens / seconds,
+        "mean_tokens": tokens / len(unprompted),
+        "ended_by_eos": sum(story["ended"] for story in unprompted) / len(unprompted),
+        "unprompted": [_story(record) for record in unprompted],
+        "prompted": [_story(record) for record in prompted],
+    }
+
+
+def _story(record: dict) -> dict:
+    return {key: record[key] for key in ("prompt", "text", "seed", "num_tokens", "ended")}

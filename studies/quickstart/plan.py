@@ -1,0 +1,147 @@
+"""The comparison of a trained pair: stories, diversity, likelihood, on equal terms for both arms, as jobs."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from arche_mdlm.studies.engine.command import SUMMARY
+from arche_mdlm.studies.engine.estimates import seconds_of
+from arche_mdlm.studies.engine.jobs import Job, Plan
+from arche_mdlm.studies.engine.pair import Arm, check_pair, context_length
+from arche_mdlm.studies.engine.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
+from arche_mdlm.training.corpus import SAMPLE_CORPUS
+from arche_mdlm.training.data import prepare_data
+from arche_mdlm.training.loading import is_diffusion
+
+COUNTS = ("words", "characters")
+_SAMPLE_ROWS = 100  # of the shipped corpus
+_JOBS = "arche_mdlm.studies.quickstart.jobs"
+PROMPTS = (
+    "Once upon a time, there was a little",
+    "One day, a boy named Tim",
+    "Lily and her mom went to the",
+    "The big dog was sad because",
+    "It was a sunny day and the children",
+    "A small bird wanted to",
+    "Tom found a shiny key in the",
+    "\"I want to help,\" said the",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """What `arche-mdlm compare` is asked for."""
+
+    mdlm: str
+    ar: str
+    num_samples: int = 200
+    temperature: float = 1.0
+    num_diffusion_steps: int = 64
+    batch_size: int = 50
+    seed: int = 0
+    references: str | None = None
+    data: str | None = None
+    likelihood_samples: int = 4
+    count: str = "words"  # what the diversity is of
+
+    def __post_init__(self):
+        least = {"num_samples": 2, "batch_size": 1, "num_diffusion_steps": 1, "likelihood_samples": 2, "seed": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature} must be above 0")
+        if self.count not in COUNTS:
+            raise ValueError(f"count={self.count!r} must be one of {', '.join(COUNTS)}")
+
+
+def build_plan(settings: ComparisonSettings) -> Plan:
+    """Both arms get the same prompts, temperature, seed and number of stories.
+
+    Raises ValueError or FileNotFoundError for a checkpoint that does not load, two arms whose tokenizers differ, a context
+    that is too short for the prompts, or data that cannot be read.
+    """
+    arms = check_pair(settings.mdlm, settings.ar, "cuda" if torch.cuda.is_available() else "cpu")
+    _check_context(arms)
+    reference, figures = _reference(settings, arms["MDLM"])
+    jobs = [job for name, arm in arms.items() for job in _arm_jobs(settings, name, arm)]
+    jobs += reference
+    own = {
+        "arms": {name: {"arm": arm.to_dict(), "card": card_figures(arm.source)} for name, arm in arms.items()},
+        "corpus": Path(settings.data).name if settings.data else "shipped sample corpus (written by our own AR model)",
+        "reference": figures,
+    }
+    jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", own, tuple(job.name for job in jobs), 1.0))
+    return Plan(tuple(jobs))
+
+
+def _check_context(arms: dict[str, Arm]) -> None:
+    for name, arm in arms.items():
+        model, tokenizer = arm.load()
+        longest = max(len(ids) for ids in tokenizer(list(PROMPTS))["input_ids"])
+        if context_length(model) <= longest:
+            raise ValueError(f"{name} has a context of {context_length(model)} tokens; the prompts need {longest + 1}")
+
+
+def _arm_jobs(settings: ComparisonSettings, name: str, arm: Arm) -> Iterator[Job]:
+    model, tokenizer = arm.load()
+    options = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
+    if is_diffusion(model):
+        options["num_diffusion_steps"] = settings.num_diffusion_steps
+    forwards = settings.num_diffusion_steps if is_diffusion(model) else 2
+    common = {"arm": arm.to_dict(), "seed": settings.seed, "batch_size": settings.batch_size, "options": options}
+    for kind, prompts in (("unprompted", [""] * settings.num_samples), ("prompted", list(PROMPTS))):
+        own = common | {"prompts": prompts, "description": f"{name}, {kind}"}
+        seconds = seconds_of(model, arm.device, len(prompts) * forwards * context_length(model))
+        yield Job(f"{name}-{kind}", "stories", f"{_JOBS}:stories", own, seconds=seconds)
+    data = settings.data or str(SAMPLE_CORPUS)
+    rows = prepare_data(data, tokenizer, layout="rows", context_length=context_length(model), split="train")
+    count = len(rows.dataset) if settings.data else min(_SAMPLE_ROWS, len(rows.dataset))
+    own = {"arm": arm.to_dict(), "data": data, "sha256": rows.summary.sha256, "stories": count,
+           "num_samples": settings.likelihood_samples}  # fmt: skip
+    draws = settings.likelihood_samples if is_diffusion(model) else 1
+    seconds = seconds_of(model, arm.device, count * draws * context_length(model))
+    yield Job(f"{name}-likelihood", "likelihood", f"{_JOBS}:likelihood", own, seconds=seconds)
+    own = {"seed": settings.seed, "count": settings.count}
+    yield Job(f"{name}-diversity", "diversity", f"{_JOBS}:diversity_of", own, (f"{name}-unprompted",), 3.0)
+
+
+def card_figures(source: str) -> dict | None:
+    """A checkpoint's own likelihood: of the exported weights, else of the best evaluation; None without any."""
+    card = training_log(source) or {}
+    scores = [entry for entry in card.get("history", ()) if "validation_nats" in entry]
+    best = card.get("exported") or min(scores, key=lambda entry: entry["validation_nats"], default=None)
+    return best and {
+        "nats_per_token": best["validation_nats"],
+        "standard_error": best["validation_standard_error"],
+        "bits_per_byte": best["validation_bits_per_byte"],
+    }
+
+
+def training_log(source: str) -> dict | None:
+    """What a checkpoint folder says of its training, if it does; ValueError for a damaged file."""
+    path = Path(source) / "training_log.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _reference(settings: ComparisonSettings, arm: Arm) -> tuple[list[Job], dict | None]:
+    """Real held-out stories at the same number: a job that measures those of `references`, or the committed figures."""
+    if settings.references is not None:
+        model, tokenizer = arm.load()
+        texts = fitting_stories(settings.references, tokenizer, context_length(model))
+        draw(texts, settings.num_samples, settings.seed)  # are there enough?
+        own = {"source": settings.references, "sha256": fingerprint(texts), "arm": arm.to_dict(),
+               "number": settings.num_samples, "seed": settings.seed, "count": settings.count}  # fmt: skip
+        return [Job("reference", "diversity", f"{_JOBS}:reference", own, seconds=3.0)], None
+    if settings.count != "words" or not REFERENCE_FIGURES.is_file():
+        return [], None
+    committed = json.loads(REFERENCE_FIGURES.read_text(encoding="utf-8"))
+    figures = committed["figures"].get(str(settings.num_samples))
+    return [], figures and {"source": committed["source"], "sha256": committed["sha256"], "figures": figures}

@@ -1,0 +1,8 @@
+"""The studies that `arche-mdlm study` offers: a folder each, with a module `command` that has `add_arguments` and `run`."""
+
+STUDIES = {  # name: (module, help)
+    "quickstart": ("arche_mdlm.studies.quickstart.command", "the comparison of a trained pair (arche-mdlm compare)"),
+    "speed-quality": ("arche_mdlm.studies.speed_quality.command", "speed against quality, by sampler and steps"),
+    "controlled": ("arche_mdlm.studies.controlled.command", "the controlled comparison of both arms, over seeds"),
+    "arche": ("arche_mdlm.studies.arche.command", "the protocol of arXiv 2603.22075 and its confounds"),
+}

@@ -1,0 +1,1 @@
+"""Speed against quality, by sampler and steps."""

@@ -1,0 +1,1 @@
+"""Scripts of the maintainers, which make what is committed (docs/checkpoints.md): `python -m tools.NAME`."""

@@ -1,0 +1,42 @@
+"""Figures of held-out stories, which are committed in place of the stories:
+`python -m tools.references held_out.jsonl --checkpoint checkpoints/ar-tinystories-mini`."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from arche_mdlm.metrics.diversity import diversity
+from arche_mdlm.studies.engine.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
+from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.command_line import SEED, ArgumentParser, checkpoint, count, exit_status
+from arche_mdlm.training.own_files import check_writable
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("source", help="file of held-out stories")
+    parser.add_argument(
+        "--checkpoint", type=checkpoint, required=True, help="whose tokenizer and context say which stories fit"
+    )
+    parser.add_argument("--context_length", type=count(2), default=256)
+    parser.add_argument("--numbers", type=count(2), nargs="+", default=[200, 1000])
+    parser.add_argument("--seed", type=SEED, default=0)
+    args = parser.parse_args(argv)
+    check_writable(REFERENCE_FIGURES.parent)
+    tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
+    texts = fitting_stories(args.source, tokenizer, args.context_length)
+    figures = {str(n): diversity(draw(texts, n, args.seed), seed=args.seed) for n in args.numbers}
+    name = Path(args.source).name
+    report = {
+        "source": f"{len(texts):,} held-out TinyStories of at most {args.context_length} tokens",
+        "sha256": fingerprint(texts),
+        "command": f"python -m tools.references {name} --checkpoint {args.checkpoint} --seed {args.seed}",
+        "figures": figures,
+    }
+    write_json_atomically(REFERENCE_FIGURES, report)  # the project's own file: replaced without a question
+    print(f"figures of {len(texts)} stories are in {REFERENCE_FIGURES}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_status(main))

@@ -1,0 +1,1 @@
+"""Stories written by a model of either arm, and the files that hold them."""

@@ -1,0 +1,22 @@
+"""What tells a checkpoint from another one under the same name."""
+
+import hashlib
+from pathlib import Path
+
+
+def checkpoint_hash(source: str, config) -> str:
+    """What tells this checkpoint from another one under the same name: its files, or its commit on the Hub."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return str(getattr(config, "_commit_hash", None))
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".bin") and path.name not in (
+            "training_log.json",
+            ".arche-mdlm.json",
+        ):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+    return digest.hexdigest()
