@@ -89,7 +89,7 @@ def test_rotation_removes_what_was_written_only(tmp_path, listed):
     (folders[0] / "evaluation.json").write_text("mine")
     for folder in folders if not listed else ():
         (folder / MANIFEST).unlink()
-    rotate(tmp_path, keep=1, best_step=None)
+    rotate(tmp_path, keep=1, kept_steps=())
     assert list_checkpoints(tmp_path) == folders[2:]
     assert content(folders[0]) == {"evaluation.json": "mine"}
     assert not folders[1].exists()
@@ -102,7 +102,7 @@ def test_a_run_killed_between_two_renames_gets_its_checkpoint_back(tmp_path):
     (folder / "mine").write_text("a note")
     folder.rename(tmp_path / ".checkpoint-000007.1234abcd.old")
     (tmp_path / ".checkpoint-000007.notes").mkdir()
-    rotate(tmp_path, keep=2, best_step=None)
+    rotate(tmp_path, keep=2, kept_steps=())
     assert content(folder)["mine"] == "a note"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".checkpoint-000007.notes", folder.name]
 
