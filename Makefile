@@ -12,7 +12,7 @@ COMPAT_TESTS ?= tests/modeling tests/pipelines tests/clients tests/metrics/test_
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-compat lint format venv benchmark checkpoint-code clean
+.PHONY: help quickstart test test-compat lint format venv build/typed benchmark checkpoint-code clean
 
 help:  ## show this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,15 +27,23 @@ test-compat: .venv-oldest/.installed .venv-newest/.installed  ## models and tool
 	$(TEST_ENV) .venv-oldest/bin/python -m pytest $(COMPAT_TESTS)
 	$(TEST_ENV) .venv-newest/bin/python -m pytest $(COMPAT_TESTS)
 
-lint: .venv/.installed  ## ruff's checks and its format, without changing a file
+lint: .venv/.installed build/typed  ## ruff's checks and its format, and mypy, without changing a file
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: .venv/.installed  ## let ruff mend and format the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-venv: .venv/.installed  ## make .venv with the versions of constraints.txt
+venv: .venv/.installed build/typed  ## make .venv with the versions of constraints.txt
+
+# arche_mdlm as type checkers and editors look for it: links to the files of modeling_mdlm/ and to the other packages' folders.
+build/typed:
+	rm -rf $@
+	mkdir -p $@/arche_mdlm
+	ln -s $(patsubst %,../../../%,$(wildcard modeling_mdlm/*.py modeling_mdlm/py.typed)) $@/arche_mdlm/
+	ln -s $(patsubst %,../../../%,$(shell sed -n 's/^ *"arche_mdlm\.[a-z]*": "\([a-z]*\)",.*/\1/p' setup.py)) $@/arche_mdlm/
 
 benchmark: .venv/.installed  ## measure the speed of training and sampling
 	$(PY) -m benchmarks
@@ -45,7 +53,7 @@ checkpoint-code:  ## copy modeling_mdlm/ into the shipped checkpoint, which carr
 	cp modeling_mdlm/*_mdlm.py checkpoints/mdlm-tinystories-mini/
 
 clean:  ## remove the environment, caches and build folders; runs/ is kept
-	rm -rf .venv .venv-oldest .venv-newest .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-newest .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A name on PATH may be a shim for a Python that is not there, or lack `ensurepip` (Debian's python3-venv): each is tried.

@@ -31,6 +31,10 @@ DEV = [
     "nltk>=3.9",
     "scipy>=1.11",
     "setuptools>=77",
+    "mypy>=2.4",
+    "types-psutil",
+    "types-PyYAML",
+    "types-tqdm",
 ]
 PLOT = ["matplotlib>=3.8", "pillow>=10"]
 LIVE = ["rich>=13"]
@@ -48,6 +52,7 @@ setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     package_data={
+        "arche_mdlm": ["py.typed"],
         "arche_mdlm.configuration": ["presets/*.yaml", "accelerate/*.yaml"],
         "arche_mdlm.training": ["sample/*.jsonl"],
         "arche_mdlm.metrics": ["data/*.json"],

@@ -4,7 +4,10 @@ import difflib
 import json
 from dataclasses import fields
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # slow to import
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # Fields of the configuration classes that change nothing here: descriptions, and parts of other models.
 _WITHOUT_EFFECT = {"use_cache", "pretraining_tp", "add_cross_attention", "reorder_and_upcast_attn"}
@@ -20,7 +23,7 @@ _AT_LEAST_ONE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_l
                  "max_position_embeddings", "num_key_value_heads", "head_dim", *_GPT2_NAMES.values())  # fmt: skip
 
 
-def classes_of(architecture: str):
+def classes_of(architecture: str) -> "tuple[type[PreTrainedConfig], type[PreTrainedModel]]":
     """(configuration class, model class) of an architecture."""
     import transformers
 
@@ -44,18 +47,18 @@ def known_keys(architecture: str) -> tuple[str, ...]:
     return tuple(sorted(own | (set(_GPT2_NAMES) | {"attention_bias"} if architecture == "gpt2" else {"rope_theta"})))
 
 
-def make_config(architecture: str, values: dict[str, Any], **special_ids: int | None):
+def make_config(architecture: str, values: dict[str, Any], **special_ids: int | None) -> "PreTrainedConfig":
     """A checked configuration. `null` leaves a key to the default of its class.
 
     Raises:
         ValueError: for a key without an effect, or a value that the class refuses; both are named.
     """
-    cls = classes_of(architecture)[0]
+    cls: Any = classes_of(architecture)[0]
     values = {key: value for key, value in values.items() if value is not None}
     _check_keys(architecture, values)
     names = _GPT2_NAMES if architecture == "gpt2" else {}
     kinds = {f.name: f.type for f in fields(cls)}
-    own = {}
+    own: dict[str, Any] = {}
     for key, value in values.items():
         name = names.get(key, key)
         own[name] = float(value) if kinds.get(name) in (float, "float") and type(value) is int else value

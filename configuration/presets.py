@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -278,7 +279,7 @@ def _read(path: Path) -> dict[str, Any]:
     return family
 
 
-def _no_other_keys(values: Any, known: tuple[str, ...], where: str) -> None:
+def _no_other_keys(values: Any, known: Collection[str], where: str) -> None:
     if not isinstance(values, dict):
         raise ValueError(f"{where.rstrip('.: ')} must be a mapping with the keys {', '.join(known)}")
     for key in values:
@@ -311,7 +312,7 @@ def _set(sections: dict, dotted: str, value: Any) -> None:
     tree[last] = value
 
 
-def _build(cls, values: dict, section: str):
+def _build(cls: Any, values: dict[str, Any], section: str) -> Any:
     known, hints = {f.name: f for f in fields(cls)}, get_type_hints(cls)
     if not isinstance(values, dict):
         raise ValueError(f"{section}={values!r} must be a mapping of settings")
@@ -345,7 +346,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _hint(name: str, known) -> str:
+def _hint(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

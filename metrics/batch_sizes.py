@@ -12,10 +12,11 @@ copies of L * V a row. A part of the free memory is left to the rest; where the 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from transformers import PreTrainedConfig, PreTrainedModel
 
 AUTO = "auto"
 # Bytes of float32 logits that exist at once: on a CPU few enough to stay near its caches.
@@ -28,6 +29,7 @@ _MOST = {"cpu": 32}  # more rows no longer make it faster, and are lost together
 _MOST_ELSEWHERE = 1024
 
 T = TypeVar("T")
+Items = TypeVar("Items", bound=Sequence[Any])
 
 
 def logit_positions(device: torch.device, vocab_size: int) -> int:
@@ -45,7 +47,7 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def row_bytes(config, length: int, item_size: int, all_logits: bool = False) -> int:
+def row_bytes(config: PreTrainedConfig, length: int, item_size: int, all_logits: bool = False) -> int:
     """Bytes that a row of `length` positions takes, by the formula above, of numbers of `item_size` bytes.
 
     Args:
@@ -63,7 +65,7 @@ def row_bytes(config, length: int, item_size: int, all_logits: bool = False) -> 
     return total
 
 
-def estimate(model, length: int, all_logits: bool = False) -> int:
+def estimate(model: PreTrainedModel, length: int, all_logits: bool = False) -> int:
     """Rows of `length` positions that fit the free memory, 1 to what still makes the device faster."""
     device = model.device
     most = _MOST.get(device.type, _MOST_ELSEWHERE)
@@ -79,14 +81,17 @@ class BatchSize:
     """Rows at once, `size`: as many as one says, or found out.
 
     Args:
-        size: to begin with. halves: whether a batch that is too large for the memory is halved, and the next ones too.
+        size: rows to begin with.
+        halves: whether a batch that is too large for the memory is halved, and the next ones too.
     """
 
-    def __init__(self, size: int, halves: bool):
+    def __init__(self, size: int, halves: bool) -> None:
         self.size, self.halves = size, halves
 
     @classmethod
-    def of(cls, batch_size, model, length: int, all_logits: bool = False) -> "BatchSize":
+    def of(
+        cls, batch_size: "int | str | BatchSize", model: PreTrainedModel, length: int, all_logits: bool = False
+    ) -> "BatchSize":
         """Of an argument `batch_size`: a number, "auto", or a BatchSize, which stays what it is.
 
         ValueError for a number below 1, or anything else.
@@ -99,16 +104,16 @@ class BatchSize:
             raise ValueError(f"batch_size={batch_size!r} must be at least 1, or {AUTO!r}")
         return cls(batch_size, halves=False)
 
-    def run(self, items: Sequence, work: Callable[[Sequence], T]) -> Iterator[tuple[Sequence, T]]:
+    def run(self, items: Items, work: Callable[[Items], T]) -> Iterator[tuple[Items, T]]:
         """(part, work(part)) of one part of the items after another.
 
         Raises what `work` does; out of memory only if the size is fixed, or for a single item.
         """
         done = 0
         while done < len(items):
-            part = items[done : done + self.size]
+            part = cast(Items, items[done : done + self.size])
             try:
-                result = work(part)
+                result: T | None = work(part)
             except RuntimeError as error:
                 if not self.halves or len(part) == 1 or not should_reduce_batch_size(error):
                     raise

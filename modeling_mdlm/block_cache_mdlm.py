@@ -1,18 +1,20 @@
 """Keys and values of a canvas, kept while a block of it is written: a step then runs the block's positions alone."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from .canvas_mdlm import Canvas
+from .configuration_mdlm import MDLMConfig
 
 
 @dataclass
 class BlockCache:
-    """Of B canvases of L positions.
+    """Keys and values of B canvases of L positions.
 
     The first forward of a block runs the whole canvas and fills the cache; the others run the block's positions, whose own keys
-    and values they renew. Exact for a block-causal model (`attention_block_length`) that is not told the time, as nothing
+    and values they renew. Exact for a block-causal model (`attention_block_length`) without time conditioning, as nothing
     before the block depends on it; for any other an approximation: Wu et al. 2025, arXiv 2505.22618 (Fast-dLLM's cache of
     prefix and suffix).
 
@@ -20,26 +22,29 @@ class BlockCache:
         model: an `MDLMForMaskedDiffusion`. Its attention must be "sdpa" or "eager", else ValueError.
     """
 
-    model: torch.nn.Module
+    model: Any  # MDLMForMaskedDiffusion, whose file imports this one
     canvas: Canvas
     held: torch.Tensor = field(init=False)  # (B,) the block whose keys and values are held, -1 for none
     # Of each layer (B, L, key-value heads, head_dim); made by the first forward, then written in place.
     keys: dict[int, torch.Tensor] = field(default_factory=dict)
     values: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         attention = self.model.config._attn_implementation
         if attention not in ("sdpa", "eager"):
             raise ValueError(f"prefix_cache=True needs attn_implementation 'sdpa' or 'eager', not {attention!r}")
         self.held = torch.full_like(self.canvas.num_blocks, -1)
 
     @staticmethod
-    def is_exact(config) -> bool:
+    def is_exact(config: MDLMConfig) -> bool:
+        """Whether the cache of blocks changes nothing for a model of this configuration."""
         return config.attention_block_length is not None and config.time_conditioning == "none"
 
-    def states(self, rows, block, where, times: dict) -> torch.Tensor:
+    def states(
+        self, rows: torch.Tensor, block: torch.Tensor, where: torch.Tensor, times: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         """Hidden states (N, hidden_size) at the N True positions of `where` (R, L), in row-major order, of `rows` (R,) at
-        `block` (R,); `times` holds `timesteps` (R,) where the model is told them."""
+        `block` (R,); `times` holds `timesteps` (R,) for a time-conditioned model."""
         known = self.held[rows] == block
         parts = []
         for run, chosen in ((self._whole, ~known), (self._window, known)):
@@ -54,7 +59,9 @@ class BlockCache:
             states[chosen[owner]] = part
         return states
 
-    def _whole(self, rows, block, where, times) -> torch.Tensor:
+    def _whole(
+        self, rows: torch.Tensor, block: torch.Tensor, where: torch.Tensor, times: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         columns = torch.arange(where.shape[1], device=where.device).expand_as(where)
         view = _CacheView(self, rows, columns)
         inputs = self.canvas.inputs(rows)
@@ -62,7 +69,9 @@ class BlockCache:
         self.held[rows] = block
         return states
 
-    def _window(self, rows, block, where, times) -> torch.Tensor:
+    def _window(
+        self, rows: torch.Tensor, block: torch.Tensor, where: torch.Tensor, times: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         canvas = self.canvas
         inside = (canvas.window[rows] == block[:, None]) & canvas.attended[rows]
         width = int(inside.sum(-1).max())
@@ -80,7 +89,7 @@ class BlockCache:
             block_cache=_CacheView(self, rows, columns),
         ).last_hidden_state
 
-    def _mask(self, attended, position_ids, columns) -> torch.Tensor:
+    def _mask(self, attended: torch.Tensor, position_ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """(R, 1, W, L) as the attention takes it: which positions each of the window's sees."""
         sees = attended[:, None].expand(-1, columns.shape[1], -1)
         length = self.model.config.attention_block_length
@@ -103,11 +112,13 @@ class _CacheView:
     rows: torch.Tensor
     columns: torch.Tensor
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *args, **kwargs) -> tuple:
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (R, heads, W, head_dim) of the columns in; those (R, heads, L, head_dim) of all positions out."""
         return self._put(self.cache.keys, keys, layer), self._put(self.cache.values, values, layer)
 
-    def _put(self, store: dict, new: torch.Tensor, layer: int) -> torch.Tensor:
+    def _put(self, store: dict[int, torch.Tensor], new: torch.Tensor, layer: int) -> torch.Tensor:
         _, heads, _, size = new.shape
         if layer not in store:
             store[layer] = new.new_zeros(*self.cache.canvas.tokens.shape, heads, size)

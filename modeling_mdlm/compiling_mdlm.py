@@ -2,18 +2,20 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-# Lengths of the canvas and sizes of the last layer, of which there are few (`length_multiple`, `label_positions`); one graph each.
+# There are few lengths of the canvas and sizes of the last layer (`length_multiple`, `label_positions`); each takes one graph.
 _MOST_GRAPHS = 64
 
 
-def compile_layers(model: PreTrainedModel, **options) -> None:
+def compile_layers(model: PreTrainedModel, **options: Any) -> None:
     """Compile each layer of `model`'s trunk in place; head and loss stay as they are (`head_loss`).
 
     MDLM's canvases have few lengths and get static shapes; AR's rows have any length, and one graph for all.
@@ -34,12 +36,12 @@ def compile_layers(model: PreTrainedModel, **options) -> None:
         layer.compile(dynamic=model.config.model_type != "mdlm", **options)
 
 
-# Of each model, by options: what was compiled, so that a second call with the same ones compiles nothing.
-_compiled: WeakKeyDictionary = WeakKeyDictionary()
+# What was compiled for each model, by options: a second call with the same options compiles nothing.
+_compiled: WeakKeyDictionary[PreTrainedModel, dict[str, list[Any]]] = WeakKeyDictionary()
 
 
 @contextmanager
-def compiled_layers(model: PreTrainedModel, **options):
+def compiled_layers(model: PreTrainedModel, **options: Any) -> Iterator[None]:
     """`compile_layers` for the time of a with block; layers that are compiled already stay as they are."""
     if is_compiled(model):
         yield
@@ -77,5 +79,5 @@ def _lists_of_layers(model: PreTrainedModel) -> list[nn.ModuleList]:
 
 
 def is_compiled(model: PreTrainedModel) -> bool:
-    """Whether `compile_layers` has been here."""
+    """Whether a layer of the model's trunk is compiled."""
     return any(layer._compiled_call_impl is not None for layers in _lists_of_layers(model) for layer in layers)

@@ -1,5 +1,7 @@
 """Configuration of a masked diffusion language model."""
 
+from typing import Any
+
 from transformers import LlamaConfig
 
 _CHOICES = {
@@ -21,24 +23,46 @@ class MDLMConfig(LlamaConfig):
     """A `LlamaConfig` (the trunk is a bidirectional Llama) with what masked diffusion adds.
 
     Args:
-        diffusion: the family; this version knows `"masked"` alone, and refuses the checkpoint of another one.
-        bos_token_id, eos_token_id, pad_token_id: of the tokenizer; None, not Llama's 1 and 2, where they are not given.
-        mask_token_id: id of the absorbing state; below `vocab_size`.
-        output_vocab_size: rows of an untied head; ids from there on are never predicted. Default `vocab_size`.
-        time_conditioning: `"none"`, or `"additive"`: an embedding of t is added to the token embeddings.
-        attention_block_length: a position sees the positions of its own block of so many, and of the blocks before
-            (block-causal, Arriola et al. 2025, arXiv 2503.09573); None: all. Its keys and values never change once its block
-            is written, so a cache of them is exact.
-        noise_schedule: `"linear"` (alpha = 1 - t) or `"cosine"` (alpha = cos^2(pi t / 2)).
-        num_diffusion_steps: default number of sampling steps, used where the generation config has none.
+        diffusion (`str`, defaults to `"masked"`): the family; this version knows `"masked"` alone.
+        bos_token_id (`int`, *optional*): id of the token that begins a text; None, not Llama's 1, where it is not given.
+        eos_token_id (`int` or `list[int]`, *optional*): ids that end a text; None, not Llama's 2.
+        pad_token_id (`int`, *optional*): id of the padding.
+        mask_token_id (`int`, defaults to 0): id of the mask, the absorbing state; below `vocab_size`.
+        output_vocab_size (`int`, *optional*): rows of an untied head; ids from there on are never predicted. Default:
+            `vocab_size`.
+        attention_block_length (`int`, *optional*): positions in a block of block-causal attention (Arriola et al. 2025,
+            arXiv 2503.09573): a position sees its own block and those before it. A written block's keys and values never
+            change, so a cache of them is exact. None: every position sees all.
+        time_conditioning (`str`, defaults to `"none"`): `"additive"` adds an embedding of t to the token embeddings.
+        noise_schedule (`str`, defaults to `"linear"`): `"linear"` (alpha = 1 - t) or `"cosine"` (alpha = cos^2(pi t / 2)).
+        num_diffusion_steps (`int`, defaults to 64): sampling steps where the generation config gives none.
+        use_cache (`bool`, defaults to False): of `LlamaConfig`; it changes nothing here.
+        **kwargs: the fields of `LlamaConfig` (`vocab_size`, `hidden_size`, `num_hidden_layers`, ...).
 
     Raises:
-        ValueError: for a choice that does not exist, a mask id outside the vocabulary, a narrow tied head, or a
-            schedule or time conditioning the model does not know.
+        ValueError: for a choice that does not exist, a mask id outside of the vocabulary, an `output_vocab_size` that does
+            not fit the head, and lengths and steps below 1.
+
+    Source: Sahoo et al. 2024, arXiv 2406.07524.
+
+    Example:
+
+    ```python
+    >>> from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+    >>> sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    >>> config = MDLMConfig(vocab_size=32, mask_token_id=31, noise_schedule="cosine", **sizes)
+    >>> model = MDLMForMaskedDiffusion(config)
+    >>> model.config.output_vocab_size
+    32
+    >>> MDLMConfig(vocab_size=32, mask_token_id=32, **sizes)
+    Traceback (most recent call last):
+    ValueError: mask_token_id=32 is not in the vocabulary (0 to 31)
+
+    ```
     """
 
     model_type = "mdlm"
-    base_model_fsdp_plan = None
+    base_model_fsdp_plan = None  # type: ignore[assignment]  # Llama's, which would not fit
     keys_to_ignore_at_inference = ["past_key_values", "token_nll"]  # what a Trainer's metrics do not see
 
     diffusion: str = "masked"
@@ -52,7 +76,7 @@ class MDLMConfig(LlamaConfig):
     num_diffusion_steps: int = 64
     use_cache: bool = False
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.output_vocab_size is None:
             self.output_vocab_size = self.vocab_size

@@ -4,21 +4,24 @@ import copy
 import inspect
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NoReturn, cast
 
 import torch
-from transformers import GenerationConfig, GenerationMixin, StoppingCriteriaList
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel, StoppingCriteriaList
+from transformers.generation import LogitsProcessorList
 from transformers.utils import ModelOutput, logging
 
 from .block_cache_mdlm import BlockCache
 from .canvas_mdlm import Canvas
 from .compiling_mdlm import compiled_layers, is_compiled
+from .configuration_mdlm import MDLMConfig
 from .guidance_mdlm import Guidance
-from .noise_mdlm import RowNoise, draw_seeds
+from .noise_mdlm import Generators, RowNoise, draw_seeds
 from .ordered_samplers_mdlm import OrderedSampler  # noqa: F401  (registers its samplers, as the next one does)
 from .prediction_mdlm import Predictor, anneal, on_canvas, without_temperature
 from .proposal_mdlm import propose
 from .remasking_mdlm import RemaskingSampler  # noqa: F401
-from .samplers_mdlm import get_sampler
+from .samplers_mdlm import Sampler, get_sampler
 from .settings_mdlm import OWN_FIELDS, check_settings, refuse_unsupported
 from .stopping_mdlm import Stopping
 from .streaming_mdlm import CanvasStream
@@ -30,29 +33,54 @@ _NOT_ON_A_CANVAS = "{} decodes from left to right with a cache; a masked diffusi
 
 
 class MDLMGenerationConfig(GenerationConfig):
-    """A `GenerationConfig` with what denoising a canvas adds. None means the default that is named.
+    """A `GenerationConfig` with what denoising a canvas adds.
 
     Args:
-        sampler: one of `available_samplers()`; `"ancestral"`.
-        num_diffusion_steps: denoising steps of a row, and the most it takes; the model config's. Samplers that set their own
-            pace (first_hitting, entropy_bound, threshold) by default get one for each position to fill.
-        block_length: fill the canvas in blocks of so many positions, left to right, which share the steps; one block.
-        temperature_end: the temperature falls (or rises) linearly from `temperature` at t = 1 to this at t = 0; constant.
-        threshold, threshold_factor, entropy_bound, remasking, remasking_rate: settings of the samplers `threshold`,
-            `entropy_bound` and `remdm`, explained there.
-        output_history: return the canvas after each step; needs `return_dict_in_generate`.
-        prefix_cache: with `block_length`, keep keys and values of all that is not in the current block while it is written
-            (`BlockCache`): exact for a block-causal model that is not told the time, approximate for others, with a warning.
-        compile_config: transformers' own `CompileConfig`: the model's layers run compiled in this call (`compiled_layers`).
+        sampler (`str`, defaults to `"ancestral"`): one of `available_samplers()`.
+        num_diffusion_steps (`int`, *optional*): denoising steps of a row, and the most it takes. Default: the model
+            config's. Samplers that set their own pace (first_hitting, entropy_bound, threshold) get one for each position.
+        block_length (`int`, *optional*): positions in a block; blocks are filled left to right and share the steps.
+            Default: one block.
+        temperature_end (`float`, *optional*): the temperature goes linearly from `temperature` at t = 1 to this at t = 0.
+        threshold (`float`, *optional*), threshold_factor (`float`, *optional*): see `ThresholdSampler`.
+        entropy_bound (`float`, nats, *optional*): see `EntropyBoundSampler`.
+        remasking (`str`, *optional*), remasking_rate (`float`, *optional*): see `RemaskingSampler`.
+        output_history (`bool`, *optional*): return the canvas after each step; needs `return_dict_in_generate`.
+        prefix_cache (`bool`, *optional*): with `block_length`, keep keys and values of all other blocks while one is written
+            (`BlockCache`): exact for a block-causal model without time conditioning, approximate for others, with a warning.
+        compile_config (`CompileConfig`, *optional*): the model's layers run compiled in this call (`compiled_layers`).
+        **kwargs: the fields of `GenerationConfig` that work here (`settings_mdlm.WORKING`).
+
+    Example:
+
+    ```python
+    >>> from arche_mdlm import MDLMGenerationConfig
+    >>> settings = MDLMGenerationConfig(sampler="entropy_bound", entropy_bound=0.2, max_new_tokens=16, do_sample=True)
+    >>> settings.entropy_bound, settings.num_diffusion_steps
+    (0.2, None)
+
+    ```
     """
 
-    def __init__(self, **kwargs):
+    sampler: str | None
+    num_diffusion_steps: int | None
+    block_length: int | None
+    temperature_end: float | None
+    threshold: float | None
+    threshold_factor: float | None
+    entropy_bound: float | None
+    remasking: str | None
+    remasking_rate: float | None
+    output_history: bool | None
+    prefix_cache: bool | None
+
+    def __init__(self, **kwargs: Any) -> None:
         for name, default in OWN_FIELDS.items():
             setattr(self, name, kwargs.pop(name, default))
         super().__init__(**kwargs)
 
     @classmethod
-    def from_model_config(cls, model_config):
+    def from_model_config(cls, model_config: PreTrainedConfig | dict[str, Any]) -> "MDLMGenerationConfig":
         """The special tokens; transformers' own would also take everything that a model config has under a like name."""
         config = model_config if isinstance(model_config, dict) else model_config.to_dict()
         return cls(**{name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
@@ -63,61 +91,86 @@ class MDLMGenerationOutput(ModelOutput):
     """What `generate(return_dict_in_generate=True)` returns.
 
     Args:
-        sequences: (B, L) prompts and what was written, pads after the first EOS.
-        num_forward_passes: (B,) forwards of the model that each row was part of.
-        tokens_per_forward: (B,) positions filled over forwards, float; 0 for a row that needed none.
-        history: (S, B, L) the canvas after each of the S steps, masks where nothing is written; with `output_history`.
+        sequences (`torch.LongTensor`, (B, L)): prompts and what was written, pads after the first EOS.
+        num_forward_passes (`torch.LongTensor`, (B,)): forwards of the model that each row was part of.
+        tokens_per_forward (`torch.Tensor`, (B,)): positions filled over forwards; 0 for a row that needed none.
+        history (`torch.LongTensor`, (S, B, L)): the canvas after each of S steps, masks where nothing is written; with
+            `output_history`.
     """
 
-    sequences: torch.LongTensor | None = None
-    num_forward_passes: torch.LongTensor | None = None
-    tokens_per_forward: torch.FloatTensor | None = None
-    history: torch.LongTensor | None = None
+    sequences: torch.Tensor | None = None
+    num_forward_passes: torch.Tensor | None = None
+    tokens_per_forward: torch.Tensor | None = None
+    history: torch.Tensor | None = None
 
 
 class MDLMGenerationMixin(GenerationMixin):
     """`GenerationMixin` whose decoding is the denoising of a canvas."""
 
+    config: MDLMConfig
     generation_config_class = MDLMGenerationConfig
 
     @torch.no_grad()
-    def generate(
-        self, inputs=None, generation_config=None, stopping_criteria=None, streamer=None, generator=None,
-        guidance_scale=None, negative_prompt_ids=None, negative_prompt_attention_mask=None, **kwargs,
-    ):  # fmt: skip
+    def generate(  # type: ignore[override]  # transformers' order of arguments, without those of text written left to right
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        stopping_criteria: Any = None,
+        streamer: Any = None,
+        generator: Generators = None,
+        guidance_scale: float | None = None,
+        negative_prompt_ids: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor | MDLMGenerationOutput:
         """Write text, or fill the masks inside it.
 
         Args:
-            inputs, input_ids: (B, P) prompts, padded on either side with `attention_mask` 0; masks in them are filled
-                too. None: the empty prompt, a BOS.
-            generation_config, logits_processor, kwargs: as everywhere in transformers, and the fields of
-                `MDLMGenerationConfig`. `max_new_tokens=0` fills only the masks of the prompt. With `max_length`, or
-                the default length, each row is filled up to that many tokens of its own, padding not counted.
-                The options that work are listed in settings_mdlm.py; any other is refused. Among them: `min_new_tokens` and
-                `min_length` (no EOS or pad before that many tokens), `max_time` (seconds, after which everything open is
-                filled with the most probable tokens of one forward), `stop_strings` with `tokenizer` (the text ends with the
-                token in which the first of them ends), `temperature=0` (as `do_sample=False`).
-            stopping_criteria: one or a list (`Stopping`), called with the canvases (B, L) after each step in which anything
-                can have changed; a row that stops is left as it is.
-            streamer: `TextStreamer` (finished text, left to right), `TextDiffusionStreamer` (the whole canvas of one
+            inputs (`torch.LongTensor`, (B, P), *optional*): prompts, also as `input_ids`, padded on either side with
+                `attention_mask` 0. Masks in them are filled too. None: the empty prompt, a BOS.
+            generation_config (`GenerationConfig`, *optional*): settings of this call. Default: the checkpoint's.
+            stopping_criteria (one or a list, *optional*): called with the canvases (B, L) after each step that can have
+                changed them; a row that stops is left as it is (`Stopping`).
+            streamer (*optional*): `TextStreamer` (finished text, left to right), `TextDiffusionStreamer` (the canvas of one
                 row), or anything with `put_canvas(tokens (B, L))` and `end()`, which gets all rows after each step.
-            generator: None, a `torch.Generator`, or a list of one a row, `num_return_sequences` counted. A row's text
-                depends on its own seed only. With `do_sample=False` and no generator the result is deterministic.
-            guidance_scale: above 1 pushes away from the text without the prompt, or with `negative_prompt_ids` (B, Pn);
-                twice the forwards.
+            generator (`torch.Generator` or a list of one a row, *optional*): a row's text depends on its own seed only. With
+                `do_sample=False` and no generator the result is deterministic.
+            guidance_scale (`float`, *optional*): above 1 pushes away from the text without the prompt; twice the forwards.
+            negative_prompt_ids (`torch.LongTensor`, (B, Pn), *optional*): guidance pushes away from these prompts instead.
+            negative_prompt_attention_mask (`torch.Tensor`, (B, Pn), *optional*): 0 at their padding.
+            **kwargs: fields of `MDLMGenerationConfig`, `logits_processor`, `attention_mask`. `max_new_tokens=0` fills only
+                the masks of the prompt. `max_length`: each row is filled up to that many tokens of its own, padding not
+                counted. `min_new_tokens`, `min_length`: no EOS or pad before that many tokens. `max_time` (seconds):
+                everything open is then filled from one forward. `stop_strings` (with `tokenizer`): the text ends with the
+                token in which the first of them ends. `temperature=0`: as `do_sample=False`.
 
         Returns:
-            (B * num_return_sequences, L) token ids, or `MDLMGenerationOutput`. ValueError for a length that does not fit
-            the context, an unknown sampler, a setting outside its range or one that the sampler does not have, and
-            options that have no meaning for a diffusion model.
+            `torch.LongTensor`, (B * num_return_sequences, L); `MDLMGenerationOutput` with `return_dict_in_generate`.
 
-        Source: Sahoo et al. 2024, arXiv 2406.07524; the samplers name theirs.
+        Raises:
+            ValueError: for a length that does not fit the context, an unknown sampler, a setting outside its range or of
+                another sampler, and options that mean nothing on a canvas (`settings_mdlm.WORKING` lists those that do).
+
+        Source: Sahoo et al. 2024, arXiv 2406.07524; the samplers name theirs. Example:
+
+        ```python
+        >>> import torch, arche_mdlm
+        >>> from transformers import AutoModelForMaskedLM, AutoTokenizer
+        >>> folder = "checkpoints/mdlm-tinystories-mini"
+        >>> tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForMaskedLM.from_pretrained(folder)
+        >>> prompt = tokenizer("The dog [MASK][MASK] was", return_tensors="pt")
+        >>> seed = torch.Generator().manual_seed(0)
+        >>> output = model.generate(**prompt, max_new_tokens=8, num_diffusion_steps=8, generator=seed)
+        >>> output.shape[1] - prompt["input_ids"].shape[1], bool((output == tokenizer.mask_token_id).any())
+        (8, False)
+
+        ```
         """
         config = copy.deepcopy(generation_config) if generation_config is not None else self.generation_config_class()
         explicit = generation_config is not None
         places = [kwargs, vars(config) if explicit else {}, vars(self.generation_config)]
-        stock = {*vars(GenerationConfig()), *inspect.signature(super().generate).parameters}
-        refuse_unsupported(kwargs, places[1:], stock | set(inspect.signature(self.forward).parameters))
+        stock = {*vars(GenerationConfig()), *inspect.signature(GenerationMixin.generate).parameters}
+        refuse_unsupported(kwargs, places[1:], stock | set(inspect.signature(self.forward).parameters))  # type: ignore[attr-defined]
         get = partial(_setting, places)
         check_settings(get, kwargs)
         if get("temperature") == 0:
@@ -135,31 +188,30 @@ class MDLMGenerationMixin(GenerationMixin):
             type(self)._denoise, new_tokens=new_tokens, least=least, stopping=stopping, stream=streamer,
             generator=generator, guidance=(guidance_scale, negative_prompt_ids, negative_prompt_attention_mask),
         )  # fmt: skip
-        return super().generate(
-            inputs=inputs, generation_config=config if explicit else None, custom_generate=loop, **kwargs
-        )
+        settings = config if explicit else None  # `custom_generate` decides what is returned
+        return super().generate(inputs, settings, custom_generate=loop, **kwargs)  # type: ignore[misc, return-value]
 
-    def generate_batch(self, *args, **kwargs):
+    def generate_batch(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not for masked diffusion: transformers' continuous batching is a causal decoder."""
         raise NotImplementedError(_NOT_ON_A_CANVAS.format("generate_batch"))
 
-    def init_continuous_batching(self, *args, **kwargs):
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not for masked diffusion."""
         raise NotImplementedError(_NOT_ON_A_CANVAS.format("continuous batching"))
 
-    def continuous_batching_context_manager(self, *args, **kwargs):
+    def continuous_batching_context_manager(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not for masked diffusion."""
         raise NotImplementedError(_NOT_ON_A_CANVAS.format("continuous batching"))
 
-    def compute_transition_scores(self, *args, **kwargs):
+    def compute_transition_scores(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not for masked diffusion."""
         raise NotImplementedError(
             "compute_transition_scores needs a score a position in the order of writing; see metrics.policy_likelihood"
         )
 
-    # ------------------------------------------------------------------ before the loop
-
-    def _resolve_lengths(self, config, kwargs, input_ids, explicit: bool) -> tuple[str, int, bool]:
+    def _resolve_lengths(
+        self, config: GenerationConfig, kwargs: dict[str, Any], input_ids: torch.Tensor | None, explicit: bool
+    ) -> tuple[str, int, bool]:
         """("new", n, ...): every row gets n new tokens; ("total", n, ...): every row is filled up to n tokens of its own;
         the third says whether the length is only the checkpoint's default.
 
@@ -188,37 +240,50 @@ class MDLMGenerationMixin(GenerationMixin):
             kwargs["max_length"] = width + 1
         return (*chosen, is_default)
 
-    def _validate_generated_length(self, generation_config, input_ids_length, has_default_max_length):
+    def _validate_generated_length(self, *args: Any, **kwargs: Any) -> None:
         """Lengths were resolved, and are checked a row at a time, in `Canvas.build`."""
 
-    def _get_stopping_criteria(self, *args, **kwargs):
+    def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
         return StoppingCriteriaList()  # `Stopping` has its own
 
-    def prepare_inputs_for_generation(self, input_ids, **kwargs):
+    def prepare_inputs_for_generation(  # type: ignore[override]  # no cache to prepare
+        self, input_ids: torch.Tensor, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The arguments of `forward`, as they are."""
         return {"input_ids": input_ids, **kwargs}
 
-    def adjust_generation_fn(self, generation_config, from_auto_class, from_pipeline, pretrained_model_name_or_path,
-                             *args, **kwargs):  # fmt: skip
+    def adjust_generation_fn(self, *args: Any, **kwargs: Any) -> None:
         """Load the checkpoint's generation config as our own class, so that resaving keeps our fields."""
-        super().adjust_generation_fn(
-            generation_config, from_auto_class, from_pipeline, pretrained_model_name_or_path, *args, **kwargs
-        )
+        super().adjust_generation_fn(*args, **kwargs)  # type: ignore[misc]
         loaded = self.generation_config.to_dict()
         self.generation_config = self.generation_config_class(**loaded)
 
-    # ------------------------------------------------------------------ the loop
-
-    def _denoise(self, input_ids, logits_processor, generation_config, **settings):
+    def _denoise(
+        self, input_ids: torch.Tensor, logits_processor: Any, generation_config: MDLMGenerationConfig, **settings: Any
+    ) -> torch.Tensor | MDLMGenerationOutput:
         """Run the loop, its layers compiled where that is asked for."""
         compile_config = generation_config.compile_config
         if compile_config is None or generation_config.disable_compile:
             return self._fill(input_ids, logits_processor, generation_config, **settings)
         names = ("backend", "mode", "options", "fullgraph")
-        with compiled_layers(self, **{name: getattr(compile_config, name) for name in names}):
+        with compiled_layers(cast(PreTrainedModel, self), **{name: getattr(compile_config, name) for name in names}):
             return self._fill(input_ids, logits_processor, generation_config, **settings)
 
-    def _fill(self, input_ids, logits_processor, generation_config, *, new_tokens, least, stopping, stream, generator,
-              guidance, stopping_criteria=None, **model_kwargs):  # fmt: skip
+    def _fill(
+        self,
+        input_ids: torch.Tensor,
+        logits_processor: LogitsProcessorList,
+        generation_config: MDLMGenerationConfig,
+        *,
+        new_tokens: tuple[str, int, bool],
+        least: dict[str, Any],
+        stopping: Stopping,
+        stream: Any,
+        generator: Generators,
+        guidance: tuple[float | None, torch.Tensor | None, torch.Tensor | None],
+        stopping_criteria: Any = None,
+        **model_kwargs: Any,
+    ) -> torch.Tensor | MDLMGenerationOutput:
         """Fill a canvas over `num_diffusion_steps` steps from t = 1 to t = 0; see `generate`.
 
         The attention mask stays in `model_kwargs`: transformers would pass a named one twice.
@@ -240,7 +305,7 @@ class MDLMGenerationMixin(GenerationMixin):
         seeds = self._seeds(generator, sampler, canvas)
         plan = self._timetable(generation_config, sampler, canvas)
         stream = None if stream is None else CanvasStream(stream, canvas, settles=not sampler.remasks)
-        history = [] if getattr(generation_config, "output_history", None) else None
+        history: list[torch.Tensor] | None = [] if getattr(generation_config, "output_history", None) else None
         # 3. from noise to text
         for step in range(plan.total) if history is not None else busy_steps(sampler, canvas, plan, seeds):
             if stopping.is_late() or (not sampler.remasks and canvas.is_complete()):
@@ -268,17 +333,17 @@ class MDLMGenerationMixin(GenerationMixin):
             stream.end(sequences)
         if not generation_config.return_dict_in_generate:
             return sequences
-        if history is not None:
-            history = torch.stack(history) if history else sequences.new_zeros(0, *sequences.shape)
-        return MDLMGenerationOutput(
-            sequences, canvas.num_forwards, canvas.num_filled / canvas.num_forwards.clamp(min=1), history
-        )
+        tokens_per_forward = canvas.num_filled / canvas.num_forwards.clamp(min=1)
+        if history is None:
+            return MDLMGenerationOutput(sequences, canvas.num_forwards, tokens_per_forward)
+        steps = torch.stack(history) if history else sequences.new_zeros(0, *sequences.shape)
+        return MDLMGenerationOutput(sequences, canvas.num_forwards, tokens_per_forward, steps)
 
-    def _cache(self, generation_config, canvas: Canvas) -> BlockCache | None:
+    def _cache(self, generation_config: MDLMGenerationConfig, canvas: Canvas) -> BlockCache | None:
         """The cache of blocks, where it is asked for."""
         if not getattr(generation_config, "prefix_cache", None):
             return None
-        if is_compiled(self):
+        if is_compiled(cast(PreTrainedModel, self)):
             raise ValueError("prefix_cache=True cannot be used with compiled layers: leave compile_config out")
         if not BlockCache.is_exact(self.config):
             logger.warning_once(
@@ -288,13 +353,13 @@ class MDLMGenerationMixin(GenerationMixin):
         return BlockCache(self, canvas)
 
     @staticmethod
-    def _seeds(generator, sampler, canvas: Canvas) -> torch.Tensor:
+    def _seeds(generator: Generators, sampler: Sampler, canvas: Canvas) -> torch.Tensor:
         rows = len(canvas.tokens)
         deterministic = generator is None and not sampler.do_sample
         seeds = torch.zeros(rows, dtype=torch.int64) if deterministic else draw_seeds(generator, rows)
         return seeds.to(canvas.tokens.device)
 
-    def _timetable(self, generation_config, sampler, canvas: Canvas) -> Timetable:
+    def _timetable(self, generation_config: MDLMGenerationConfig, sampler: Sampler, canvas: Canvas) -> Timetable:
         steps = generation_config.num_diffusion_steps
         if steps is None and sampler.sets_own_pace:
             return Timetable(canvas.masked.sum(-1).clamp(min=1), canvas.num_blocks)
@@ -324,7 +389,7 @@ class MDLMGenerationMixin(GenerationMixin):
             canvas.write(rows, draft.fill(draft.masked, propose(predict, draft.masked, None)))
 
 
-def _setting(places: list[dict], name: str):
+def _setting(places: list[dict[str, Any]], name: str) -> Any:
     """The value of the first of `places` that has one."""
     return next((place[name] for place in places if place.get(name) is not None), None)
 

@@ -5,6 +5,8 @@ arXiv 2411.09009): softmax minus one-hot is the gradient of the logits, so it is
 and multiplied out before the next chunk's logits take their memory. Nothing is computed twice.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -13,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 # Logits held at once: enough for efficient matrix products.
 _CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}
-# Of those a CPU's cores hold so many in their caches while it goes over them several times.
+# Logits that fit the caches of a CPU, which goes over them several times.
 _CACHED_LOGITS = 1 << 20
-# Positions handed to a head that has to be called, whose width is not known.
+# Positions at once for a head that has to be called: its width is not known.
 _CALLED_POSITIONS = 1024
 
 
@@ -23,7 +25,16 @@ class _HeadLoss(torch.autograd.Function):
     """sum_i coefficient_i * nll_i, and the nlls, of which no gradient is taken."""
 
     @staticmethod
-    def forward(ctx, states, weight, targets, coefficients, forbidden_id, chunk, differentiate):
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        coefficients: torch.Tensor,
+        forbidden_id: int | None,
+        chunk: int,
+        differentiate: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = _compute_dtype(states)
         head = weight.to(dtype)
         inputs = states.to(dtype)
@@ -38,23 +49,23 @@ class _HeadLoss(torch.autograd.Function):
             logits = torch.mm(rows, head.T, out=memory[: len(rows)]).float()
             factors = coefficients[part] if differentiate else None
             nll[part] = _nll_and_gradient_in_place(logits, targets[part], factors, forbidden_id)
-            if differentiate:
+            if d_states is not None and d_weight is not None:
                 gradient = logits.to(dtype)
                 d_states[part] = gradient @ head
                 if dtype == torch.float32:
                     d_weight.addmm_(gradient.T, rows)
                 else:
                     d_weight += gradient.T @ rows
-        if differentiate:
+        if d_states is not None and d_weight is not None:
             ctx.save_for_backward(d_states.to(states.dtype), d_weight.to(weight.dtype))
         ctx.mark_non_differentiable(nll)
         return (nll * coefficients).sum(), nll
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_loss, _):
+    def backward(ctx: Any, d_loss: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
         d_states, d_weight = ctx.saved_tensors
-        # In place, which autograd notices if it should ever come here twice.
+        # In place; autograd raises an error if backward is called twice.
         return d_states.mul_(d_loss), d_weight.mul_(d_loss), None, None, None, None, None
 
 
@@ -63,9 +74,11 @@ def _compute_dtype(states: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
-def _nll_and_gradient_in_place(logits, targets, coefficients, forbidden_id) -> torch.Tensor:
-    """Cross-entropies (n,) of float32 logits (n, V), which become coefficient * (softmax - one-hot), or nothing of use without
-    coefficients (n,)."""
+def _nll_and_gradient_in_place(
+    logits: torch.Tensor, targets: torch.Tensor, coefficients: torch.Tensor | None, forbidden_id: int | None
+) -> torch.Tensor:
+    """Cross-entropies (n,) of float32 logits (n, V). The logits are overwritten, with coefficients (n,) by
+    coefficient * (softmax - one-hot)."""
     rows = max(1, _CACHED_LOGITS // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(logits))
     nll = []
     for start in range(0, len(logits), rows):
@@ -75,7 +88,9 @@ def _nll_and_gradient_in_place(logits, targets, coefficients, forbidden_id) -> t
     return torch.cat(nll)[:, 0]
 
 
-def _few_in_place(logits, targets, coefficients, forbidden_id) -> torch.Tensor:
+def _few_in_place(
+    logits: torch.Tensor, targets: torch.Tensor, coefficients: torch.Tensor | None, forbidden_id: int | None
+) -> torch.Tensor:
     if forbidden_id is not None and forbidden_id < logits.shape[-1]:
         logits[:, forbidden_id] = -torch.inf
     chosen = logits.gather(-1, targets)
@@ -101,10 +116,12 @@ def head_loss(
     autocast, if it is on, all else in float32.
 
     Args:
-        states: (N, H). weight: (V, H), the head's. targets: (N,), below V.
-        coefficients: (N,) factors, default 1.
-        forbidden_id: a token that has probability zero (the mask), which may lie past a narrow head.
-        chunk: positions whose logits exist at once; changes nothing else up to rounding.
+        states (`torch.Tensor`, (N, H)): hidden states.
+        weight (`torch.Tensor`, (V, H)): the head's.
+        targets (`torch.LongTensor`, (N,)): token ids below V.
+        coefficients (`torch.Tensor`, (N,), *optional*): factors of the cross-entropies; 1.
+        forbidden_id (`int`, *optional*): a token of probability zero (the mask); it may lie past a narrow head.
+        chunk (`int`, *optional*): positions whose logits exist at once; changes nothing else up to rounding.
 
     Raises:
         ValueError: for numbers of states, targets and coefficients that differ.

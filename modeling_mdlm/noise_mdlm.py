@@ -4,13 +4,16 @@ from dataclasses import dataclass
 
 import torch
 
+# What `generate` takes as its generator: none, one, or one a row.
+Generators = torch.Generator | list[torch.Generator] | tuple[torch.Generator, ...] | None
+
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: SplitMix64's increment
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 _BLOCK = 256  # weights summed at once
 
 
-def draw_seeds(generator, num_rows: int) -> torch.Tensor:
+def draw_seeds(generator: Generators, num_rows: int) -> torch.Tensor:
     """One int64 seed a row, (num_rows,), on the CPU.
 
     `generator`: None (torch's global one), one `torch.Generator` (one seed is drawn from it for each row, in row

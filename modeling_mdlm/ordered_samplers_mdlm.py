@@ -5,12 +5,15 @@ None of them is exact when it fills several positions a step. One at a time, tho
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from .draft_mdlm import Draft
-from .proposal_mdlm import Proposal
+from .noise_mdlm import RowNoise
+from .proposal_mdlm import Predict, Proposal
 from .samplers_mdlm import Sampler, even_share, register_sampler, top_k_per_row
 
 
@@ -22,7 +25,7 @@ class OrderedSampler(Sampler):
     make all positions equally sure.
     """
 
-    statistics = ()
+    statistics: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def score(self, proposal: Proposal) -> torch.Tensor:
@@ -32,13 +35,15 @@ class OrderedSampler(Sampler):
         """(B,) how many positions to fill, from scores (B, L), -inf where nothing is masked, and the even share (B,)."""
         return share
 
-    def step(self, predict, draft, t, s, noise):
+    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
         proposal = self.propose(predict, draft.masked, noise, statistics=self.statistics)
         share = even_share(draft.masked, t, s)
         return fill_best(draft, proposal, self.score(proposal), lambda scores: self.count(scores, share))
 
 
-def fill_best(draft: Draft, proposal: Proposal, score: torch.Tensor, count) -> Draft:
+def fill_best(
+    draft: Draft, proposal: Proposal, score: torch.Tensor, count: Callable[[torch.Tensor], torch.Tensor]
+) -> Draft:
     """Fill the `count(scores)` (B,) positions of highest score (N,), out of a proposal for all masked ones."""
     scores = torch.full(draft.masked.shape, -torch.inf, dtype=torch.float64, device=score.device)
     scores = scores.masked_scatter(draft.masked, score)
@@ -51,7 +56,7 @@ def fill_best(draft: Draft, proposal: Proposal, score: torch.Tensor, count) -> D
 class ConfidenceSampler(OrderedSampler):
     """The drawn tokens of highest probability first (MaskGIT, Chang et al. 2022, arXiv 2202.04200; LLaDA, 2502.09992)."""
 
-    def score(self, proposal):
+    def score(self, proposal: Proposal) -> torch.Tensor:
         return proposal.confidence
 
 
@@ -62,7 +67,8 @@ class MarginSampler(OrderedSampler):
 
     statistics = ("margin",)
 
-    def score(self, proposal):
+    def score(self, proposal: Proposal) -> torch.Tensor:
+        assert proposal.margin is not None  # asked for in `statistics`
         return proposal.margin
 
 
@@ -73,7 +79,8 @@ class EntropySampler(OrderedSampler):
 
     statistics = ("entropy",)
 
-    def score(self, proposal):
+    def score(self, proposal: Proposal) -> torch.Tensor:
+        assert proposal.entropy is not None  # asked for in `statistics`
         return -proposal.entropy
 
 
@@ -90,11 +97,11 @@ class EntropyBoundSampler(EntropySampler):
     sets_own_pace = True
     options = ("entropy_bound",)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.entropy_bound >= 0:
             raise ValueError(f"entropy_bound={self.entropy_bound!r} must be a number of nats, at least 0")
 
-    def count(self, scores, share):
+    def count(self, scores: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         entropies = -scores.sort(dim=-1, descending=True).values
         before = entropies.cumsum(-1) - entropies  # the j lowest entropies without the largest of them
         within = (before <= self.entropy_bound) & entropies.isfinite()
@@ -115,13 +122,13 @@ class ThresholdSampler(ConfidenceSampler):
     sets_own_pace = True
     options = ("threshold", "threshold_factor")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold={self.threshold!r} must be a probability above 0 and at most 1")
         if self.threshold_factor is not None and not self.threshold_factor > 0:
             raise ValueError(f"threshold_factor={self.threshold_factor!r} must be above 0")
 
-    def count(self, scores, share):
+    def count(self, scores: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         if self.threshold_factor is None:
             return (scores >= self.threshold).sum(-1).maximum(share)
         ranked = scores.sort(dim=-1, descending=True).values
@@ -141,12 +148,12 @@ class ArcheSampler(Sampler):
 
     anneals_temperature = True
 
-    def step(self, predict, draft, t, s, noise):
+    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
         rows = draft.masked.nonzero()[:, 0]
         penalty = self._penalty(draft.tokens)
         temperature = self.temperature * (0.4 + 0.6 * t)
 
-        def process(logits, part):
+        def process(logits: torch.Tensor, part: slice) -> torch.Tensor:
             placed, owner = draft.tokens[rows[part]], rows[part]
             penalised = logits.gather(-1, placed) / penalty[owner].to(logits.dtype)
             return logits.scatter_(-1, placed, penalised).div_(temperature[owner].to(logits.dtype))
@@ -158,6 +165,6 @@ class ArcheSampler(Sampler):
 
     @staticmethod
     def _penalty(tokens: torch.Tensor) -> torch.Tensor:
-        """(B, L) what the logit of each token on the canvas is divided by; a mask's own logit is -inf and stays it."""
+        """(B, L) what the logit of each token on the canvas is divided by; a mask's own logit is -inf and stays -inf."""
         counts = (tokens[:, :, None] == tokens[:, None, :]).sum(-1)
         return (1.3 ** counts.to(torch.float64)).clamp(max=5.0)

@@ -6,10 +6,12 @@ and everything else is refused.
 
 import difflib
 import math
+from collections.abc import Callable
+from typing import Any
 
 from .samplers_mdlm import available_samplers, get_sampler, sampler_options
 
-OWN_FIELDS = {
+OWN_FIELDS: dict[str, Any] = {
     "num_diffusion_steps": None,
     "sampler": "ancestral",
     "block_length": None,
@@ -34,11 +36,11 @@ WORKING = {
 }  # fmt: skip
 # Below it, logits divided by the temperature leave the range of float32.
 LEAST_TEMPERATURE = 1e-6
-# Arguments of `generate` that are no options.
+# Other arguments of `generate`.
 ARGUMENTS = {"input_ids", "attention_mask", "logits_processor", "tokenizer", "trust_remote_code"}
 
 # Values with which a refused option changes nothing, beside None and False.
-_NEUTRAL = {
+_NEUTRAL: dict[str, Any] = {
     "num_beams": 1,
     "num_beam_groups": 1,
     "length_penalty": 1,
@@ -54,8 +56,8 @@ _NEUTRAL = {
 }
 
 
-def refuse_unsupported(call: dict, configs: list[dict], known: set[str]) -> None:
-    """ValueError for an option that has no meaning on a canvas, or that nobody knows.
+def refuse_unsupported(call: dict[str, Any], configs: list[dict[str, Any]], known: set[str]) -> None:
+    """ValueError for an option that does not exist, or means nothing on a canvas.
 
     Args:
         call: keyword arguments of this call.
@@ -87,13 +89,13 @@ def refuse_unsupported(call: dict, configs: list[dict], known: set[str]) -> None
             )
 
 
-def _short(value) -> str:
+def _short(value: Any) -> str:
     """A value in an error message of one line."""
     line = " ".join(repr(value).split())
     return line if len(line) <= 60 else f"{line[:57]}..."
 
 
-def check_settings(get, given: dict) -> None:
+def check_settings(get: Callable[[str], Any], given: dict[str, Any]) -> None:
     """ValueError naming the setting, its value and what is allowed.
 
     Args:
@@ -128,7 +130,7 @@ def check_settings(get, given: dict) -> None:
     _check_sampler(get, given)
 
 
-def _check_sampler(get, given: dict) -> None:
+def _check_sampler(get: Callable[[str], Any], given: dict[str, Any]) -> None:
     """Settings that only other samplers have."""
     name = get("sampler") or "ancestral"
     sampler = get_sampler(name)
@@ -145,7 +147,7 @@ def _check_sampler(get, given: dict) -> None:
             )
 
 
-def is_count(value) -> bool:
+def is_count(value: Any) -> bool:
     """Whether it is a whole number of at least 1."""
     return (
         isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value < 2**63 and int(value) == value

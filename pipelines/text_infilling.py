@@ -6,6 +6,7 @@ This file imports nothing of the library: `TextInfillingPipeline.save_pretrained
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, Pipeline
@@ -72,12 +73,16 @@ class TextInfillingPipeline(Pipeline):
     """
 
     _pipeline_calls_generate = True
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = True
+    # transformers declares these as None.
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = True  # type: ignore[assignment]
 
-    def __init__(self, *args, **kwargs):
+    tokenizer: Any  # checked below
+    model: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         mask = getattr(self.tokenizer, "mask_token_id", None)
         if mask is None:
@@ -92,10 +97,11 @@ class TextInfillingPipeline(Pipeline):
         if mask != expected:
             raise ValueError(f"tokenizer.mask_token_id={mask} is not the model's mask_token_id={expected}")
 
-    def _sanitize_parameters(self, **generate_kwargs):
+    def _sanitize_parameters(self, **generate_kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, generate_kwargs, {}
 
-    def preprocess(self, text: str) -> dict:
+    def preprocess(self, text: str) -> dict[str, Any]:  # type: ignore[override]  # without parameters
+        """The text's token ids and mask, each (1, L), with a mask token for each token of a gap."""
         gapped = GappedText.parse(text, self.tokenizer.mask_token)
         inputs = self.tokenizer(gapped.masked(self.tokenizer.mask_token), return_tensors="pt")
         length, context = inputs["input_ids"].shape[1], self.model.config.max_position_embeddings
@@ -106,7 +112,9 @@ class TextInfillingPipeline(Pipeline):
             )
         return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "gapped": [gapped]}
 
-    def _forward(self, model_inputs: dict, **generate_kwargs) -> dict:
+    def _forward(  # type: ignore[override]  # plain dicts, as most pipelines have them
+        self, model_inputs: dict[str, Any], **generate_kwargs: Any
+    ) -> dict[str, Any]:
         input_ids, attention_mask = model_inputs["input_ids"], model_inputs["attention_mask"]
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
         config = generate_kwargs.get("generation_config")
@@ -121,7 +129,8 @@ class TextInfillingPipeline(Pipeline):
             "gapped": model_inputs["gapped"],
         }
 
-    def postprocess(self, model_outputs: dict) -> list[dict]:
+    def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:  # type: ignore[override]
+        """A dict for each text that was made of one, as the class says."""
         (gapped,) = model_outputs["gapped"]
         real = model_outputs["attention_mask"][0].bool()
         # Past the given tokens there is what the model wrote behind the text; padding before them is cut.
@@ -160,4 +169,4 @@ def register(default_model: str) -> None:
     )
     # `save_pretrained` writes this beside the weights, where a default model, maybe a path of this machine, has no place.
     task = {key: value for key, value in PIPELINE_REGISTRY.supported_tasks[TASK].items() if key != "default"}
-    TextInfillingPipeline._registered_impl = {TASK: task}
+    TextInfillingPipeline._registered_impl = {TASK: task}  # type: ignore[attr-defined]  # what `register_pipeline` sets

@@ -63,6 +63,26 @@ def test_the_wheel_holds_every_module_and_preset(wheel):
     assert any(re.fullmatch(r"arche_mdlm/configuration/presets/.+\.yaml", name) for name in held)
 
 
+def test_the_wheel_says_that_it_is_typed(wheel):
+    assert "arche_mdlm/py.typed" in wheel.namelist()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_type_checkers_find_every_package(tmp_path):
+    """`make lint` and `make venv` lay links to where type checkers and editors look; a new file of a package is seen at once."""
+    (tmp_path / "modeling_mdlm").mkdir()
+    for name in ("Makefile", "setup.py"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    (tmp_path / "modeling_mdlm" / "new_mdlm.py").touch()
+    subprocess.run(["make", "--silent", "build/typed"], cwd=tmp_path, check=True)
+    for name, package in PACKAGES.items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        if name != "modeling_mdlm":
+            (tmp_path / name / "new.py").touch()
+            assert (tmp_path / "build" / "typed" / package / "new.py").is_file(), package
+    assert (tmp_path / "build" / "typed" / "arche_mdlm" / "new_mdlm.py").is_file()
+
+
 def test_the_wheel_has_the_licence_and_the_command(wheel):
     (folder,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()

@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -124,7 +125,7 @@ def parse_changes(items: Iterable[str]) -> dict:
     return changes
 
 
-def _parse(text: str):
+def _parse(text: str) -> Any:
     """A value of `--set` as YAML has it, but `1e-4` is a number (to YAML 1.1 it is a string)."""
     if re.fullmatch(r"[+-]?\d+\.?\d*[eE][+-]?\d+", text):
         return float(text)

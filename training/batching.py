@@ -30,7 +30,7 @@ class BatchPlanner:
         length_pool: rows are grouped by length inside a pool of so many batches: less padding, still random.
     """
 
-    lengths: Sequence[int]
+    lengths: Sequence[int] | np.ndarray
     batch_size: int
     context_length: int
     seed: int
@@ -39,7 +39,7 @@ class BatchPlanner:
     length_multiple: int = 1
     length_pool: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.lengths) < self.batch_size:
             raise ValueError(
                 f"training.batch_size={self.batch_size} is more than the {len(self.lengths)} rows of the training data"

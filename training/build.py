@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.model_config import classes_of, make_config
 from arche_mdlm.configuration.presets import ModelSettings, Preset
@@ -14,7 +14,7 @@ from arche_mdlm.training.loading import load_config
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def build_model(settings: ModelSettings, tokenizer=None) -> PreTrainedModel:
+def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedModel:
     """A freshly initialised model; special ids and the mask come from `tokenizer` (default: none set).
 
     Raises:

@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from arche_mdlm.training.own_files import carry_over, record_all, remove_own
 
@@ -58,7 +59,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
         raise
 
 
-def write_json_atomically(path: Path, value) -> None:
+def write_json_atomically(path: Path, value: Any) -> None:
     """`value` as JSON at `path`, never half of it; CheckpointError where it cannot be written."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -81,7 +82,9 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 def step_of(checkpoint: Path) -> int:
     """The step at which a checkpoint was written, from its name."""
-    return int(_NAME.match(checkpoint.name)[1])
+    found = _NAME.match(checkpoint.name)
+    assert found is not None, checkpoint
+    return int(found[1])
 
 
 def read_state(checkpoint: Path) -> dict:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 INTERRUPTED, BAD_INPUT, CLOSED_PIPE = 130, 2, 141
 LARGEST_SEED = 2**32 - 1  # what NumPy takes
@@ -66,10 +67,11 @@ def _drop_standard_output() -> None:
 class ArgumentParser(argparse.ArgumentParser):
     """Says what is wrong in one line, and holds the values of `Number` options to their ranges."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
+        """Exit with the message in one line."""
         self.exit(BAD_INPUT, f"error: {message} (see {self.prog} --help)\n")
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; ValueError, naming option, value and what is allowed, for a value out of its range."""
         found, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
@@ -95,7 +97,7 @@ class Number:
     above: float | None = None
     words: tuple[str, ...] = ()
 
-    def __call__(self, text: str):
+    def __call__(self, text: str) -> Any:
         if text in self.words:
             return text
         try:
@@ -105,7 +107,7 @@ class Number:
             wrong = f"is neither a number nor {', '.join(self.words)}" if self.words else f"is not {noun}"
             raise argparse.ArgumentTypeError(f"{text!r} {wrong}") from None
 
-    def check(self, name: str, value) -> None:
+    def check(self, name: str, value: Any) -> None:
         """ValueError for a value outside; None and words pass."""
         if value is None or isinstance(value, str):
             return

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -108,7 +109,7 @@ def load_corpus(
     if tokenizer is None:
         tokenizer = make_tokenizer(data, source, hold_out=validation_source is None)
     check_tokenizer(tokenizer)
-    common = {
+    common: dict[str, Any] = {
         "layout": data.layout,
         "context_length": data.context_length,
         "text_column": data.text_column,

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -146,6 +146,7 @@ def prepare_data(
         build = _Build(stories, encoder, layout, context_length, max_tokens, min_characters, chunk)
         _write_atomically(folder, build, key, num_workers, progress)
         found = _load(folder)
+        assert found is not None, folder
     # The key is about content: the rows may have been made from a copy of the file under another name.
     return PreparedData(found.dataset, replace(found.summary, source=stories.name))
 
@@ -167,7 +168,7 @@ def split_windows(
     return dataset.select(order[count:]), dataset.select(order[:count])
 
 
-def _check_arguments(layout, context_length, max_tokens, min_characters, num_workers) -> None:
+def _check_arguments(layout: Any, context_length: Any, max_tokens: Any, min_characters: Any, num_workers: Any) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r} unknown; allowed: {', '.join(LAYOUTS)}")
     least = {"context_length": 4, "max_tokens": 1, "min_characters": 0, "num_workers": 1}
@@ -187,7 +188,16 @@ def _check_arguments(layout, context_length, max_tokens, min_characters, num_wor
 class _Build:
     """One pass over the stories: what is taken, how it is laid out, and the counts."""
 
-    def __init__(self, stories: Source, encoder: Encoder, layout, context_length, max_tokens, min_characters, chunk):
+    def __init__(
+        self,
+        stories: Source,
+        encoder: Encoder,
+        layout: str,
+        context_length: int,
+        max_tokens: int | None,
+        min_characters: int,
+        chunk: bool,
+    ) -> None:
         self.stories, self.encode, self.chunk = stories, encoder, chunk
         self.layout, self.context_length = layout, context_length
         self.max_tokens, self.min_characters = max_tokens, min_characters

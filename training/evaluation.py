@@ -1,10 +1,12 @@
 """Deterministic evaluation on the whole validation split: exact NLL of the AR arm, NELBO of the diffusion arm."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from arche_mdlm.training.loading import is_diffusion
 
@@ -21,14 +23,14 @@ class Evaluator:
         num_samples: draws a row of the NELBO estimator.
     """
 
-    rows: object
+    rows: Any
     canvas_length: int
     pad_token_id: int
     num_samples: int = 2
     max_rows: int | None = None
     batch_size: int = 32
 
-    def __call__(self, model, accelerator: Accelerator | None = None) -> dict:
+    def __call__(self, model: PreTrainedModel, accelerator: Accelerator | None = None) -> dict[str, Any]:
         """`validation_nats` (a token), `validation_standard_error`, `validation_bits_per_byte`,
         `validation_nats_per_story`. Every process of an accelerator scores its share and returns the same figures."""
         from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll

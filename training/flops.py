@@ -6,6 +6,7 @@ only there they run: what is saved is no utilisation.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ class StepFlops:
     at_labels: str  # what of the last layer runs at supervised positions only: "nothing", "mlp" or "most"
 
     @classmethod
-    def of(cls, config, at_labels: str = "nothing") -> "StepFlops":
+    def of(cls, config: Any, at_labels: str = "nothing") -> "StepFlops":
         gated = config.model_type != "gpt2"
         hidden, heads = config.hidden_size, config.num_attention_heads
         return cls(
@@ -77,7 +78,7 @@ class StepFlops:
         return {"linear": linear, "attention": 4 * queries * length * wide}
 
 
-def part_at_labels(model, indexed: bool = False) -> str:
+def part_at_labels(model: Any, indexed: bool = False) -> str:
     """What of its last layer a model's training step runs at the supervised positions only ("nothing", "mlp" or "most").
 
     Args:

@@ -4,6 +4,7 @@ Liger-Kernel exchanges it in the same way. Weights, configuration and what is sa
 """
 
 from types import MethodType
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -27,7 +28,14 @@ def fuse_head(model: PreTrainedModel) -> None:
     """
     stock = type(model).forward  # not of this instance: averaged weights are a copy of it
 
-    def forward(self, *args, labels=None, num_items_in_batch=None, positions=None, **kwargs):
+    def forward(
+        self: Any,
+        *args: Any,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        positions: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         if labels is None or not self.training:
             extra = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
             return stock(self, *args, labels=labels, **extra, **kwargs)

@@ -4,8 +4,9 @@ An option given to `train.py` itself wins, the launcher is next, the preset last
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
@@ -62,7 +63,7 @@ def apply_launcher(
     return replace(preset, training=replace(preset.training, **changes)), notes
 
 
-def _asked(preset: Preset, environment: Mapping[str, str]):
+def _asked(preset: Preset, environment: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     """(field of the training settings, value, where it comes from) of what the launcher has not left at its default."""
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if precision not in _PRECISIONS:

@@ -1,20 +1,29 @@
 """Loading either arm, its tokenizer and its defaults; saving them as a folder that loads anywhere."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 import arche_mdlm  # noqa: F401  (registers the auto classes)
 
 
-def is_diffusion(model_or_config) -> bool:
+def is_diffusion(model_or_config: Any) -> bool:
     """Whether this is a masked diffusion model (also one loaded as remote code, whose class is another object)."""
     return getattr(model_or_config, "config", model_or_config).model_type == "mdlm"
 
 
-def load_config(folder_or_repo: str | Path):
+def load_config(folder_or_repo: str | Path) -> PreTrainedConfig:
     """The configuration of a checkpoint of either arm, without its weights; ValueError when there is none."""
     source = _checked(folder_or_repo)
     try:
@@ -37,7 +46,7 @@ def _checked(folder_or_repo: str | Path) -> str:
 _UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 
 
-def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float32):
+def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float32) -> tuple[Any, Any]:
     """(model, tokenizer) of a checkpoint of either arm.
 
     Raises:
@@ -45,7 +54,8 @@ def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float3
     """
     source = _checked(folder_or_repo)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        model, info = loaded
         tokenizer = AutoTokenizer.from_pretrained(source)
     except _UNLOADABLE as error:
         raise ValueError(f"could not load a checkpoint from {source!r}: {' '.join(str(error).split())}") from error
@@ -56,7 +66,7 @@ def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float3
     return model, tokenizer
 
 
-def set_generation_defaults(model: PreTrainedModel, tokenizer, context_length: int) -> None:
+def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context_length: int) -> None:
     """Write explicit sampling defaults (temperature 1, no truncation) into `model.generation_config`.
 
     Without them transformers samples from the top 50 tokens, and its pipeline at temperature 0.7.
@@ -81,7 +91,7 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer, context_length: i
 
 def save_arm(
     model: PreTrainedModel,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     dtype: torch.dtype | None = None,
     state: dict[str, torch.Tensor] | None = None,

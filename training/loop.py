@@ -7,12 +7,14 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.compiling_mdlm import compile_layers
 from arche_mdlm.configuration.presets import Preset
@@ -59,15 +61,15 @@ class Trainer:
     def __init__(
         self,
         preset: Preset,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         batches: StepBatches,
         evaluator: Evaluator,
         output_dir: Path,
         accelerator: Accelerator,
         resume_from: Path | None = None,
-        record: dict | None = None,
-    ):
+        record: dict[str, Any] | None = None,
+    ) -> None:
         self.preset, self.settings, self.tokenizer = preset, preset.training, tokenizer
         self.record = record or {}  # what else a run that goes on is compared with
         self.output_dir, self.accelerator = Path(output_dir), accelerator
@@ -88,7 +90,7 @@ class Trainer:
             self._restore(resume_from)
         self._stop = False
 
-    def _distribute(self, model) -> tuple[torch.nn.Module, list[torch.optim.Optimizer]]:
+    def _distribute(self, model: Any) -> tuple[torch.nn.Module, list[torch.optim.Optimizer]]:
         """Model and optimisers on the device: whole, behind DDP, or sharded. The averages are placed as the model is."""
         plugin = sharding_plugin(self.accelerator, self.settings)
         self.sharded = plugin is not None
@@ -97,7 +99,7 @@ class Trainer:
                 raise ValueError("training.optimizer='muon' needs whole matrices: use DDP, or 'adamw' with FSDP2")
             shard(model, self.accelerator, plugin)
             if self.ema is not None:
-                shard(self.ema.module, self.accelerator, plugin)
+                shard(cast(PreTrainedModel, self.ema.module), self.accelerator, plugin)
             return model, build_optimizers(model, self.settings)
         if self.settings.compile:
             compile_layers(model, mode=self.settings.compile_mode)
@@ -178,7 +180,7 @@ class Trainer:
         extra = {} if is_diffusion(self.raw_model) else {"use_cache": False}
         return self.model(**inputs, **extra, num_items_in_batch=one).loss
 
-    def _after_step(self, bar) -> None:
+    def _after_step(self, bar: Any) -> None:
         self.state.step += 1
         step, settings = self.state.step, self.settings
         bar.update()
@@ -195,7 +197,7 @@ class Trainer:
             self.save()
             self.window.restart_clock()
 
-    def _log(self, bar) -> None:
+    def _log(self, bar: Any) -> None:
         entry = self.window.entry()
         self.window = _Window(self.accelerator)
         if not math.isfinite(entry["loss"]):
@@ -220,7 +222,7 @@ class Trainer:
 
     def evaluate(self) -> dict:
         """Likelihood of the validation split, with the averaged weights where there are any."""
-        model = self.ema.module if self.ema is not None else self.raw_model
+        model = cast(PreTrainedModel, self.ema.module) if self.ema is not None else self.raw_model
         with self.accelerator.autocast():  # sharded layers come in its type, averages are not wrapped in it
             result = self.evaluator(model, self.accelerator)
         reshard(model)
@@ -243,7 +245,7 @@ class Trainer:
     # ------------------------------------------------------------------ stopping, saving, resuming
 
     def _catch_signals(self) -> dict:
-        def handler(number, frame):
+        def handler(number: int, frame: Any) -> None:
             if self._stop:  # the second Ctrl-C means it
                 raise KeyboardInterrupt
             self._stop = True
@@ -280,7 +282,7 @@ class Trainer:
         """The weights that people load, and all else; sharded, every process takes part and the main one gets them."""
         keep = self.accelerator.is_main_process
         weights = full_state(self.raw_model, keep)
-        state = {"optimizers": [full_optimizer_state(optimizer, keep) for optimizer in self.optimizers]}
+        state: dict[str, Any] = {"optimizers": [full_optimizer_state(optimizer, keep) for optimizer in self.optimizers]}
         if self.ema is not None:  # people load the averaged weights; training goes on from the others
             averages = full_state(self.ema, keep)
             state |= {"ema": averages, "model": weights}
@@ -310,7 +312,7 @@ class Trainer:
             self.state.best_nats = math.inf
 
 
-def _without_weights(model):
+def _without_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A model of the same class and configurations that holds no memory."""
     with torch.device("meta"):
         blank = type(model)(model.config)

@@ -1,6 +1,7 @@
 """Optimisers and their learning rates."""
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -64,9 +65,9 @@ def build_optimizers(model: nn.Module, settings: TrainingSettings) -> list[torch
 
 def _matrices(model: nn.Module) -> list[nn.Parameter]:
     """Weights of the linear layers of the trunk; neither embeddings nor the head, tied or not."""
-    head = model.get_output_embeddings()
+    head = cast(Any, model).get_output_embeddings()
     linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
-    return [module.weight for module in linear if module.weight.requires_grad]
+    return [cast(nn.Parameter, module.weight) for module in linear if module.weight.requires_grad]
 
 
 def _adamw(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.AdamW:

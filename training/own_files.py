@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 MANIFEST = ".arche-mdlm.json"
 _WHOLE = 2**24  # larger files are told by their size, first and last megabyte
@@ -62,9 +63,11 @@ class OutputFolder:
         return path
 
     def write_text(self, name: str, text: str) -> Path:
+        """Write `text` in UTF-8; the path."""
         return self.write(name, lambda aside: aside.write_text(text, encoding="utf-8"))
 
-    def write_json(self, name: str, value) -> Path:
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write `value` as indented JSON; the path."""
         return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

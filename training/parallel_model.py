@@ -12,6 +12,8 @@ and 7.2); activations counted tensor by tensor and recomputation as Korthikanti 
 
 from dataclasses import dataclass, replace
 
+from transformers import PreTrainedModel
+
 from arche_mdlm.head_loss_mdlm import _CHUNK_LOGITS
 from arche_mdlm.training.flops import StepFlops
 
@@ -59,9 +61,9 @@ class ModelSize:
     flops: StepFlops
 
     @classmethod
-    def of(cls, model) -> "ModelSize":
+    def of(cls, model: PreTrainedModel) -> "ModelSize":
         """Of a model, which may be on the meta device."""
-        layers = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
+        layers = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or [])]
         size = sum(p.numel() for p in layers[0].parameters())
         total = sum(p.numel() for p in model.parameters())
         return cls(size, total - size * len(layers), StepFlops.of(model.config))

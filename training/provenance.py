@@ -4,10 +4,16 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from arche_mdlm.configuration.presets import Preset
+    from arche_mdlm.training.corpus import Corpus
 
 
 def portable(value: Any) -> Any:
@@ -31,7 +37,14 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe_run(preset, corpus, model, accelerator, strategy: str, init_from: str | None) -> dict:
+def describe_run(
+    preset: "Preset",
+    corpus: "Corpus",
+    model: torch.nn.Module,
+    accelerator: "Accelerator",
+    strategy: str,
+    init_from: str | None,
+) -> dict[str, Any]:
     """The provenance of a training run, as `run.json` has it. `init_from`: a local folder is known by its name alone."""
     on_gpu = accelerator.device.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"

@@ -10,9 +10,9 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 ZIPPED = tuple(suffix + ".gz" for suffix in SUFFIXES if suffix != ".parquet")
@@ -29,7 +29,10 @@ def kind_of(path: Path) -> str | None:
 
 def read_texts(path: Path, column: str) -> Iterator[str | None]:
     """The texts of a file, in its order; ValueError, naming file and line, for what cannot be read."""
-    readers = {".txt": lambda: _read_txt(path), ".csv": lambda: _read_csv(path, column)}
+    readers: dict[str | None, Callable[[], Iterator[str | None]]] = {
+        ".txt": lambda: _read_txt(path),
+        ".csv": lambda: _read_csv(path, column),
+    }
     readers |= {".parquet": lambda: _read_parquet(path, column)}
     try:
         yield from readers.get(kind_of(path), lambda: _read_json(path, column))()
@@ -39,7 +42,7 @@ def read_texts(path: Path, column: str) -> Iterator[str | None]:
 
 def open_bytes(path: Path) -> BinaryIO:
     """The bytes of a file, unzipped."""
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+    return cast(BinaryIO, gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb"))
 
 
 def _lines(path: Path) -> Iterator[str]:

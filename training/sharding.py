@@ -7,6 +7,7 @@ bf16 and rounds the loss to it, and on a CPU it falls back to DDP, where nothing
 """
 
 import os
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -59,7 +60,7 @@ def shard(model: PreTrainedModel, accelerator: Accelerator, plugin: FullySharded
     half = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    for layer in [module for module in model.modules() if type(module).__name__ in model._no_split_modules]:
+    for layer in [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or [])]:
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=plugin.reshard_after_forward)
     fully_shard(model, mesh=mesh)
 
@@ -119,7 +120,7 @@ def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> 
 def reshard(module: torch.nn.Module) -> None:
     """Let go of what an evaluation has gathered: nothing else does, and averages would go on beside a stale copy."""
     if hasattr(module, "reshard"):
-        module.reshard()
+        cast(Any, module).reshard()
 
 
 def whole_norm(norm: torch.Tensor) -> torch.Tensor:
@@ -127,7 +128,7 @@ def whole_norm(norm: torch.Tensor) -> torch.Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def _gather(value, keep: bool):
+def _gather(value: Any, keep: bool) -> Any:
     if not isinstance(value, DTensor):
         return value
     whole = value.full_tensor()

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from arche_mdlm.training.readers import SUFFIXES, ZIPPED, kind_of, no_column, open_bytes, read_texts, text_of
 
@@ -35,7 +36,7 @@ class Source:
     def fingerprint(self) -> str:
         """What the stories depend on, as text: content hashes of local files, or the Hub id and commit."""
         if self.files:
-            data = [(kind_of(file), _file_hash(file)) for file in self.files]
+            data: list[Any] = [(kind_of(file), _file_hash(file)) for file in self.files]
         else:
             data = [self.name, self.revision]
         # The hash split reads the whole of `train` and keeps a part; else the split is part of what is read.
@@ -203,7 +204,7 @@ def _hub_commit(name: str, revision: str | None, cache_dir: str | Path | None) -
 
     memory = Path(cache_dir or ".") / "hub" / f"{name.replace('/', '--')}@{(revision or 'main').replace('/', '--')}"
     try:
-        commit = HfApi().dataset_info(name, revision=revision).sha
+        commit = cast(str, HfApi().dataset_info(name, revision=revision).sha)
     except RevisionNotFoundError:
         raise ValueError(f"revision={revision!r} unknown: the Hub dataset {name!r} has no such revision") from None
     except (RepositoryNotFoundError, GatedRepoError) as error:
@@ -213,7 +214,7 @@ def _hub_commit(name: str, revision: str | None, cache_dir: str | Path | None) -
     except Exception as error:  # the client raises many kinds without a network: httpx, OSError, its own
         if cache_dir is not None and memory.is_file():
             return memory.read_text(encoding="utf-8")
-        if re.fullmatch("[0-9a-f]{40}", revision or ""):
+        if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
             return revision
         raise FileNotFoundError(_unreachable(name, error)) from error
     if cache_dir is not None:

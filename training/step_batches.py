@@ -1,5 +1,7 @@
 """The model's inputs at step s, for one process: rows, canvas, corruption, micro-batches."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -28,15 +30,15 @@ class StepBatches(Dataset):
 
     def __init__(
         self,
-        rows,
+        rows: Any,
         planner: BatchPlanner,
         settings: TrainingSettings,
-        model_config,
+        model_config: Any,
         pad_token_id: int,
         rank: int = 0,
         world_size: int = 1,
         index_labels: bool = False,
-    ):
+    ) -> None:
         if settings.batch_size % (world_size * settings.accumulation):
             raise ValueError(
                 f"training.batch_size={settings.batch_size} must be a multiple of the {world_size} processes times "
@@ -81,7 +83,7 @@ class StepBatches(Dataset):
             "num_supervised": int((labels != -100).sum()),
         }
 
-    def _diffusion_inputs(self, canvas, step: int) -> dict[str, torch.Tensor]:
+    def _diffusion_inputs(self, canvas: Any, step: int) -> dict[str, torch.Tensor]:
         seed = np.random.SeedSequence([self.settings.seed, 2, step]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed) >> 1)
         corrupted: Corrupted = corrupt_batch(

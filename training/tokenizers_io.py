@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -44,7 +45,7 @@ def gpt2_tokenizer(
     try:
         vocab = json.loads(vocab_file.read_text(encoding="utf-8"))
         merges = [
-            tuple(line.split())
+            cast(tuple[str, str], tuple(line.split()))
             for line in merges_file.read_text(encoding="utf-8").splitlines()
             if line and not line.startswith("#version")
         ]

@@ -1,5 +1,6 @@
 """Train one arm: `accelerate launch training/train.py --preset mini-mdlm --data FILE_OR_HUB_ID`."""
 
+import argparse
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.presets import ModelSettings, Preset, TrainingSettings, check_fit, preset_from_dict
 from arche_mdlm.training.arguments import DEFAULT_PRESET, build_parser, changes_of, preset_from
@@ -43,7 +44,7 @@ from arche_mdlm.training.step_batches import StepBatches
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit status (0 complete, 130 stopped by a signal, 2 an error, which is said in one line)."""
+    """Entry point; returns the exit status (0 complete, 130 stopped by a signal, 2 an error, printed in one line)."""
     args = build_parser().parse_args(argv)
     try:
         return run(args)
@@ -58,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Train as the parsed command line says; the exit status, as `main` has it."""
     preset, start, notes = _plan(args)
     output_dir = args.output_dir or Path("runs") / preset.name
     for note in notes if is_main_process() else []:
@@ -78,9 +80,9 @@ def run(args) -> int:
         corpus = load_corpus(preset.data, args.validation_data, tokenizer, progress=accelerator.is_main_process)
     record = _record(args, preset, corpus, start)
     if start is not None:
-        note = refuse_changes(data_changes(start.state, record["data"]), start.name, args.allow_changes)
-        if note and accelerator.is_main_process:
-            print(note, file=sys.stderr)
+        allowed = refuse_changes(data_changes(start.state, record["data"]), start.name, args.allow_changes)
+        if allowed and accelerator.is_main_process:
+            print(allowed, file=sys.stderr)
     model = _model(args, preset, corpus, start)
     planner = BatchPlanner(
         lengths=corpus.train_lengths,
@@ -144,7 +146,7 @@ class _Start(NamedTuple):
         return f"{'--branch_from' if self.branch else '--resume'}: the run of {self.checkpoint}"
 
 
-def _plan(args) -> tuple[Preset, _Start | None, list[str]]:
+def _plan(args: argparse.Namespace) -> tuple[Preset, _Start | None, list[str]]:
     """What to train and where from: all that can be refused before data is touched is refused here."""
     if args.stop_after is not None and args.stop_after < 1:
         raise ValueError(f"--stop_after={args.stop_after} must be at least 1")
@@ -181,7 +183,7 @@ def _plan(args) -> tuple[Preset, _Start | None, list[str]]:
         if start.state.get("run"):
             asked["sources"] = source_hashes(preset.data, args.validation_data)
         changes = setting_changes(start.state, preset, asked, start.branch)
-        notes.append(refuse_changes(changes, start.name, args.allow_changes))
+        notes.append(refuse_changes(changes, start.name, args.allow_changes) or "")
     return preset, start, [note for note in notes if note]
 
 
@@ -208,7 +210,7 @@ def _model_of_record(stored: dict, explicit: dict) -> ModelSettings:
     return preset_from_dict(stored, {key: value for key, value in explicit.items() if key.startswith("model.")}).model
 
 
-def _record(args, preset: Preset, corpus: Corpus, start: _Start | None) -> dict:
+def _record(args: argparse.Namespace, preset: Preset, corpus: Corpus, start: _Start | None) -> dict:
     """What a checkpoint says of its run beside the preset, to be compared when it goes on."""
     data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
     return {
@@ -219,7 +221,7 @@ def _record(args, preset: Preset, corpus: Corpus, start: _Start | None) -> dict:
     }
 
 
-def _start(output_dir: Path, args, preset: Preset) -> _Start | None:
+def _start(output_dir: Path, args: argparse.Namespace, preset: Preset) -> _Start | None:
     checkpoints = list_checkpoints(output_dir)
     if args.resume and checkpoints:
         return _Start(checkpoints[-1], read_state(checkpoints[-1]), False)
@@ -252,7 +254,7 @@ def _branch_point(run: Path | None, settings: TrainingSettings) -> Path | None:
     return found[step]
 
 
-def _ready_tokenizer(args, start: _Start | None):
+def _ready_tokenizer(args: argparse.Namespace, start: _Start | None) -> PreTrainedTokenizerBase | None:
     """The tokenizer of the model that goes on or is fine-tuned; None where the corpus brings or trains one."""
     source = args.init_from if start is None else start.checkpoint
     if source is None:
@@ -265,7 +267,7 @@ def _ready_tokenizer(args, start: _Start | None):
         ) from error
 
 
-def _model(args, preset: Preset, corpus: Corpus, start: _Start | None):
+def _model(args: argparse.Namespace, preset: Preset, corpus: Corpus, start: _Start | None) -> PreTrainedModel:
     source = args.init_from if start is None else start.checkpoint
     if source is None:
         model = build_model(preset.model, corpus.tokenizer)
@@ -282,11 +284,20 @@ def _model(args, preset: Preset, corpus: Corpus, start: _Start | None):
     return model
 
 
-def _finish(args, preset, corpus, trainer, output_dir: Path, accelerator) -> None:
+def _finish(
+    args: argparse.Namespace,
+    preset: Preset,
+    corpus: Corpus,
+    trainer: Trainer,
+    output_dir: Path,
+    accelerator: Accelerator,
+) -> None:
     """Export the best checkpoint as `final/`, with a card; push it where asked."""
     if not accelerator.is_main_process:
         return
-    best = output_dir / f"checkpoint-{trainer.state.best_step:06d}"
+    step = trainer.state.best_step
+    assert step is not None, "a run that is complete was evaluated"
+    best = output_dir / f"checkpoint-{step:06d}"
     source = best if best.is_dir() else list_checkpoints(output_dir)[-1]
     model, tokenizer = load_arm(source)
     run = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
@@ -297,10 +308,10 @@ def _finish(args, preset, corpus, trainer, output_dir: Path, accelerator) -> Non
     def write(folder: Path) -> None:
         save_arm(model, tokenizer, folder, dtype=getattr(torch, args.save_dtype))
         write_json_atomically(folder / "training_log.json", {"run": run, "history": history})
-        write_model_card(folder, preset, run, history, trainer.state.best_step, output_dir.name)
+        write_model_card(folder, preset, run, history, step, output_dir.name)
 
     write_folder_atomically(final, write)
-    print(f"done: the model of step {trainer.state.best_step} (best validation) is in {final}, the log beside it")
+    print(f"done: the model of step {step} (best validation) is in {final}, the log beside it")
     if args.push_to_hub:
         _push(final, args.push_to_hub)
 

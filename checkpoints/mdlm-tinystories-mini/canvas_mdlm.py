@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import torch
+from transformers import GenerationConfig
 from transformers.utils import logging
 
+from .configuration_mdlm import MDLMConfig
 from .draft_mdlm import Draft
 from .schedule_mdlm import NoiseSchedule, get_schedule
 
@@ -41,8 +43,16 @@ class Canvas:
     schedule: NoiseSchedule
 
     @classmethod
-    def build(cls, config, generation_config, input_ids, attention_mask, new_tokens, min_new_tokens=None,
-              min_length=None) -> "Canvas":  # fmt: skip
+    def build(
+        cls,
+        config: MDLMConfig,
+        generation_config: GenerationConfig,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        new_tokens: tuple[str, int, bool],
+        min_new_tokens: int | None = None,
+        min_length: int | None = None,
+    ) -> "Canvas":
         """Lay prompts (B, P) and masks out; `new_tokens` is (`"new"` or `"total"`, number, whether it is a default).
 
         Raises ValueError where a row would not fit the context, has nothing to fill, or no room for the least number of tokens,
@@ -136,9 +146,10 @@ class Canvas:
         self.masked[rows] = after
 
     def stop(self, rows: torch.Tensor) -> None:
+        """Leave `rows` (R,) as they are from here on."""
         self.stopped[rows] = True
 
-    def inputs(self, rows: torch.Tensor) -> dict:
+    def inputs(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """`rows` as the model takes them; no mask where nothing is padded (attention is faster without)."""
         return model_inputs(self.tokens[rows], self.attended[rows], self.position_ids[rows])
 
@@ -173,15 +184,18 @@ class Canvas:
         return sequences
 
 
-def model_inputs(tokens, attended, position_ids) -> dict:
-    """Arguments of forward for canvases (B, L), of which the model need not be told what goes without saying."""
+def model_inputs(tokens: torch.Tensor, attended: torch.Tensor, position_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Arguments of forward for canvases (B, L): mask and position ids only where something is padded."""
     if bool(attended.all()):
         return {"input_ids": tokens}
     return {"input_ids": tokens, "attention_mask": attended.long(), "position_ids": position_ids}
 
 
-def _least_tokens(lengths, extra, min_new_tokens, min_length) -> torch.Tensor | None:
-    """(B,) tokens that each row has at least, from prompts of `lengths` (B,) and `extra` (B,) new ones; None for no least."""
+def _least_tokens(
+    lengths: torch.Tensor, extra: torch.Tensor, min_new_tokens: int | None, min_length: int | None
+) -> torch.Tensor | None:
+    """(B,) minimum number of tokens of each row, prompt counted; None for no minimum. `lengths` (B,) are the prompts',
+    `extra` (B,) the new tokens."""
     if not (min_new_tokens or min_length):
         return None
     if min_new_tokens and min_new_tokens > int(extra.min()):
@@ -191,7 +205,9 @@ def _least_tokens(lengths, extra, min_new_tokens, min_length) -> torch.Tensor | 
     return (lengths + (min_new_tokens or 0)).clamp(min=min_length or 0)
 
 
-def _aligned_blocks(masked, position_ids, block_length: int, seen: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _aligned_blocks(
+    masked: torch.Tensor, position_ids: torch.Tensor, block_length: int, seen: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(block, window), each (B, L), for a block-causal model: blocks begin at multiples of `block_length` positions, and the
     prompt's part of one is in its window. ValueError for a length that cuts the model's own blocks of `seen` positions."""
     if block_length % seen:
@@ -212,7 +228,9 @@ def _blocks(masked: torch.Tensor, block_length: int | None) -> torch.Tensor:
     return torch.where(masked, (masked.long().cumsum(-1) - 1) // int(block_length), -1)
 
 
-def _new_tokens_per_row(attended, new_tokens, context: int, given_masks) -> torch.Tensor:
+def _new_tokens_per_row(
+    attended: torch.Tensor, new_tokens: tuple[str, int, bool], context: int, given_masks: torch.Tensor
+) -> torch.Tensor:
     """Masks (B,) to append to each row; ValueError where an explicit length does not fit."""
     kind, number, is_default = new_tokens
     lengths = attended.sum(-1)

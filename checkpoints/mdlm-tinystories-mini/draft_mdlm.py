@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .proposal_mdlm import Proposal
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -22,7 +24,7 @@ class Draft:
     confidence: torch.Tensor
     mask_token_id: int
 
-    def fill(self, chosen: torch.Tensor, proposal) -> "Draft":
+    def fill(self, chosen: torch.Tensor, proposal: Proposal) -> "Draft":
         """Put a proposal's N tokens, in row-major order, on the True positions of `chosen` (B, L), of which there are N."""
         return replace(
             self,

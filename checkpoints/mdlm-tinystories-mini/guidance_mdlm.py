@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .canvas_mdlm import model_inputs
+from .canvas_mdlm import Canvas, model_inputs
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,14 @@ class Guidance:
     width: int = 0
 
     @classmethod
-    def build(cls, scale, prompt, prompt_mask, canvas, context: int) -> "Guidance | None":
+    def build(
+        cls,
+        scale: float | None,
+        prompt: torch.Tensor | None,
+        prompt_mask: torch.Tensor | None,
+        canvas: Canvas,
+        context: int,
+    ) -> "Guidance | None":
         """None for a scale of None or 1; ValueError for a negative scale, or a prompt that does not fit its use."""
         if scale is None or scale == 1:
             if prompt is not None:
@@ -55,10 +62,12 @@ class Guidance:
         attended = attended.bool().to(prompt.device)
         return cls(scale, prompt.repeat_interleave(times, 0), attended.repeat_interleave(times, 0), width)
 
-    def other(self, canvas, rows: torch.Tensor, where: torch.Tensor) -> tuple[dict, torch.Tensor]:
+    def other(
+        self, canvas: Canvas, rows: torch.Tensor, where: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The other canvas of `rows` (R,) as inputs of the model, and where (R, L') the same positions are in it."""
         tokens, attended = canvas.tokens[rows], canvas.attended[rows]
-        if self.prompt is None:
+        if self.prompt is None or self.attended is None:
             given = attended & ~canvas.fillable[rows]
             if canvas.bos_token_id is not None:  # context, not prompt
                 given &= (tokens != canvas.bos_token_id) | (canvas.position_ids[rows] > 0)

@@ -1,9 +1,12 @@
 """The last layer of a trunk at some positions only: nothing reads its output anywhere else."""
 
+from collections.abc import Callable
 from functools import cache
 from inspect import signature
+from typing import Any
 
 import torch
+from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
@@ -17,11 +20,10 @@ CACHE_ARGUMENT = "cache" if "cache" in signature(LlamaDecoderLayer.forward).para
 _BACKENDS = ("sdpa", "eager")  # flash and flex attention take other masks
 
 
-def can_split(layer, **kwargs) -> bool:
+def can_split(layer: nn.Module, **kwargs: Any) -> bool:
     """Whether `mlp_at` can stand in for the whole layer: nothing looks inside it or is wrapped around it (hooks, offloading,
     FSDP, checkpointing)."""
-    wrapped = type(layer) is not LlamaDecoderLayer or _is_hooked(layer)
-    if wrapped:
+    if type(layer) is not LlamaDecoderLayer or _is_hooked(layer):
         return False
     config = layer.self_attn.config
     checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
@@ -29,17 +31,21 @@ def can_split(layer, **kwargs) -> bool:
     return not (checkpointed or wanted or config.output_hidden_states)
 
 
-def _is_hooked(module) -> bool:
+def _is_hooked(module: nn.Module) -> bool:
     """Whether calling a module does more than its class says; its own submodules are called, whatever they are."""
     return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
-def can_select(layer, **kwargs) -> bool:
+def can_select(layer: nn.Module, **kwargs: Any) -> bool:
     """Whether `last_layer_at` can: as `can_split`, with a known backend and without dropout or a compiler, which wants one
     shape."""
     if kwargs.get(CACHE_ARGUMENT) is not None:  # a cache wants the keys and values of the layer itself
         return False
-    if type(layer.self_attn) is not LlamaAttention or _is_hooked(layer.self_attn):
+    if (
+        type(layer) is not LlamaDecoderLayer
+        or type(layer.self_attn) is not LlamaAttention
+        or _is_hooked(layer.self_attn)
+    ):
         return False
     config = layer.self_attn.config
     if torch.compiler.is_compiling() or (layer.training and config.attention_dropout):
@@ -47,7 +53,7 @@ def can_select(layer, **kwargs) -> bool:
     return config._attn_implementation in _BACKENDS and can_split(layer, **kwargs)
 
 
-def mlp_at(layer, hidden_states, index, **kwargs) -> torch.Tensor:
+def mlp_at(layer: nn.Module, hidden_states: torch.Tensor, index: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     """A Llama layer's output (N, H) at the flat positions `index` (N,) of `hidden_states` (B, L, H).
 
     Attention is that of the whole layer, in any backend; the MLP, two thirds of a layer, runs at the N alone. Nothing here
@@ -57,25 +63,34 @@ def mlp_at(layer, hidden_states, index, **kwargs) -> torch.Tensor:
     return run(layer, hidden_states, index, **kwargs)
 
 
-def _mlp_at(layer, hidden_states, index, **kwargs) -> torch.Tensor:
+def _mlp_at(layer: Any, hidden_states: torch.Tensor, index: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)
     states = (hidden_states + attended).flatten(0, 1)[index]
     return states + layer.mlp(layer.post_attention_layernorm(states))
 
 
 @cache
-def _compiled_mlp_at():
+def _compiled_mlp_at() -> Callable[..., torch.Tensor]:
     return torch.compile(_mlp_at, dynamic=False)
 
 
-def last_layer_at(layer, hidden_states, positions, attention_mask, position_embeddings) -> torch.Tensor:
+def last_layer_at(
+    layer: Any,
+    hidden_states: torch.Tensor,
+    positions: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
     """A Llama layer's output (N, H) at the N True `positions` (B, L), in row-major order.
 
     Keys and values of all positions are needed; queries, the output projection and the MLP of the N alone. Equal to the
     whole layer up to rounding.
 
     Args:
-        hidden_states: (B, L, H). attention_mask: None or (B, 1, L, L) as the backend takes it.
+        layer: a `LlamaDecoderLayer` of which `can_select` is True.
+        hidden_states: (B, L, H), the layer's input.
+        positions: (B, L) bool.
+        attention_mask: None or (B, 1, L, L) as the backend takes it.
         position_embeddings: cos and sin, each (B or 1, L, head_dim).
     """
     attention = layer.self_attn
@@ -84,10 +99,10 @@ def last_layer_at(layer, hidden_states, positions, attention_mask, position_embe
     index = (~positions).long().argsort(dim=-1, stable=True)[:, :width]
     real = positions.gather(1, index)
 
-    def pick(x):
+    def pick(x: torch.Tensor) -> torch.Tensor:
         return x.expand(len(index), -1, -1).gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
-    def heads(x):
+    def heads(x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
     normed = layer.input_layernorm(hidden_states)

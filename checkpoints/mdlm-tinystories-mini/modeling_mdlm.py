@@ -3,8 +3,9 @@
 Source of the parameterisation: Sahoo et al. 2024, arXiv 2406.07524 (SUBS, NELBO).
 """
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import module_loss
 from .last_layer_mdlm import CACHE_ARGUMENT, can_select, can_split, last_layer_at, mlp_at
 from .schedule_mdlm import get_schedule
+from .time_embedding_mdlm import TimeEmbedding
 
 logger = logging.get_logger(__name__)
 
@@ -30,42 +32,28 @@ class MaskedDiffusionOutput(ModelOutput):
     """What `MDLMForMaskedDiffusion.forward` returns.
 
     Args:
-        loss: scalar, nats a token (see `forward`); with `labels` only.
-        logits: (B, L, vocab_size), or (N, vocab_size) at the N asked `positions` in row-major order; -inf at the mask. None
-            where `skip_logits` says so.
-        token_nll: (N,) unweighted cross-entropies in nats at the labelled positions, or at the `positions` given with
-            `labels`; with `labels` only. Without gradient where the logits are skipped.
+        loss (`torch.Tensor`, scalar): nats a token (see `forward`); with `labels` only.
+        logits (`torch.Tensor`, (B, L, vocab_size) or (N, vocab_size) at N `positions`): -inf at the mask. None with
+            `skip_logits`.
+        token_nll (`torch.Tensor`, (N,)): unweighted cross-entropies in nats at the labelled positions, or at the `positions`
+            given with `labels`; with `labels` only. Without gradient where the logits are skipped.
         hidden_states, attentions: as everywhere in transformers.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    token_nll: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class TimeEmbedding(nn.Module):
-    """silu(Linear(sinusoid(t))), the arche paper's conditioning (t in [0, 1], unscaled): (B,) -> (B, hidden_size)."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.half = hidden_size // 2
-        self.proj = nn.Linear(hidden_size, hidden_size, bias=True)
-
-    def forward(self, timesteps: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`dtype`: of the embeddings that the result is added to."""
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(self.half, device=timesteps.device) / self.half)
-        angles = timesteps.float()[:, None] * frequencies[None]
-        sinusoid = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        return F.silu(self.proj(sinusoid.to(dtype)))
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    token_nll: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class MDLMPreTrainedModel(LlamaPreTrainedModel):
     config_class = MDLMConfig
     config: MDLMConfig
 
-    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
         """As everywhere in transformers; the head keeps up. ValueError where the mask token would be cut off."""
         mask_id = self.config.mask_token_id
         if new_num_tokens is not None and new_num_tokens <= mask_id:
@@ -79,12 +67,12 @@ class MDLMPreTrainedModel(LlamaPreTrainedModel):
 class MDLMModel(MDLMPreTrainedModel, LlamaModel):
     """The trunk: Llama's own layers (attention backends, kernels, checkpointing, weight names) seeing both ways."""
 
-    def __init__(self, config: MDLMConfig):
+    def __init__(self, config: MDLMConfig) -> None:
         super().__init__(config)
         # Llama freezes the pad embedding at zero; here pads fill the tail of the canvas, and are read like any token.
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         for layer in self.layers:
-            layer.self_attn.is_causal = False
+            layer.self_attn.is_causal = False  # type: ignore[union-attr]  # of a ModuleList, mypy knows no more
         if config.time_conditioning == "additive":
             self.time_embedding = TimeEmbedding(config.hidden_size)
         self.post_init()
@@ -93,23 +81,49 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        timesteps: torch.FloatTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        timesteps: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
-        block_cache=None,
-        **kwargs,
+        block_cache: Any = None,
+        **kwargs: Any,
     ) -> BaseModelOutput:
-        """Hidden states (B, L, hidden_size) of the canvas `input_ids` (B, L), or (N, hidden_size) at N `positions` alone, for
-        which most of the last layer runs only there: the True ones of (B, L) bool in row-major order, or (N,) indices into
-        the B * L, for which a GPU need not be waited for.
+        """Hidden states of a canvas, or of some of its positions.
 
-        `attention_mask` (B, L) is 0 at padding, on either side; without one, `position_ids` (B, L) that start again say, as
-        everywhere in transformers, where another document starts, and nothing is seen across. `timesteps` (B,) in [0, 1] are
-        used (and needed) with `time_conditioning="additive"` only. Raises ValueError when they are missing there.
-        `block_cache` is what `BlockCache` hands to the layers.
+        Args:
+            input_ids (`torch.LongTensor`, (B, L)): the canvas, with `mask_token_id` where nothing is written.
+            attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
+            position_ids (`torch.LongTensor`, (B, L), *optional*): without `attention_mask`, another document starts where
+                they start again, and nothing is seen across. Default: real tokens are counted from 0.
+            inputs_embeds (`torch.Tensor`, (B, L, hidden_size)): in place of `input_ids`.
+            timesteps (`torch.Tensor`, (B,)): t in [0, 1]; needed and read with `time_conditioning="additive"` only.
+            positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer
+                runs there only. Indices are given in any order, and spare a GPU the wait for their number.
+            block_cache (*optional*): what `BlockCache` hands to the layers.
+
+        Returns:
+            `BaseModelOutput` with `last_hidden_state` of shape (B, L, hidden_size), or (N, hidden_size) at N `positions`:
+            in row-major order for bool, in theirs for indices.
+
+        Raises:
+            ValueError: for both or none of `input_ids` and `inputs_embeds`, and for missing `timesteps`.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from arche_mdlm import MDLMConfig, MDLMModel
+        >>> sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        >>> trunk = MDLMModel(MDLMConfig(vocab_size=32, mask_token_id=31, **sizes)).eval()
+        >>> canvas = torch.tensor([[5, 31, 31, 7]])
+        >>> trunk(canvas).last_hidden_state.shape
+        torch.Size([1, 4, 16])
+        >>> trunk(canvas, positions=canvas == 31).last_hidden_state.shape
+        torch.Size([2, 16])
+
+        ```
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -124,7 +138,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         packed = position_ids is not None and attention_mask is None
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
-        mask = create_bidirectional_mask(
+        mask: Any = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -134,21 +148,26 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
         layers = self.layers[: self.config.num_hidden_layers]
         indexed = positions is not None and positions.dtype != torch.bool
-        inputs = {"attention_mask": mask, "position_embeddings": position_embeddings, "position_ids": position_ids}
+        inputs: dict[str, Any] = {
+            "attention_mask": mask,
+            "position_embeddings": position_embeddings,
+            "position_ids": position_ids,
+        }
         if block_cache is not None:  # wants the keys and values of all layers
             inputs[CACHE_ARGUMENT] = block_cache
         selects = positions is not None and (can_split if indexed else can_select)(layers[-1], **inputs, **kwargs)
         for layer in layers[:-1] if selects else layers:
             hidden_states = layer(hidden_states, **inputs, **kwargs)
-        if selects and indexed:
-            hidden_states = mlp_at(layers[-1], hidden_states, positions, **inputs, **kwargs)
-        elif selects:
-            hidden_states = last_layer_at(layers[-1], hidden_states, positions, mask, position_embeddings)
+        if positions is not None and selects:
+            if indexed:
+                hidden_states = mlp_at(layers[-1], hidden_states, positions, **inputs, **kwargs)
+            else:
+                hidden_states = last_layer_at(layers[-1], hidden_states, positions, mask, position_embeddings)
         elif positions is not None:
             hidden_states = _at(hidden_states, positions)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
-    def _sees(self, position_ids: torch.Tensor, packed: bool):
+    def _sees(self, position_ids: torch.Tensor, packed: bool) -> Callable[..., torch.Tensor] | None:
         """The mask function, for positions (B, L), of packed documents and of blocks; None where everything sees everything."""
         rules = []
         if packed:
@@ -171,7 +190,7 @@ def documents_of(position_ids: torch.Tensor) -> torch.Tensor:
     return (position_ids.diff(dim=-1, prepend=position_ids[:, :1] - 1) != 1).cumsum(-1)
 
 
-class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
+class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type: ignore[misc]  # the mixin's classes are narrower
     """The trunk with a language-modelling head under the SUBS parameterisation."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -180,53 +199,80 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
     # The stock Trainer would count labelled tokens for `num_items_in_batch`; the NELBO is divided by all tokens.
     accepts_loss_kwargs = False
 
-    def __init__(self, config: MDLMConfig):
+    def __init__(self, config: MDLMConfig) -> None:
         super().__init__(config)
         self.model = MDLMModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.output_vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.output_vocab_size or config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        timesteps: torch.FloatTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        timesteps: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
-        loss_weights: torch.FloatTensor | None = None,
+        loss_weights: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         skip_logits: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> MaskedDiffusionOutput:
         """Predict the clean tokens of a corrupted canvas; the head runs only where it is asked to.
 
         Args:
-            input_ids: (B, L), the canvas, with `mask_token_id` at corrupted positions.
-            attention_mask: (B, L), 0 at padding; either side.
-            labels: (B, L), clean tokens where the loss is wanted, -100 elsewhere. At least one of them must stand where
-                `input_ids` holds the mask.
-            timesteps: (B,) in (0, 1]; conditions the model where it is conditioned, and weights the default loss.
-            positions: where logits are wanted, (B, L) bool or (N,) indices into the B * L; default all. With `labels`:
-                the labelled positions and any others, which count for nothing. Given as indices by who made the batch,
-                they save a GPU the wait for their number, and N can be one of a few sizes.
-            loss_weights: (B,) or (B, L), a factor for each cross-entropy. Default: the NELBO weight w(t) of the
-                config's noise schedule where `timesteps` are given, else 1.
-            num_items_in_batch: what the loss is divided by. Default: with `timesteps`, all attended tokens (the NELBO
-                can then stand beside an AR NLL); without, the labelled ones (a plain masked-LM loss).
-            skip_logits: with `labels`, compute the loss in chunks without ever holding all logits, and return none
+            input_ids (`torch.LongTensor`, (B, L)): the canvas, with `mask_token_id` at corrupted positions.
+            attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
+            position_ids (`torch.LongTensor`, (B, L), *optional*): as in `MDLMModel.forward`.
+            inputs_embeds (`torch.Tensor`, (B, L, hidden_size)): in place of `input_ids`.
+            labels (`torch.LongTensor`, (B, L), *optional*): clean tokens where the loss is wanted, -100 elsewhere. At least
+                one of them stands where `input_ids` holds the mask.
+            timesteps (`torch.Tensor`, (B,), *optional*): t in (0, 1]; read by a time-conditioned model, and weights the
+                default loss.
+            positions (`torch.Tensor`, *optional*): where logits are wanted, (B, L) bool or (N,) indices into the B * L.
+                Default: everywhere. With `labels`: the labelled positions, and any others, which count for nothing.
+                Indices spare a GPU the wait for their number.
+            loss_weights (`torch.Tensor`, (B,) or (B, L), *optional*): a factor for each cross-entropy. Default: the NELBO
+                weight w(t) of the noise schedule with `timesteps`, else 1.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*): tokens by which the loss is divided. Default: with
+                `timesteps` all attended ones (the NELBO, comparable with an AR NLL), else the labelled ones.
+            skip_logits (`bool`, *optional*): with `labels`, compute the loss in chunks and return no logits
                 (`module_loss`). Default: in training mode.
 
         Returns:
-            MaskedDiffusionOutput. Raises ValueError for shapes that do not fit, labels none of which stands at a mask,
-            and weights without labels.
+            `MaskedDiffusionOutput`: `loss` in nats a token, `logits`, `token_nll`.
+
+        Raises:
+            ValueError: for shapes that do not fit, labels none of which stands at a mask, weights without labels, and what
+                `MDLMModel.forward` refuses.
+
+        Source: Sahoo et al. 2024, arXiv 2406.07524, eq. 10 (NELBO).
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+        >>> sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        >>> model = MDLMForMaskedDiffusion(MDLMConfig(vocab_size=32, mask_token_id=31, **sizes))
+        >>> clean, canvas = torch.tensor([[5, 6, 8, 7]]), torch.tensor([[5, 31, 31, 7]])
+        >>> labels = clean.masked_fill(canvas != 31, -100)
+        >>> output = model(canvas, labels=labels, timesteps=torch.tensor([0.5]))
+        >>> output.loss.backward()
+        >>> output.token_nll.shape
+        torch.Size([2])
+        >>> model.eval()(canvas).logits.shape
+        torch.Size([1, 4, 32])
+
+        ```
         """
         self._check(input_ids, inputs_embeds, labels, positions, timesteps, loss_weights)
         skips = labels is not None and (self.training if skip_logits is None else skip_logits)
+        labelled = None if labels is None else labels.ne(-100)
         if skips and positions is None:
-            positions = labels != -100
+            positions = labelled
         hidden = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -238,12 +284,12 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         )
         states, loss, token_nll = hidden.last_hidden_state, None, None
         logits = None if skips else self.subs_logits(states)
-        if labels is not None:
-            scored = labels != -100 if positions is None else positions
-            weights = self._weights(labels != -100, timesteps, attention_mask, loss_weights, num_items_in_batch)
+        if labels is not None and labelled is not None:
+            scored = labelled if positions is None else positions
+            weights = self._weights(labelled, timesteps, attention_mask, loss_weights, num_items_in_batch)
             factors = _at(weights, scored).to(states.device)
             targets = _at(labels, scored).clamp(min=0).to(states.device)
-            if skips:
+            if logits is None:
                 loss, token_nll = module_loss(self.lm_head, states, targets, factors, self.config.mask_token_id)
             else:
                 chosen = _at(logits, scored) if positions is None else logits
@@ -251,12 +297,21 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
                 loss = (token_nll * factors).sum()
         return MaskedDiffusionOutput(loss, logits, token_nll, hidden.hidden_states, hidden.attentions)
 
-    def _check(self, input_ids, inputs_embeds, labels, positions, timesteps, loss_weights) -> None:
-        """ValueError for what would be computed, and mean nothing."""
+    def _check(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        timesteps: torch.Tensor | None,
+        loss_weights: torch.Tensor | None,
+    ) -> None:
+        """ValueError for inputs whose result would mean nothing."""
         canvas = input_ids if input_ids is not None else inputs_embeds
         for name, where in (("labels", labels), ("positions", positions)):
-            a_row_each = where is not None and (name == "labels" or where.dtype == torch.bool)
-            if a_row_each and canvas is not None and where.shape != canvas.shape[:2]:
+            if where is None or canvas is None or (name == "positions" and where.dtype != torch.bool):
+                continue
+            if where.shape != canvas.shape[:2]:
                 raise ValueError(f"{name} of shape {tuple(where.shape)} do not fit {tuple(canvas.shape[:2])}")
         if labels is None:
             told = timesteps is not None and self.config.time_conditioning == "none"
@@ -265,8 +320,9 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
                     f"{'timesteps' if told else 'loss_weights'} without labels: nothing is weighted. The Trainer's "
                     "label_smoothing_factor takes the labels away, and is not defined for this model: set it to 0"
                 )
-            looks = positions is None and input_ids is not None and not (self.training or _is_traced(input_ids))
-            if looks and not bool((input_ids == self.config.mask_token_id).any()):
+            if input_ids is None or positions is not None or self.training or _is_traced(input_ids):
+                return
+            if not bool((input_ids == self.config.mask_token_id).any()):
                 logger.warning_once(
                     "No position holds the mask token: the logits of a masked diffusion model say nothing where a token is "
                     "given. To score text use arche_mdlm.metrics.likelihood.nelbo."
@@ -275,7 +331,7 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         # Who gives indices has made the batch; to look at it would make a GPU wait.
         if input_ids is None or _is_traced(labels) or (positions is not None and positions.dtype != torch.bool):
             return
-        labelled = labels != -100
+        labelled = labels.ne(-100)
         if bool(labelled.any()) and not bool((labelled & (input_ids == self.config.mask_token_id)).any()):
             raise ValueError(
                 f"labels are given, but no labelled position of input_ids holds the mask token (id "
@@ -299,7 +355,14 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
         forbidden = torch.arange(logits.shape[-1], device=logits.device) == self.config.mask_token_id
         return logits.masked_fill(forbidden, -torch.inf)
 
-    def _weights(self, labelled, timesteps, attention_mask, loss_weights, num_items_in_batch) -> torch.Tensor:
+    def _weights(
+        self,
+        labelled: torch.Tensor,
+        timesteps: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        loss_weights: torch.Tensor | None,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
         """(B, L) float32, the factor of the loss for each position's cross-entropy; 0 where `labelled` (B, L) is False."""
         if num_items_in_batch is None:
             if timesteps is None:
@@ -316,7 +379,7 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):
 
 
 def _is_traced(values: torch.Tensor) -> bool:
-    """Whether nobody knows the values yet: a compiler, an export or a model without memory."""
+    """Whether the values cannot be read: in a compiler, in an export, or on the meta device."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or values.device.type == "meta"
 
 

@@ -1,7 +1,9 @@
 """Running the model for a sampler: only the rows and positions that are asked for, a few positions of logits at a time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -19,8 +21,9 @@ from .canvas_mdlm import Canvas
 from .compiling_mdlm import is_compiled
 from .guidance_mdlm import Guidance
 from .head_loss_mdlm import is_plain
+from .proposal_mdlm import Predict, Proposal
 
-# Bytes of logits that exist at once: what stays in a CPU's cache, and what is nothing for a GPU.
+# Bytes of logits that exist at once: on a CPU what stays in its cache, else little beside the memory of a GPU.
 _CHUNK_BYTES = {"cpu": 2**25}
 _LARGE_CHUNK_BYTES = 2**29
 
@@ -28,20 +31,22 @@ _LARGE_CHUNK_BYTES = 2**29
 class AnnealedTemperature(LogitsProcessor):
     """Divides logits by a temperature that goes from `start` at t = 1 to `end` at t = 0, linearly."""
 
-    def __init__(self, start: float, end: float):
+    def __init__(self, start: float, end: float) -> None:
         self.start, self.end = start, end
         self.times: torch.Tensor | None = None  # (n, 1), set before each call
 
-    def __call__(self, input_ids, scores):
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        assert self.times is not None, "times are set before each call"
         temperature = self.end + (self.start - self.end) * self.times
         return scores / temperature.to(scores.dtype)
 
 
 def on_canvas(processors: LogitsProcessorList) -> LogitsProcessorList:
-    """What transformers has prepared for a text written left to right, as it is right for a canvas.
+    """Logits processors of transformers, changed where they expect a text written left to right.
 
-    Its least lengths count the canvas itself, full from the start: `Predictor` has its own. Its repetition penalty is told of the
-    padding a row, but comes with a position a row; padding holds masks here, which the penalty does not change.
+    Minimum lengths are left out: they count tokens of the canvas, which is full from the start (`Predictor` has its own). The
+    repetition penalty is made anew without the padding of each row, as it is called with a position a row; padding holds masks
+    here, which the penalty does not change.
     """
     kept = [p for p in processors if not isinstance(p, (MinLengthLogitsProcessor, MinNewTokensLengthLogitsProcessor))]
     padded = [isinstance(p, RepetitionPenaltyLogitsProcessor) and torch.is_tensor(p.prompt_ignore_length) for p in kept]
@@ -51,6 +56,7 @@ def on_canvas(processors: LogitsProcessorList) -> LogitsProcessorList:
 
 
 def without_temperature(processors: LogitsProcessorList) -> LogitsProcessorList:
+    """The processors without transformers' constant temperature."""
     return LogitsProcessorList(p for p in processors if not isinstance(p, TemperatureLogitsWarper))
 
 
@@ -63,9 +69,17 @@ def anneal(processors: LogitsProcessorList, start: float, end: float) -> LogitsP
 
 @dataclass
 class Predictor:
-    """The model, what is done to its logits, the canvas it reads, and what is remembered of it."""
+    """Runs the model on a canvas and processes its logits.
 
-    model: torch.nn.Module
+    Args:
+        model: an `MDLMForMaskedDiffusion`.
+        canvas: what it reads; forwards are counted there.
+        processors: applied to the logits.
+        guidance: a second canvas whose logits are combined with the first one's; None: no guidance.
+        cache: keys and values of the other blocks; None: every forward runs the whole canvas.
+    """
+
+    model: Any  # MDLMForMaskedDiffusion, whose file imports this one
     canvas: Canvas
     processors: LogitsProcessorList
     guidance: Guidance | None = None
@@ -76,11 +90,19 @@ class Predictor:
     def _compiled(self) -> bool:
         return is_compiled(self.model)
 
-    def at(self, rows: torch.Tensor, block: torch.Tensor, t: torch.Tensor):
+    def at(self, rows: torch.Tensor, block: torch.Tensor, t: torch.Tensor) -> Predict:
         """`predict(where, reduce, times)` of a step for `rows` (R,), which are at `block` (R,) and time t (R, 1)."""
         return partial(self.run, rows, block, t)
 
-    def run(self, rows, block, t, where, reduce, times=None) -> list:
+    def run(
+        self,
+        rows: torch.Tensor,
+        block: torch.Tensor,
+        t: torch.Tensor,
+        where: torch.Tensor,
+        reduce: Callable[[torch.Tensor, torch.Tensor, slice], Proposal],
+        times: torch.Tensor | None = None,
+    ) -> list[Proposal]:
         """What `reduce(raw, processed, part)` returns for each part of the N positions of `where` (R, L); see `propose`."""
         needed = where.any(-1)
         if not bool(needed.any()):
@@ -101,7 +123,7 @@ class Predictor:
         results = []
         for part in self._parts(len(states)):
             raw = self._logits(states[part], 0)
-            if other is not None:
+            if other is not None and self.guidance is not None:
                 raw = self.guidance.combine(raw, self._logits(other[part], 1))
             processed = self._process(raw, tokens, t, owner[part])
             if early is not None:
@@ -109,7 +131,9 @@ class Predictor:
             results.append(reduce(raw, processed, part))
         return results
 
-    def _states(self, inputs: dict, where: torch.Tensor, times: dict) -> torch.Tensor:
+    def _states(
+        self, inputs: dict[str, torch.Tensor], where: torch.Tensor, times: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         """Hidden states (N, hidden_size) at the True positions of `where` (R, L)."""
         if not self._compiled:
             return self.model.model(**inputs, **times, positions=where).last_hidden_state
@@ -132,14 +156,14 @@ class Predictor:
         logits = self.model.subs_logits(states) if out is None else self.model.subs_logits(states, out)
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def _process(self, raw, tokens, t, owner) -> torch.Tensor:
+    def _process(self, raw: torch.Tensor, tokens: torch.Tensor, t: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
         """Processors expect one sequence a row of logits: each position comes with its row's canvas."""
         if not self.processors:
             return raw
         for processor in self.processors:
             if isinstance(processor, AnnealedTemperature):
                 processor.times = t[owner]
-        return self.processors(tokens[owner], raw.clone())
+        return self.processors(tokens[owner], raw.clone())  # type: ignore[arg-type]  # typed as LongTensor
 
     def _without_ends(self, processed: torch.Tensor, early: torch.Tensor) -> torch.Tensor:
         """Logits (n, V) that cannot end the text where `early` (n,) is True."""
@@ -148,7 +172,7 @@ class Predictor:
         return processed.masked_fill(early[:, None] & ends, -torch.inf)
 
     def _model_times(self, times: torch.Tensor, block: torch.Tensor, run: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`timesteps` (R,) where the model is told them: in block mode those at which a whole canvas is masked as much."""
+        """`timesteps` (R,) for a time-conditioned model; with blocks, the times at which a whole canvas has as many masks."""
         if self.model.config.time_conditioning == "none":
             return {}
         blocks = self.canvas.num_blocks[run]

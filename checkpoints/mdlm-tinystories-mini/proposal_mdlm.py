@@ -1,5 +1,6 @@
 """A token for each of many positions, with what samplers rank them by; the logits of all of them never exist at once."""
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,20 @@ class Proposal:
         return Proposal(self.tokens[chosen], self.confidence[chosen])
 
 
-def propose(predict, where: torch.Tensor, uniform: torch.Tensor | None, *, statistics=(), process=None, times=None):
+# `predict(where, reduce, times)` of `Predictor.at`: runs the model at the True positions of `where` (B, L), and lists what
+# `reduce(raw, processed, part)` returns for a few positions at a time.
+Predict = Callable[..., list[Proposal]]
+
+
+def propose(
+    predict: Predict,
+    where: torch.Tensor,
+    uniform: torch.Tensor | None,
+    *,
+    statistics: Collection[str] = (),
+    process: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
+    times: torch.Tensor | None = None,
+) -> Proposal:
     """A `Proposal` for the True positions of `where` (B, L), N of them in row-major order.
 
     Args:
@@ -77,5 +91,5 @@ def _join(parts: list[Proposal], where: torch.Tensor) -> Proposal:
         empty = torch.zeros(0, dtype=torch.float64, device=where.device)
         return Proposal(empty.long(), empty, empty, empty)
     names = ("tokens", "confidence", "margin", "entropy")
-    columns = ([getattr(part, name) for part in parts] for name in names)
-    return Proposal(*(None if column[0] is None else torch.cat(column) for column in columns))
+    columns = {name: [getattr(part, name) for part in parts] for name in names}
+    return Proposal(**{name: torch.cat(column) for name, column in columns.items() if column[0] is not None})

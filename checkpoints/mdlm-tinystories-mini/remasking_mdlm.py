@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from .draft_mdlm import Draft
+from .noise_mdlm import RowNoise
+from .proposal_mdlm import Predict
 from .samplers_mdlm import POSITION, REMASK, Sampler, register_sampler
 
 # ReMDM-loop (arXiv 2503.00307, appendix): between these times nothing is added, only tokens exchanged, at this alpha.
@@ -35,18 +38,18 @@ class RemaskingSampler(Sampler):
     remasks = True
     options = ("remasking", "remasking_rate")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.remasking not in _DEFAULT_RATES:
             raise ValueError(f"remasking={self.remasking!r} is not one of {', '.join(_DEFAULT_RATES)}")
         if self.remasking_rate is not None and not 0 <= self.remasking_rate <= 1:
             raise ValueError(f"remasking_rate={self.remasking_rate!r} must be in 0 to 1")
 
-    def step(self, predict, draft, t, s, noise):
+    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
         alpha_t, alpha_s = self.alpha(t), self.alpha(s)
         written = draft.fillable & ~draft.masked
         sigma = self.sigma(alpha_t, alpha_s, t)
         remask = sigma * self._shares(draft, written) if self.remasking == "conf" else sigma
-        # Shared out, sigma is none of the masked positions' business: they are filled as without remasking.
+        # With "conf", sigma is shared out over written positions only: masked ones are filled as without remasking.
         kept = alpha_t if self.remasking == "conf" else (1 - sigma) * alpha_t
         fill_rate = (alpha_s - kept) / (1 - alpha_t)
         chosen = draft.masked & (noise.uniform(POSITION) < fill_rate)
@@ -63,7 +66,7 @@ class RemaskingSampler(Sampler):
         return torch.where(t > LOOP_START, before, torch.where(t > LOOP_END, LOOP_ALPHA, behind))
 
     def sigma(self, alpha_t: torch.Tensor, alpha_s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The probability of being masked again, of t's shape; for `"conf"` what is shared out."""
+        """The probability of being masked again, of t's shape; for `"conf"` their sum over a row."""
         rate = _DEFAULT_RATES[self.remasking] if self.remasking_rate is None else self.remasking_rate
         most = ((1 - alpha_s) / alpha_t.clamp(min=1e-12)).clamp(max=1.0)  # nothing is written at alpha = 0
         if self.remasking == "rescale":
@@ -74,7 +77,7 @@ class RemaskingSampler(Sampler):
         return capped
 
     @staticmethod
-    def _shares(draft, written: torch.Tensor) -> torch.Tensor:
+    def _shares(draft: Draft, written: torch.Tensor) -> torch.Tensor:
         """(B, L): softmax of minus the confidences over each row's written positions; 0 elsewhere."""
         scores = (-draft.confidence).masked_fill(~written, -torch.inf)
         return scores.softmax(-1).nan_to_num(0.0)  # a row without a written position

@@ -10,24 +10,49 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
+from transformers import GenerationConfig
 
+from .configuration_mdlm import MDLMConfig
 from .draft_mdlm import Draft
 from .noise_mdlm import RowNoise
-from .proposal_mdlm import Proposal, propose
+from .proposal_mdlm import Predict, Proposal, propose
 from .schedule_mdlm import NoiseSchedule, get_schedule
 
 POSITION, TOKEN, TIME, REMASK = range(4)  # purposes of a step's noise
 
+SamplerClass = TypeVar("SamplerClass", bound="Sampler")
 _SAMPLERS: dict[str, type["Sampler"]] = {}
 
 
-def register_sampler(name: str):
-    """Class decorator: make a `Sampler` known to `generate(sampler=name)`."""
+def register_sampler(name: str) -> Callable[[type[SamplerClass]], type[SamplerClass]]:
+    """Class decorator: make a `Sampler` known to `generate(sampler=name)`.
 
-    def register(cls: type["Sampler"]) -> type["Sampler"]:
+    Args:
+        name (`str`): what `sampler=` is then called with; a name that exists is replaced.
+
+    Returns:
+        The decorator, which returns the class unchanged.
+
+    Example:
+
+    ```python
+    >>> from dataclasses import dataclass
+    >>> from arche_mdlm import Sampler, register_sampler
+    >>> from arche_mdlm.samplers_mdlm import even_share, top_k_per_row
+    >>> @register_sampler("leftmost")
+    ... @dataclass(frozen=True)
+    ... class LeftmostSampler(Sampler):
+    ...     def step(self, predict, draft, t, s, noise):
+    ...         chosen = top_k_per_row(draft.masked.double(), even_share(draft.masked, t, s)) & draft.masked
+    ...         return draft.fill(chosen, self.propose(predict, chosen, noise))
+
+    ```
+    """
+
+    def register(cls: type[SamplerClass]) -> type[SamplerClass]:
         _SAMPLERS[name] = cls
         return cls
 
@@ -75,7 +100,8 @@ class Sampler(ABC):
     sets_own_pace: ClassVar[bool] = False
 
     @classmethod
-    def from_config(cls, generation_config, model_config) -> "Sampler":
+    def from_config(cls, generation_config: GenerationConfig, model_config: MDLMConfig) -> "Sampler":
+        """The sampler with the settings of a generation config; ValueError for one outside its range."""
         own = {name: getattr(generation_config, name, None) for name in cls.options}
         return cls(
             schedule=get_schedule(model_config.noise_schedule),
@@ -85,19 +111,33 @@ class Sampler(ABC):
         )
 
     @abstractmethod
-    def step(self, predict: Callable, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
-        """The draft after going from times t to s < t, each (B, 1), float64.
+    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
+        """The draft after one step.
 
         Args:
-            predict: runs the model; hand it on to `self.propose`, with masked positions only.
-            draft: B canvases of L positions; not to be changed in place.
-            noise: the rows' random streams at this step.
+            predict (`Predict`): runs the model; hand it on to `self.propose`, with masked positions only.
+            draft (`Draft`): B canvases of L positions; not to be changed in place.
+            t (`torch.Tensor`, (B, 1), float64): the time of each row before the step, in (0, 1].
+            s (`torch.Tensor`, (B, 1), float64): its time after the step, in [0, t).
+            noise (`RowNoise`): the rows' random streams at this step.
+
+        Returns:
+            `Draft`: made by `draft.fill` and `draft.remask`.
+
+        Example: see `register_sampler`.
         """
 
-    def propose(self, predict, where: torch.Tensor, noise: RowNoise, **options) -> Proposal:
-        """A token, drawn or the most probable one, for each True position of `where` (B, L); other rows are not run.
+    def propose(self, predict: Predict, where: torch.Tensor, noise: RowNoise, **options: Any) -> Proposal:
+        """A token, drawn or the most probable one, for each True position; rows without one are not run.
 
-        `options` go on to `proposal_mdlm.propose`: `times`, which the model is told, by default t; `statistics`; `process`.
+        Args:
+            predict (`Predict`): as `step` gets it.
+            where (`torch.Tensor`, (B, L), bool): N True positions.
+            noise (`RowNoise`): as `step` gets it.
+            **options: `times`, `statistics` and `process` of `proposal_mdlm.propose`.
+
+        Returns:
+            `Proposal` of N tokens, in row-major order.
         """
         uniform = noise.uniform(TOKEN)[where] if self.do_sample else None
         return propose(predict, where, uniform, **options)
@@ -126,11 +166,11 @@ class AncestralSampler(Sampler):
     x_theta. Which ones is drawn before the model runs, so only rows and positions to be filled cost anything.
     """
 
-    def step(self, predict, draft, t, s, noise):
+    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
         chosen = self.may_fill(draft.masked, t, s, noise)
         return draft.fill(chosen, self.propose(predict, chosen, noise))
 
-    def may_fill(self, masked, t, s, noise) -> torch.Tensor:
+    def may_fill(self, masked: torch.Tensor, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> torch.Tensor:
         """(B, L) bool: the masked positions (B, L) that are filled, which no prediction changes. It takes many steps at once,
         as a dimension in front of everything."""
         fill_rate = 1 - self.schedule.mask_rate(s) / self.schedule.mask_rate(t)
@@ -149,7 +189,7 @@ class FirstHittingSampler(Sampler):
 
     sets_own_pace = True
 
-    def step(self, predict, draft, t, s, noise):
+    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
         hits = noise.at_step(0).uniform(TIME).masked_fill(~draft.masked, -1.0)  # mask rates at the hitting times
         chosen = draft.masked & top_k_per_row(hits, even_share(draft.masked, t, s))
         times = self.schedule.time_at(hits.amax(-1).clamp(min=0))

@@ -14,19 +14,20 @@ class NoiseSchedule(ABC):
     tensor of that shape.
     """
 
-    def alpha(self, t):
+    def alpha(self, t: torch.Tensor | float) -> torch.Tensor:
+        """The share of tokens still unmasked at time t."""
         return 1 - self.mask_rate(t)
 
     @abstractmethod
-    def mask_rate(self, t):
+    def mask_rate(self, t: torch.Tensor | float) -> torch.Tensor:
         """1 - alpha(t), exact near t = 0, where 1 - alpha would cancel."""
 
     @abstractmethod
-    def weight(self, t):
+    def weight(self, t: torch.Tensor | float) -> torch.Tensor:
         """-alpha'(t) / (1 - alpha(t)), the weight of a masked token's cross-entropy in the NELBO (eq. 10)."""
 
     @abstractmethod
-    def time_at(self, mask_rate):
+    def time_at(self, mask_rate: torch.Tensor | float) -> torch.Tensor:
         """The t at which the given share of tokens is masked."""
 
 
@@ -34,13 +35,13 @@ class NoiseSchedule(ABC):
 class LinearSchedule(NoiseSchedule):
     """alpha = 1 - t, weight 1 / t."""
 
-    def mask_rate(self, t):
+    def mask_rate(self, t: torch.Tensor | float) -> torch.Tensor:
         return torch.as_tensor(t)
 
-    def weight(self, t):
+    def weight(self, t: torch.Tensor | float) -> torch.Tensor:
         return 1 / torch.as_tensor(t)
 
-    def time_at(self, mask_rate):
+    def time_at(self, mask_rate: torch.Tensor | float) -> torch.Tensor:
         return torch.as_tensor(mask_rate)
 
 
@@ -48,13 +49,13 @@ class LinearSchedule(NoiseSchedule):
 class CosineSchedule(NoiseSchedule):
     """alpha = cos^2(pi t / 2), weight pi cot(pi t / 2)."""
 
-    def mask_rate(self, t):
+    def mask_rate(self, t: torch.Tensor | float) -> torch.Tensor:
         return torch.sin(math.pi / 2 * torch.as_tensor(t)) ** 2
 
-    def weight(self, t):
+    def weight(self, t: torch.Tensor | float) -> torch.Tensor:
         return math.pi / torch.tan(math.pi / 2 * torch.as_tensor(t))
 
-    def time_at(self, mask_rate):
+    def time_at(self, mask_rate: torch.Tensor | float) -> torch.Tensor:
         return 2 / math.pi * torch.asin(torch.as_tensor(mask_rate).sqrt())
 
 

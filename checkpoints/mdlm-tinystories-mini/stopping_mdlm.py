@@ -1,10 +1,14 @@
 """When a text is over before its canvas is full: a time limit, stop strings, and criteria of the caller's own."""
 
 import time
+from typing import Any
 
 import torch
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 from transformers.generation import stopping_criteria as stock
+
+from .canvas_mdlm import Canvas
 
 _WINDOWS = 1 << 20  # tokens that stop strings are looked for in at once
 
@@ -25,7 +29,13 @@ class Stopping:
             for stop strings without a tokenizer.
     """
 
-    def __init__(self, given, max_time: float | None = None, stop_strings=None, tokenizer=None):
+    def __init__(
+        self,
+        given: Any,
+        max_time: float | None = None,
+        stop_strings: str | list[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
         given = [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
         for one in given:
             if isinstance(one, (stock.MaxLengthCriteria, stock.EosTokenCriteria, stock.ConfidenceCriteria)):
@@ -48,14 +58,14 @@ class Stopping:
         """Whether the time limit is over."""
         return self.deadline is not None and time.time() >= self.deadline
 
-    def after_step(self, canvas, rows: torch.Tensor) -> None:
+    def after_step(self, canvas: Canvas, rows: torch.Tensor) -> None:
         """Stop those of `rows` (R,) of a canvas that a criterion stops; mark the ends."""
         for criterion in self.others:
             stops = torch.as_tensor(criterion(canvas.tokens[rows], None)).to(rows.device)
             canvas.stop(rows[stops.bool().expand(len(rows))])
         self.mark_ends(canvas, rows)
 
-    def mark_ends(self, canvas, rows: torch.Tensor | slice = slice(None)) -> None:
+    def mark_ends(self, canvas: Canvas, rows: torch.Tensor | slice = slice(None)) -> None:
         """Mark on a canvas where a stop string ends."""
         if self.strings:
             canvas.text_ends[rows] = self._ends(canvas.tokens[rows], canvas.mask_token_id)

@@ -1,6 +1,10 @@
 """Feeding transformers' streamers from a canvas that is not filled left to right."""
 
+from typing import Any
+
 import torch
+
+from .canvas_mdlm import Canvas
 
 
 class CanvasStream:
@@ -13,7 +17,7 @@ class CanvasStream:
         settles: whether what is filled stays; if not, text is finished at the end only.
     """
 
-    def __init__(self, streamer, canvas, settles: bool = True):
+    def __init__(self, streamer: Any, canvas: Canvas, settles: bool = True) -> None:
         self.streamer, self.settles = streamer, settles
         self.shows_all = hasattr(streamer, "put_canvas")
         if self.shows_all:
@@ -24,7 +28,7 @@ class CanvasStream:
         self.sent = self._finished(canvas)
         streamer.put(canvas.tokens[:, : self.sent].cpu())
 
-    def __call__(self, canvas) -> None:
+    def __call__(self, canvas: Canvas) -> None:
         if self.shows_all:
             self.streamer.put_canvas(self._whole(canvas))
             return
@@ -42,6 +46,7 @@ class CanvasStream:
             self.sent = finished
 
     def end(self, sequences: torch.Tensor) -> None:
+        """Send the rest of the finished `sequences` (B, L), and end the stream."""
         if self.shows_all:
             self.streamer.put_canvas(sequences.cpu())
         elif self.sent < sequences.shape[1]:
@@ -49,12 +54,12 @@ class CanvasStream:
         self.streamer.end()
 
     @staticmethod
-    def _whole(canvas) -> torch.Tensor:
+    def _whole(canvas: Canvas) -> torch.Tensor:
         """(B, L) on the CPU, padding as pads: the canvas has masks there."""
         return canvas.tokens.masked_fill(~canvas.attended, canvas.pad_token_id).cpu()
 
     @staticmethod
-    def _finished(canvas) -> int:
+    def _finished(canvas: Canvas) -> int:
         """Length of the prefix without a mask."""
         open_positions = canvas.masked[0].nonzero()
         return int(open_positions[0]) if len(open_positions) else canvas.tokens.shape[1]

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from .canvas_mdlm import Canvas
 from .noise_mdlm import RowNoise
+from .samplers_mdlm import Sampler
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,12 @@ class Timetable:
     steps: torch.Tensor
     num_blocks: torch.Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "steps", self.steps.maximum(self.num_blocks))
 
     @property
     def total(self) -> int:
+        """Steps of the row that has most."""
         return int(self.steps.max())
 
     def at(self, step: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -47,7 +50,7 @@ class Timetable:
 _LOOK_AHEAD = 1 << 20  # positions times steps looked at at once
 
 
-def busy_steps(sampler, canvas, plan: Timetable, seeds: torch.Tensor) -> Iterator[int]:
+def busy_steps(sampler: Sampler, canvas: Canvas, plan: Timetable, seeds: torch.Tensor) -> Iterator[int]:
     """The steps of a plan that may fill something, in order; those of a sampler that can tell beforehand (`may_fill`)."""
     if not hasattr(sampler, "may_fill") or plan.total <= int(canvas.masked.sum(-1).max()):
         yield from range(plan.total)  # with so few steps nearly all of them do

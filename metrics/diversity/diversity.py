@@ -5,8 +5,9 @@ One file on purpose: `evaluate.load` copies this script alone out of its folder.
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import evaluate
@@ -61,6 +62,7 @@ TOKENIZERS: dict[str, Callable[[str], list[str]]] = {
     "words": lambda text: text.lower().split(),
     "characters": lambda text: [letter for letter in text.lower() if not letter.isspace()],
 }
+Tokenizer = str | Callable[[str], list[Any]]
 # Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
                        "\uf900-\ufaff\U00020000-\U0003ffff]")  # fmt: skip
@@ -75,7 +77,14 @@ _ROUGH_BELOW = 100  # texts; with fewer, both kinds of interval are rough
 _ARCHE_CANDIDATES, _ARCHE_REFERENCES = 200, 50
 
 
-def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0, tokenizer="words") -> dict:
+def diversity(
+    data: Sequence[str],
+    references: Sequence[str] | None = None,
+    *,
+    protocol: str = "exact",
+    seed: int = 0,
+    tokenizer: Tokenizer = "words",
+) -> dict[str, Any]:
     """Diversity of `data`, with 95 % intervals, and of as many of `references`.
 
     Words are what `tokenizer` gives. `distinct_N`: distinct over all N-grams of the corpus. `self_bleu`: mean over
@@ -88,21 +97,35 @@ def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0, 
     because resampling with replacement makes duplicates and so lowers every count of distinct things.
 
     Args:
-        data: list of at least 2 texts, one of them with a word.
-        references: list of at least as many; `len(data)` are drawn without replacement.
-        protocol: `"exact"`, or `"arche"`, as the arche paper's code (arXiv 2603.22075): Self-BLEU of 200 random texts,
-            each against 50 random others, brevity against their mean length. The rest is the same in both.
-        seed: int, 0 or more. Equal arguments give equal results.
-        tokenizer: "words" (`text.lower().split()`), "characters" (lower case, without white space), or a function from a
-            text to a list of tokens, such as a Hugging Face tokenizer's `tokenize`.
+        data (`list[str]`): at least 2 texts, one of them with a word.
+        references (`list[str]`, *optional*): at least as many; `len(data)` are drawn without replacement.
+        protocol (`str`, defaults to `"exact"`): or `"arche"`, as the arche paper's code (arXiv 2603.22075): Self-BLEU of 200
+            random texts, each against 50 random others, brevity against their mean length. The rest is the same in both.
+        seed (`int`, defaults to 0): 0 or more. Equal arguments give equal results.
+        tokenizer (`str` or `Callable`, defaults to `"words"`): `text.lower().split()`; `"characters"`: lower case, without
+            white space; or a function from a text to a list of tokens, such as a Hugging Face tokenizer's `tokenize`.
 
     Returns:
-        dict: for each of `NAMES` the estimate, `NAME_ci` (low, high) and, with references, `NAME_reference`.
+        `dict`: for each of `NAMES` the estimate, `NAME_ci` (low, high) and, with references, `NAME_reference`.
 
     Raises:
         ValueError: naming the argument, for no texts, only empty ones, a text that is no str, too few references, an
             unknown protocol or tokenizer, or a bad seed. Warns (UserWarning) below 100 texts, and for texts whose words
             are not split by white space (`unsplit_share`) when `tokenizer` is "words".
+
+    Example:
+
+    ```python
+    >>> import warnings
+    >>> from arche_mdlm.metrics.diversity import diversity
+    >>> texts = ["Tim saw a big red dog in the park.", "Tim saw a big red dog in the garden."]
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")  # two texts give rough intervals
+    ...     found = diversity(texts)
+    >>> found["distinct_first_words"], found["distinct_first_words_ci"][0] <= 0.5
+    (0.5, True)
+
+    ```
     """
     _check_settings(protocol, seed)
     split = _Splitter.of(tokenizer)
@@ -124,7 +147,7 @@ def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0, 
         other = _Corpus.read([references[index] for index in drawn], split)
         references_at_equal_n = other.distinct(np.ones(len(data), dtype=bool))
         references_at_equal_n |= {k: float(v.mean()) for k, v in other.per_story(protocol, streams[3]).items()}
-    result = {}
+    result: dict[str, Any] = {}
     for name in NAMES:
         result |= {name: estimates[name], f"{name}_ci": intervals[name]}
         if references is not None:
@@ -132,7 +155,9 @@ def diversity(data, references=None, *, protocol: str = "exact", seed: int = 0, 
     return result
 
 
-def diversity_differences(first, second, seed: int = 0, *, tokenizer="words") -> dict[str, dict[str, float]]:
+def diversity_differences(
+    first: Sequence[str], second: Sequence[str], seed: int = 0, *, tokenizer: Tokenizer = "words"
+) -> dict[str, dict[str, float]]:
     """Diversity of `first` minus that of `second`, two lists of as many texts, those at one place from the same prompt.
 
     Returns `estimate`, `low` and `high` (95 %) for each of `NAMES`. Means over texts: bootstrap over pairs; counts of
@@ -145,7 +170,7 @@ def diversity_differences(first, second, seed: int = 0, *, tokenizer="words") ->
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)]
     one, other = _Corpus.read(first, split), _Corpus.read(second, split)
 
-    def distinct(chosen: np.ndarray) -> dict:
+    def distinct(chosen: np.ndarray) -> dict[str, float]:
         return _minus(one.distinct(chosen), other.distinct(chosen))
 
     estimates = distinct(np.ones(len(first), dtype=bool))
@@ -158,11 +183,11 @@ def diversity_differences(first, second, seed: int = 0, *, tokenizer="words") ->
     }
 
 
-def _minus(first: dict, second: dict) -> dict:
+def _minus(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return {name: value - second[name] for name, value in first.items()}
 
 
-def per_story_self_bleu(texts, *, tokenizer="words") -> np.ndarray:
+def per_story_self_bleu(texts: Sequence[str], *, tokenizer: Tokenizer = "words") -> np.ndarray:
     """BLEU-4 of each text against all others, (len(texts),) float64 in [0, 1]; exact, in time linear in the words.
 
     Equal to NLTK's `sentence_bleu(others, text)` without smoothing; a text of which some order has no match is 0 (NLTK:
@@ -172,7 +197,7 @@ def per_story_self_bleu(texts, *, tokenizer="words") -> np.ndarray:
     return _Corpus.read(_check_texts("texts", texts, split), split).self_bleu()
 
 
-def unsplit_share(texts) -> float:
+def unsplit_share(texts: Iterable[str]) -> float:
     """Share of the texts with a letter of which white space does not separate the words.
 
     Those are mostly in a script that writes no spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan), or have
@@ -196,7 +221,7 @@ class _Splitter:
     is_default: bool
 
     @classmethod
-    def of(cls, tokenizer) -> "_Splitter":
+    def of(cls, tokenizer: Any) -> "_Splitter":
         if isinstance(tokenizer, str) and tokenizer in TOKENIZERS:
             return cls(TOKENIZERS[tokenizer], tokenizer == "words")
         if isinstance(tokenizer, str) or not callable(tokenizer):
@@ -316,7 +341,7 @@ class _Corpus:
         kind = [numbers.setdefault(tuple(words[index][:size]), len(numbers)) for index in text]
         return _Kinds.collect(np.array(kind, dtype=np.int64), text, len(words))
 
-    def distinct(self, chosen: np.ndarray) -> dict:
+    def distinct(self, chosen: np.ndarray) -> dict[str, float]:
         """The figures that count distinct things, for the texts of the mask `chosen` (D,)."""
         result = {}
         for n, kinds in enumerate(self.orders, start=1):
@@ -370,7 +395,13 @@ class _Corpus:
         return np.where(positive, np.exp(np.log(precision).mean(axis=0) + brevity), 0.0)
 
 
-def _half_sample_intervals(distinct, num_texts: int, estimates: dict, rng: np.random.Generator, lowest=0.0) -> dict:
+def _half_sample_intervals(
+    distinct: Callable[[np.ndarray], dict[str, float]],
+    num_texts: int,
+    estimates: dict[str, float],
+    rng: np.random.Generator,
+    lowest: float = 0.0,
+) -> dict[str, tuple[float, float]]:
     """95 % intervals of counts of distinct things: the estimate -+ 1.96 of its standard deviation, cut to its range.
 
     `distinct(chosen)` gives the figures of the texts of a mask (num_texts,), which are between `lowest` and 1.
@@ -399,7 +430,9 @@ def _half_sample_intervals(distinct, num_texts: int, estimates: dict, rng: np.ra
     return intervals
 
 
-def _influence(distinct, num_texts: int, size: int, rng: np.random.Generator) -> dict[str, float]:
+def _influence(
+    distinct: Callable[[np.ndarray], dict[str, float]], num_texts: int, size: int, rng: np.random.Generator
+) -> dict[str, float]:
     """I of `_half_sample_intervals` for samples of `size` texts; of the vocabulary per text, to make it a share too."""
     samples = []
     for _ in range(_NUM_HALVES):
@@ -411,7 +444,7 @@ def _influence(distinct, num_texts: int, size: int, rng: np.random.Generator) ->
     return {name: scale * float(np.std([sample[name] for sample in samples], ddof=1)) for name in samples[0]}
 
 
-def _bootstrap_intervals(stories: dict[str, np.ndarray], rng: np.random.Generator) -> dict:
+def _bootstrap_intervals(stories: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of means over texts, resampled with replacement; widened to hold the mean itself.
 
     Each text's Self-BLEU is taken as given: what other texts to compare with would change is not in the interval, which
@@ -425,7 +458,7 @@ def _bootstrap_intervals(stories: dict[str, np.ndarray], rng: np.random.Generato
     return intervals
 
 
-def _check_references(references, num_texts: int, split: _Splitter) -> list[str] | None:
+def _check_references(references: Any, num_texts: int, split: _Splitter) -> list[str] | None:
     if references is None:
         return None
     references = _check_texts("references", references, split)
@@ -437,14 +470,14 @@ def _check_references(references, num_texts: int, split: _Splitter) -> list[str]
     return references
 
 
-def _check_settings(protocol, seed) -> None:
+def _check_settings(protocol: Any, seed: Any) -> None:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is not one of {', '.join(PROTOCOLS)}")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed={seed!r} must be an integer, 0 or more")
 
 
-def _as_texts(name: str, texts) -> list[str]:
+def _as_texts(name: str, texts: Any) -> list[str]:
     if texts is None or isinstance(texts, (str, bytes, dict)) or not hasattr(texts, "__iter__"):
         raise ValueError(f"{name}={texts!r:.80} must be a list of str, one for each text")
     texts = list(texts)
@@ -454,7 +487,7 @@ def _as_texts(name: str, texts) -> list[str]:
     return texts
 
 
-def _check_texts(name: str, texts, split: _Splitter) -> list[str]:
+def _check_texts(name: str, texts: Any, split: _Splitter) -> list[str]:
     texts = _as_texts(name, texts)
     if len(texts) < 2:
         raise ValueError(f"{name}={texts!r:.80} has {len(texts)} texts; at least 2 are needed to compare them")
@@ -479,14 +512,14 @@ class Diversity(evaluate.Measurement):
     def compute(
         self,
         *,
-        data=None,
-        predictions=None,
-        references=None,
+        data: Sequence[str] | None = None,
+        predictions: Sequence[str] | None = None,
+        references: Sequence[str] | None = None,
         protocol: str = "exact",
         seed: int = 0,
-        tokenizer="words",
-    ) -> dict | None:
-        """Diversity of `data` and of all that was added before.
+        tokenizer: Tokenizer = "words",
+    ) -> dict[str, Any] | None:
+        """`diversity` of `data` and of all that was added before.
 
         `predictions`, which `evaluate.combine` always gives, stands for `data` where there is none.
         """
@@ -502,5 +535,12 @@ class Diversity(evaluate.Measurement):
         # `references` under another name: evaluate drops an argument of that name where it is no column.
         return super().compute(data=data, reference_texts=references, protocol=protocol, seed=seed, tokenizer=tokenizer)
 
-    def _compute(self, data, reference_texts=None, protocol: str = "exact", seed: int = 0, tokenizer="words") -> dict:
+    def _compute(
+        self,
+        data: Sequence[str],
+        reference_texts: Sequence[str] | None = None,
+        protocol: str = "exact",
+        seed: int = 0,
+        tokenizer: Tokenizer = "words",
+    ) -> dict[str, Any]:
         return diversity(data, reference_texts, protocol=protocol, seed=seed, tokenizer=tokenizer)

@@ -45,7 +45,7 @@ def test_weights_gradients_and_states_are_those_of_a_real_step(arm, tied):
     model = build(arm, tie_word_embeddings=tied)
     (optimizer,) = build_optimizers(model, TrainingSettings())
     ids = torch.randint(0, 63, (2, 8))
-    canvas = torch.full_like(ids, 63) if arm == "mdlm" else ids
+    canvas = torch.full_like(ids, 63) if arm == "mdlm" else ids  # masks: labels of given tokens are refused
     model(input_ids=canvas, labels=ids).loss.backward()
     optimizer.step()
     states = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
