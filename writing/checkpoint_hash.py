@@ -3,8 +3,10 @@
 import hashlib
 from pathlib import Path
 
+from transformers import PreTrainedConfig
 
-def checkpoint_hash(source: str, config) -> str:
+
+def checkpoint_hash(source: str, config: PreTrainedConfig) -> str:
     """What tells this checkpoint from another one under the same name: its files, or its commit on the Hub."""
     folder = Path(source)
     if not folder.is_dir():

@@ -9,7 +9,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from arche_mdlm.training.checkpointing import write_json_atomically
@@ -30,7 +30,7 @@ class SampleFile:
     path: Path
     num_samples: int
     batch_size: int
-    settings: dict | None = None  # only `begin` needs them
+    settings: dict = field(default_factory=dict)  # only `begin` needs them
 
     @property
     def settings_path(self) -> Path:
@@ -129,7 +129,7 @@ class SampleFile:
     def _check_settings(self) -> None:
         name = self.path if self.path.exists() else self.partials()[0]
         way_out = "give --overwrite to delete it and start over, or another --output"
-        found, wanted = self._found(), json.loads(json.dumps({"format": FORMAT, **self.settings}))
+        found, wanted = self._found() or {}, json.loads(json.dumps({"format": FORMAT, **self.settings}))
         for key in sorted(found.keys() | wanted.keys()):
             old, new = found.get(key), wanted.get(key)
             if old != new:

@@ -3,9 +3,11 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from arche_mdlm.training.loading import is_diffusion
 from arche_mdlm.writing.sample_file import SampleFile, read_records
@@ -38,15 +40,15 @@ class Stories:
 
 
 def write_stories(
-    model,
-    tokenizer,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     seed: int = 0,
     batch_size: int = 50,
     description: str = "writing",
     file: SampleFile | None = None,
-    **generate_kwargs,
+    **generate_kwargs: Any,
 ) -> Stories:
     """One story for each prompt ("" is the empty prompt: a BOS).
 
@@ -100,7 +102,9 @@ class Batch:
     num_forward_passes: list[int] | None
 
 
-def write_batch(model, tokenizer, prompts: list[str], seeds: list[int], generate_kwargs: dict) -> Batch:
+def write_batch(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], seeds: list[int], generate_kwargs: dict
+) -> Batch:
     """One story for each prompt, from its own seed (diffusion arm) or from the first one for all (AR).
 
     Masks in a prompt are filled, by the diffusion arm, and count as written.
