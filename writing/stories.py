@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from arche_mdlm.training.loading import is_diffusion
 from arche_mdlm.writing.sample_file import SampleFile, read_records
@@ -41,7 +40,7 @@ class Stories:
 
 def write_stories(
     model: Any,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     prompts: Sequence[str],
     *,
     seed: int = 0,
@@ -102,9 +101,7 @@ class Batch:
     num_forward_passes: list[int] | None
 
 
-def write_batch(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], seeds: list[int], generate_kwargs: dict
-) -> Batch:
+def write_batch(model: Any, tokenizer: Any, prompts: list[str], seeds: list[int], generate_kwargs: dict) -> Batch:
     """One story for each prompt, from its own seed (diffusion arm) or from the first one for all (AR).
 
     Masks in a prompt are filled, by the diffusion arm, and count as written.
