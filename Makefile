@@ -40,10 +40,10 @@ venv: .venv/.installed build/typed  ## make .venv with the versions of constrain
 
 # arche_mdlm as type checkers and editors look for it: links to the files of modeling_mdlm/ and to the other packages' folders.
 build/typed:
-	rm -rf $@
-	mkdir -p $@/arche_mdlm
-	ln -s $(patsubst %,../../../%,$(wildcard modeling_mdlm/*.py modeling_mdlm/py.typed)) $@/arche_mdlm/
-	ln -s $(patsubst %,../../../%,$(shell sed -n 's/^ *"arche_mdlm\.[a-z]*": "\([a-z]*\)",.*/\1/p' setup.py)) $@/arche_mdlm/
+	@rm -rf $@
+	@mkdir -p $@/arche_mdlm
+	@ln -s $(patsubst %,../../../%,$(wildcard modeling_mdlm/*.py modeling_mdlm/py.typed)) $@/arche_mdlm/
+	@ln -s $(patsubst %,../../../%,$(shell sed -n 's/^ *"arche_mdlm\.[a-z]*": "\([a-z]*\)",.*/\1/p' setup.py)) $@/arche_mdlm/
 
 benchmark: .venv/.installed  ## measure the speed of training and sampling
 	$(PY) -m benchmarks
@@ -77,9 +77,9 @@ clean:  ## remove the environment, caches and build folders; runs/ is kept
 # own tests of the installed version, from its sdist.
 .venv/.clients: .venv/.installed
 	rm -rf .venv/clients .venv/transformers-tests
-	$(PY) -m pip install --quiet --disable-pip-version-check --target .venv/clients --no-deps --constraint constraints.txt torchao \
+	@$(PY) -m pip install --quiet --disable-pip-version-check --target .venv/clients --no-deps --constraint constraints.txt torchao \
 		|| echo "torchao cannot be had here: its test is skipped"
-	version=$$($(PY) -c 'import transformers; print(transformers.__version__)'); \
+	@version=$$($(PY) -c 'import transformers; print(transformers.__version__)'); \
 	tests=.venv/transformers-tests/$$version; mkdir -p $$tests; \
 	$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --no-binary transformers --dest $$tests transformers==$$version \
 	&& tar xzf $$tests/transformers-$$version.tar.gz --strip-components=1 -C $$tests transformers-$$version/tests \
