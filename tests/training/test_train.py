@@ -390,9 +390,11 @@ def test_a_damaged_checkpoint_is_named(arguments, tmp_path, capsys):
 
 # --- Muon and branches --------------------------------------------------------------------------------------------------
 
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has Muon from 2.9 on")
 MUON = {"training__optimizer": "muon", "training__schedule": "warmup_stable_decay", "training__decay_share": 0.5}
 
 
+@needs_muon
 @pytest.mark.parametrize("arm", ARMS)
 def test_muon_resumes_bit_for_bit(arguments, tmp_path, arm):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
@@ -406,6 +408,7 @@ def test_muon_resumes_bit_for_bit(arguments, tmp_path, arm):
     assert all(math.isfinite(entry["loss"]) for entry in log if "loss" in entry)
 
 
+@needs_muon
 def test_a_branch_is_the_run_of_its_length(arguments, tmp_path):
     """A long run kept at its peak rate, and a short one that leaves it: the weights of a run that was short all along."""
     trunk, branch, short = (tmp_path / name for name in ("trunk", "branch", "short"))
@@ -419,6 +422,7 @@ def test_a_branch_is_the_run_of_its_length(arguments, tmp_path):
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
+@needs_muon
 def test_a_branch_that_leaves_nothing_is_refused(arguments, tmp_path, capsys):
     trunk = tmp_path / "trunk"
     assert train.main(arguments("mdlm", output_dir=trunk, **MUON)) == 0
