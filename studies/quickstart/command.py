@@ -11,6 +11,7 @@ from arche_mdlm.studies.engine.arguments import add_running_arguments
 from arche_mdlm.training.command_line import SEED, TEMPERATURE, checkpoint, count
 
 SHIPPED = Path("checkpoints")
+REPOSITORY = Path(__file__).resolve().parents[2]  # where the package is installed from a checkout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +49,23 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     from arche_mdlm.studies.quickstart.report import FILES, write_report
 
     logging.disable_progress_bar()
+    args.mdlm, args.ar = _shipped("--mdlm", args.mdlm), _shipped("--ar", args.ar)
     settings = settings_of(ComparisonSettings, args)
     plan, tell = partial(build_plan, settings), partial(_tell, show=show)
     return run_study(args, plan, asdict(settings), write_report, FILES, show, tell)
+
+
+def _shipped(option: str, source: str) -> str:
+    """A checkpoint; one of the shipped pair from any folder. ValueError where it is not there: it is not on the Hub."""
+    path = Path(source)
+    if path.parent != SHIPPED or path.is_dir():
+        return source
+    if not (REPOSITORY / path).is_dir():
+        raise ValueError(
+            f"{option} {source} does not exist: the shipped pair is in the folder checkpoints/ of the repository; run the "
+            f"command there, or give {option} a checkpoint"
+        )
+    return str(REPOSITORY / path)
 
 
 def _tell(path: Path, show: Callable[[str], None]) -> None:

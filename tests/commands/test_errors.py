@@ -340,3 +340,13 @@ def test_alone_it_prints_the_help_and_knows_its_version(capsys):
         main(["--version"])
     assert end.value.code == 0
     assert capsys.readouterr().out == f"arche-mdlm {arche_mdlm.__version__}\n"
+
+
+def test_the_shipped_pair_is_found_from_any_folder(tmp_path, monkeypatch, capsys):
+    from arche_mdlm.studies.quickstart import command
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "--dry_run"]) == 0
+    monkeypatch.setattr(command, "REPOSITORY", tmp_path)
+    assert main(["compare", "--dry_run"]) == 2
+    assert "the shipped pair is in the folder checkpoints/ of the repository" in capsys.readouterr().err
