@@ -296,7 +296,10 @@ def _finish(
     if not accelerator.is_main_process:
         return
     step = trainer.state.best_step
-    assert step is not None, "a run that is complete was evaluated"
+    if step is None:
+        raise TrainingDiverged(
+            f"the likelihood of the validation data was NaN or infinite at every evaluation; the checkpoints are in {output_dir}"
+        )
     best = output_dir / f"checkpoint-{step:06d}"
     source = best if best.is_dir() else list_checkpoints(output_dir)[-1]
     model, tokenizer = load_arm(source)

@@ -388,6 +388,23 @@ def test_a_damaged_checkpoint_is_named(arguments, tmp_path, capsys):
     assert "trainer_state.json is damaged" in error_of(capsys, arguments("ar", "--resume"))
 
 
+def test_a_run_without_one_finite_evaluation_ends_in_one_line(arguments, tmp_path, monkeypatch, capsys):
+    stock = loop.Trainer.evaluate
+
+    def without_a_number(self):
+        evaluator = self.evaluator
+        self.evaluator = lambda *a: evaluator(*a) | {"validation_nats": math.nan}
+        try:
+            return stock(self)
+        finally:
+            self.evaluator = evaluator
+
+    monkeypatch.setattr(loop.Trainer, "evaluate", without_a_number)
+    assert train.main(arguments("ar")) == 2
+    assert "was NaN or infinite at every evaluation" in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoint-000008").is_dir()
+
+
 # --- Muon and branches --------------------------------------------------------------------------------------------------
 
 needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has Muon from 2.9 on")
