@@ -3,10 +3,10 @@
 import sys
 
 from arche_mdlm import __version__
-from arche_mdlm.commands import compare, convert, generate, study, train
+from arche_mdlm.commands import compare, convert, generate, score, study, train
 from arche_mdlm.training.command_line import ArgumentParser, exit_status
 
-COMMANDS = (compare, generate, train, convert, study)
+COMMANDS = (compare, generate, score, train, convert, study)
 
 
 def main(argv: list[str] | None = None) -> int:
