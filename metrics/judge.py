@@ -90,7 +90,7 @@ class Judge:
         self.first_token_id = first
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without special tokens; ValueError for what is no list of str."""
+        """Token ids of each text, without special tokens; ValueError unless `texts` is a list of str."""
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"texts={texts!r:.80} must be a list of str")
         return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if len(texts) else []
@@ -101,10 +101,10 @@ class Judge:
 
         Args:
             batch_tokens: at most so many tokens a forward, padding counted, but at least one text; a forward holds
-                batch_tokens * vocabulary logits. Changes nothing but memory and speed.
+                batch_tokens * vocabulary logits. Affects only memory and speed.
 
         Raises:
-            ValueError: for no texts, something that is no str, or a text that does not fit the judge's context.
+            ValueError: for no texts, an item that is not a str, or a text longer than the judge's context.
         """
         if len(texts) == 0:
             raise ValueError("texts is empty; at least one text is needed")
@@ -175,7 +175,7 @@ def _batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
 def identify_judge(name: str, revision: str | None = None) -> dict[str, Any]:
     """Which judge `load_judge(name)` loads, without loading it: its id, and the hash of its weights or its revision.
 
-    Raises ImportError for "smollm2" where its package is not installed, ValueError for a folder that is no model.
+    Raises ImportError for "smollm2" where its package is not installed, ValueError for a folder without a model.
     """
     if name == "smollm2":
         file = _smollm2_file()
@@ -282,7 +282,7 @@ def unigram_entropy(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | N
         tokenizer: whose tokens are counted, without special tokens; None: words, split at white space (a UserWarning says
             so where that does not separate them).
 
-    Raises ValueError for no texts or something that is no str.
+    Raises ValueError for no texts or an item that is not a str.
     """
     if isinstance(texts, str) or len(texts) == 0 or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"texts={texts!r:.80} must be a list of at least one str")

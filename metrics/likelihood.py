@@ -73,7 +73,7 @@ def nelbo(
 
     Raises:
         ValueError: for num_samples below 2 or not fit for `antithetic`, an unknown `antithetic`, a batch_size below 1,
-            shapes that do not fit, or a row that has no token to score or holds the mask token.
+            shapes that do not fit, or a row without a token to score or with the mask token.
 
     Example:
 
@@ -141,7 +141,7 @@ def _check_draws(num_samples: int, antithetic: str) -> None:
 def _checked_mask(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, batch_size: int | str | BatchSize
 ) -> torch.Tensor:
-    """The attention mask (B, L), ones where there is none; ValueError for what does not fit."""
+    """The attention mask (B, L), ones by default; ValueError for wrong shapes or values."""
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids of shape {tuple(input_ids.shape)} must be (rows, length)")
     if attention_mask is None:

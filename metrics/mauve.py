@@ -69,7 +69,7 @@ def mauve(
 
     Raises:
         ImportError: naming what to install, where mauve-text or the embedder is missing.
-        ValueError: for unequal or too small numbers of texts, no seeds, num_clusters not in 2..n, or what is no str.
+        ValueError: for unequal or too small numbers of texts, no seeds, num_clusters not in 2..n, or an item that is not a str.
     """
     _check(texts, references, seeds, num_clusters)
     compute = _load_compute_mauve()
@@ -107,11 +107,11 @@ def embed(
 ) -> np.ndarray:
     """Embeddings (n, d) float32 of unit length: the mean of the last states over a text's tokens, cut at 256 of them.
 
-    That is what sentence-transformers computes with this model (Reimers and Gurevych 2019, arXiv 1908.10084).
+    Equal to sentence-transformers' embeddings with this model (Reimers and Gurevych 2019, arXiv 1908.10084).
 
     Args:
         embedder: (model, tokenizer) as `load_embedder` gives them; None: loads them.
-        batch_size: texts a forward, of like length; changes nothing but memory and speed.
+        batch_size: texts of similar length in one forward; affects only memory and speed.
     """
     model, tokenizer = load_embedder(device) if embedder is None else embedder
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))

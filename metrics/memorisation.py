@@ -152,10 +152,10 @@ def memorisation(
         references: held-out texts; their figures come as `reference`.
         order: of the n-grams of the share.
         tokenizer: as in `TrainingIndex`.
-        chunk: texts matched at once; changes nothing but memory.
+        chunk: texts matched at once; affects only memory.
 
     Returns:
-        Memorisation. ValueError for no texts, something that is no str, an order or chunk below 1, or a tokenizer
+        Memorisation. ValueError for no texts, an item that is not a str, an order or chunk below 1, or a tokenizer
         beside an index.
     """
     _check_texts("texts", texts)

@@ -137,7 +137,7 @@ class Canvas:
         )
 
     def write(self, rows: torch.Tensor, draft: Draft) -> None:
-        """Put a sampler's draft on the canvas; what holds no mask any more is filled."""
+        """Put a sampler's draft on the canvas; positions that it has unmasked count as filled."""
         before = self.masked[rows]
         after = (draft.tokens == self.mask_token_id) & self.fillable[rows]
         self.num_filled[rows] += before.sum(-1) - after.sum(-1)
@@ -150,7 +150,7 @@ class Canvas:
         self.stopped[rows] = True
 
     def inputs(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`rows` as the model takes them; no mask where nothing is padded (attention is faster without)."""
+        """The model's inputs for `rows`; without an attention mask if they are unpadded (faster)."""
         return model_inputs(self.tokens[rows], self.attended[rows], self.position_ids[rows])
 
     def is_end(self) -> torch.Tensor:
@@ -164,11 +164,11 @@ class Canvas:
         return self.position_ids[rows, columns] < self.least_tokens[rows]
 
     def ending_ids(self) -> torch.Tensor:
-        """(E,) tokens behind which nothing is read."""
+        """(E,) tokens that end a text."""
         return torch.cat([self.eos_token_ids, self.eos_token_ids.new_tensor([self.pad_token_id])])
 
     def _behind_end(self, unsettled: torch.Tensor) -> torch.Tensor:
-        """(B, L) bool: behind an end before which nothing is unsettled: the text is there, the rest will be pads."""
+        """(B, L) bool: positions behind an end whose text in front is settled; they become pads."""
         solid = (unsettled.long().cumsum(-1) == 0) & self.is_end()
         ended = solid.long().cumsum(-1)
         return (ended > 0) & ~solid

@@ -25,7 +25,7 @@ class Stopping:
         tokenizer: what the model writes with; needed for stop strings.
 
     Raises:
-        ValueError: for a criterion of transformers that counts or looks at the last token (a canvas has no last token), and
+        ValueError: for a criterion of transformers that counts or looks at the last token (a canvas lacks one), and
             for stop strings without a tokenizer.
     """
 

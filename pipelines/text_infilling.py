@@ -25,7 +25,7 @@ class GappedText:
 
     @classmethod
     def parse(cls, text: str, mask_token: str) -> "GappedText":
-        """Cut `text` at `[MASK]`, `[MASK:20]` and `mask_token`; ValueError for no gap, or one that has no such size."""
+        """Cut `text` at `[MASK]`, `[MASK:20]` and `mask_token`; ValueError without a gap, or for an invalid size."""
         if not isinstance(text, str):
             raise ValueError(f"text={text!r} is a {type(text).__name__}; give a str, or a list of them")
         pattern = re.compile(rf"\[MASK(?::(?P<size>[^\]]*))?\]|{re.escape(mask_token)}")
@@ -130,10 +130,10 @@ class TextInfillingPipeline(Pipeline):
         }
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:  # type: ignore[override]
-        """A dict for each text that was made of one, as the class says."""
+        """A dict for each generated text; see the class."""
         (gapped,) = model_outputs["gapped"]
         real = model_outputs["attention_mask"][0].bool()
-        # Past the given tokens there is what the model wrote behind the text; padding before them is cut.
+        # Behind the given tokens follows what the model has written; padding in front of them is cut.
         first = int(real.nonzero()[0])
         end = int(real.nonzero()[-1]) + 1
         masks = (model_outputs["input_ids"][0] == self.tokenizer.mask_token_id) & real
@@ -167,6 +167,6 @@ def register(default_model: str) -> None:
     PIPELINE_REGISTRY.register_pipeline(
         TASK, pipeline_class=TextInfillingPipeline, pt_model=AutoModelForCausalLM, default=default, type="text"
     )
-    # `save_pretrained` writes this beside the weights, where a default model, maybe a path of this machine, has no place.
+    # `save_pretrained` writes this beside the weights, where a default model (perhaps a local path) does not belong.
     task = {key: value for key, value in PIPELINE_REGISTRY.supported_tasks[TASK].items() if key != "default"}
     TextInfillingPipeline._registered_impl = {TASK: task}  # type: ignore[attr-defined]  # what `register_pipeline` sets

@@ -21,7 +21,7 @@ class Layout:
 def lay_out(pieces: Sequence[str], columns: int) -> Layout:
     """Wrap the text that the pieces make together at words, in lines of `columns` letters of one width.
 
-    A space that a line is broken at has no cell; a word longer than a line is broken where it has to be.
+    A space at a line break does not get a cell; a word longer than a line is broken inside.
     """
     text = "".join(pieces)
     places: list[tuple[int, int] | None] = []

@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def changes_of(args: argparse.Namespace) -> dict:
-    """What the command line changes in the preset, by key; ValueError for what cannot be read."""
+    """The command line's changes of the preset, by key; ValueError for unreadable values."""
     changes = {key: getattr(args, option) for option, (key, _) in _SHORTCUTS.items()}
     changes["data.source"] = args.data
     changes["data.validation_fraction"] = args.validation_fraction
@@ -102,7 +102,7 @@ def changes_of(args: argparse.Namespace) -> dict:
 
 
 def preset_from(args: argparse.Namespace, stored: dict | None = None) -> Preset:
-    """The preset with the command line's changes; ValueError for what does not fit.
+    """The preset with the command line's changes; ValueError for invalid ones.
 
     `stored` is the preset of the run that goes on, for when the command line names none.
     """

@@ -65,7 +65,7 @@ class BatchPlanner:
         cached = self.__dict__.get("_cached")
         if cached is None or cached[0] != epoch:
             cached = (epoch, self._order(epoch))
-            object.__setattr__(self, "_cached", cached)  # frozen: a cache is no state
+            object.__setattr__(self, "_cached", cached)  # the dataclass is frozen, but may cache
         return cached[1]
 
     def _order(self, epoch: int) -> list[list[int]]:

@@ -88,7 +88,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def read_state(checkpoint: Path) -> dict:
-    """The run's state beside the weights; CheckpointError if it is none or damaged."""
+    """The run's state beside the weights; CheckpointError if missing or damaged."""
     path = Path(checkpoint) / STATE_FILE
     if not path.is_file():
         raise CheckpointError(f"{checkpoint} is no checkpoint of a run: it has no {STATE_FILE}")

@@ -1,4 +1,4 @@
-"""What all commands have in common: one line for what is wrong, exit statuses, and numbers within a range."""
+"""Shared by all commands: one-line error messages, exit statuses, and numbers within a range."""
 
 import argparse
 import errno
@@ -32,14 +32,14 @@ def exit_status(work: Callable[[], int]) -> int:
         message = describe(error)
         if message is None:
             raise
-        with suppress(OSError):  # nobody reads it
+        with suppress(OSError):  # the pipe's reader is gone
             print(f"error: {message}", file=sys.stderr)
         _drop_standard_output()
         return BAD_INPUT
 
 
 def describe(error: Exception) -> str | None:
-    """One line on what is wrong with the input or the machine; None for what is a fault of the program."""
+    """One line for an error of the input or the machine; None for a bug of the program."""
     known = isinstance(error, (ValueError, OSError, RuntimeError, ImportError, MemoryError))
     if not known and type(error).__name__ not in ("SafetensorError", "ArrowException"):
         return None
@@ -174,7 +174,7 @@ def checkpoint(text: str) -> str:
 
 
 def output_file(text: str) -> Path:
-    """The type of an option: a file that can be written; nothing is written yet."""
+    """The type of an option: a file that can be written. Only checks, does not write."""
     path = Path(text)
     if not text or not path.name or path.is_dir() or text.endswith(("/", os.sep)):
         raise argparse.ArgumentTypeError(f"{text!r} is a folder; give the name of a file")

@@ -24,7 +24,7 @@ def is_diffusion(model_or_config: Any) -> bool:
 
 
 def load_config(folder_or_repo: str | Path) -> PreTrainedConfig:
-    """The configuration of a checkpoint of either arm, without its weights; ValueError when there is none."""
+    """The configuration of a checkpoint of either arm, without its weights; ValueError if it is missing."""
     source = _checked(folder_or_repo)
     try:
         return AutoConfig.from_pretrained(source)
@@ -50,7 +50,7 @@ def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float3
     """(model, tokenizer) of a checkpoint of either arm.
 
     Raises:
-        ValueError: when the folder is no checkpoint, or weights are missing from it.
+        ValueError: if the folder is not a checkpoint, or weights are missing.
     """
     source = _checked(folder_or_repo)
     try:

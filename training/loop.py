@@ -152,7 +152,7 @@ class Trainer:
             with self.accelerator.autocast():
                 # Gradients are averaged over the processes; the sum over the global batch is wanted.
                 scale = self.accelerator.num_processes / batch["denominator"]
-                # A sharded run adds up its parts after every micro-batch: whole gradients are what it has no room for.
+                # A sharded run sums its parts after every micro-batch, as memory does not suffice for whole gradients.
                 with nullcontext() if final or self.sharded else self.accelerator.no_sync(self.model):
                     loss = self._loss(inputs) * scale
                     self.accelerator.backward(loss)
@@ -313,7 +313,7 @@ class Trainer:
 
 
 def _without_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same class and configurations that holds no memory."""
+    """A model of the same class and configurations, without memory for weights."""
     with torch.device("meta"):
         blank = type(model)(model.config)
     blank.generation_config = model.generation_config

@@ -1,6 +1,6 @@
 """Which files of a folder we have written: a hidden list of their fingerprints beside them.
 
-Nothing else is ever overwritten or removed. A file that has changed since it was written is no longer ours.
+Other files are never overwritten or removed. A file that was changed after we wrote it counts as the user's.
 """
 
 import errno
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = ".arche-mdlm.json"
-_WHOLE = 2**24  # larger files are told by their size, first and last megabyte
+_WHOLE = 2**24  # larger files are identified by their size, first and last megabyte
 _PART = 2**20
 
 
@@ -96,7 +96,7 @@ def check_new_folder(folder: Path, name: str = "destination") -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, list[str]]:
-    """Fingerprints of what was written into `folder`, by relative name; empty where there is no list."""
+    """Fingerprints of what was written into `folder`, by relative name; empty if the list is missing."""
     try:
         files = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {str(name): [str(value) for value in values] for name, values in files.items()}

@@ -74,7 +74,7 @@ def _is_fixed(key: str, pair: tuple) -> bool:
 
 
 def _at_peak(stored: dict, preset: Preset) -> bool:
-    """Whether the run is one and the same up to here, whatever its length: the rate has not begun to fall."""
+    """Whether runs of all lengths are equal up to here: the learning rate has not begun to fall."""
     before, now = stored["preset"]["training"], preset.training
     if not before.get("schedule") == now.schedule == "warmup_stable_decay":
         return False

@@ -48,7 +48,7 @@ def sharding_plugin(accelerator: Accelerator, settings: TrainingSettings) -> Ful
 def shard(model: PreTrainedModel, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
     """Cut a model in place, also its tied weights; an optimiser has to be built afterwards.
 
-    With bf16, layers are gathered in bf16, which is what autocast would make of them, and all else in float32.
+    With bf16, layers are gathered in bf16, as autocast would cast them, and everything else in float32.
     Gradients are summed up in float32, and hidden states between layers stay in float32: the numbers are those of one
     process, up to rounding.
     """
@@ -118,7 +118,7 @@ def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> 
 
 
 def reshard(module: torch.nn.Module) -> None:
-    """Let go of what an evaluation has gathered: nothing else does, and averages would go on beside a stale copy."""
+    """Free the parameters gathered by an evaluation; otherwise averages would use a stale copy."""
     if hasattr(module, "reshard"):
         cast(Any, module).reshard()
 

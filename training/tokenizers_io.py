@@ -34,7 +34,7 @@ def gpt2_tokenizer(
         model_max_length: the context in tokens, saved with the tokenizer.
 
     Raises:
-        FileNotFoundError: a file is missing. ValueError: its content is no GPT-2 vocabulary.
+        FileNotFoundError: a file is missing. ValueError: its content is not a GPT-2 vocabulary.
     """
     vocab_file, merges_file = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
     for file in (vocab_file, merges_file):

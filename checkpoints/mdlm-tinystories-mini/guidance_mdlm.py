@@ -15,7 +15,7 @@ class Guidance:
     canvas: Nie et al. 2025, arXiv 2410.18514 and 2502.09992.
 
     Args:
-        scale: 1 is no guidance, more pushes away from the other canvas, 0 is that canvas alone.
+        scale: 1 turns guidance off, more pushes away from the other canvas, 0 uses that canvas alone.
         prompt, attended: (B, Pn) negative prompts in place of the rows' own prompts of `width` tokens, and where they are
             no padding; None: the row's own canvas with everything that was given, BOS aside, masked.
     """

@@ -32,7 +32,7 @@ class OrderedSampler(Sampler):
         """(N,) float64: how sure the model is at each proposed position."""
 
     def count(self, scores: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        """(B,) how many positions to fill, from scores (B, L), -inf where nothing is masked, and the even share (B,)."""
+        """(B,) how many positions to fill, from scores (B, L), -inf at unmasked positions, and the even share (B,)."""
         return share
 
     def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:

@@ -81,7 +81,7 @@ class ControlledSettings:
 
 
 def build_plan(settings: ControlledSettings, device: str = "cpu") -> Plan:
-    """All jobs, with estimates for `device` ("cpu" or "cuda"). ValueError for what can be seen to be wrong by now."""
+    """All jobs, with estimates for `device` ("cpu" or "cuda"). ValueError for settings that are already known to be wrong."""
     presets = {"mdlm": settings.arm("mdlm"), "ar": settings.arm("ar")}
     jobs = [_check_job(settings, presets)]
     jobs.append(_reference_job(settings, presets["mdlm"]))

@@ -42,7 +42,7 @@ def _decoded(rows: list[list[int]], tokenizer) -> list[str]:
 
 
 def prompts(kind: str, stories: list[str], tokenizer, number: int) -> list[str]:
-    """`number` prompts: "bos" is none (either arm begins at a BOS by itself), "opening" the first 8 tokens of stories.
+    """`number` prompts: "bos" gives no prompt (both arms begin with a BOS by themselves), "opening" the first 8 tokens of stories.
 
     Openings whose text does not give the same tokens again are left out. ValueError if too few are left.
     """

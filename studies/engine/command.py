@@ -37,7 +37,7 @@ def run_study(
         write_report: called with the summary, `about`, what failed and the folder; returns the report's path.
         tell: called with that path, to show what is in the report.
 
-    Raises RuntimeError where so much failed that there is no report.
+    Raises RuntimeError if failed jobs prevent a report.
     """
     check_format(args.output)
     if not args.dry_run:

@@ -3,7 +3,7 @@
 In the folder of a study, `study.json` describes the plan, `jobs/NAME-KEY/` holds a finished job (`result.json` and its files),
 `jobs/NAME-KEY.failed.json` why one failed, and `work/NAME-KEY/` what an unfinished one has so far, such as
 a training's checkpoints. A job's key changes with its settings, its code, the data and the keys it needs, so that a
-change reruns what depends on it and nothing else. Its code is all of our modules that it can reach (`studies.engine.keys`).
+change reruns only what depends on it. Its code is all of our modules that it can reach (`studies.engine.keys`).
 """
 
 import hashlib
@@ -71,7 +71,7 @@ class Plan:
     Args:
         data_hash: of the data that all jobs read.
 
-    Raises ValueError for two jobs of one name, a need that is no job, jobs that need each other in a circle, or a function
+    Raises ValueError for two jobs of one name, a need that is not a job, jobs that need each other in a circle, or a function
     whose module cannot be found.
     """
 
@@ -109,7 +109,7 @@ class Plan:
 
 
 def check_format(root: Path) -> None:
-    """ValueError for a folder that another version of the format has written, or whose `study.json` is none."""
+    """ValueError for a folder written in another version of the format, or with an invalid `study.json`."""
     path = Path(root) / "study.json"
     if not path.is_file():
         return

@@ -42,7 +42,7 @@ def _model_modules() -> list[str]:
 
 
 def _path(name: str) -> Path | None:
-    """File of a module; None for a name that is none, such as a function in a module, or has no source."""
+    """File of a module; None if the name is not a module (but a function, say) or lacks a source file."""
     found = _spec(name)
     return Path(found.origin) if found and str(found.origin).endswith(".py") and Path(found.origin).is_file() else None
 

@@ -147,7 +147,7 @@ class StudyRunner:
         return kept
 
     def _give(self, job: Job, slot: int) -> None:
-        """A job to the slot's worker: a new one, if there is none that may do more jobs."""
+        """Send a job to the slot's worker; start a new worker if none is free for more jobs."""
         work = self.folder.begin(job.name)
         (work / ANSWER_FILE).unlink(missing_ok=True)
         inputs = {name: str(path.resolve()) for name, path in self.folder.inputs(job.name).items()}
@@ -195,7 +195,7 @@ class StudyRunner:
         return {"message": f"its process ended with {how}; its output is in {log}", "details": _tail(log)}
 
     def _dismiss(self, slot: int) -> None:
-        """Wait for the end of a slot's worker, which has no job."""
+        """Wait for the end of a slot's idle worker."""
         worker = self._workers.pop(slot, None)
         if worker is not None:
             with suppress(BrokenPipeError):

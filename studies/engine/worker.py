@@ -1,7 +1,7 @@
 """Jobs, in the caller's process or in one of their own.
 
 As a script it is a worker: it reads the working folders of jobs from its standard input, a line each, and does one after
-another, until there is no more or a job asks for a `fresh` process. Imports, and what a job caches, are there for the next
+another, until all are done or a job asks for a `fresh` process. Imports, and what a job caches, are there for the next
 one. It imports nothing heavy by itself: what a job needs, its function imports."""
 
 import json
@@ -62,7 +62,7 @@ def work(folder: Path) -> bool:
 
 
 def _stop_without(parent: int) -> None:
-    """Interrupt this process once the one that started it is gone: nobody would take its answer."""
+    """Interrupt this process once its parent is gone, since its answer would be lost."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGINT)

@@ -91,7 +91,7 @@ class TestCommon(common.ModelTesterMixin, unittest.TestCase):
         super().test_batching_equivalence()
 
     def test_training(self):
-        self.all_model_classes = (MDLMForMaskedDiffusion,)  # a trunk has no loss
+        self.all_model_classes = (MDLMForMaskedDiffusion,)  # a trunk does not compute a loss
         super().test_training()
 
     def check_training_gradient_checkpointing(self, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""What is wrong is one line on standard error and exit status 2, never a traceback, and nothing is lost."""
+"""Errors are one line on standard error and exit status 2, without a traceback and without lost files."""
 
 import errno
 import os
@@ -180,7 +180,7 @@ def test_all_numbers_are_found():
 def test_the_extremes_of_every_number_are_accepted_or_refused_in_one_line(
     place, command, option, tmp_path, monkeypatch, capsys
 ):
-    """What is accepted finishes (of the studies of jobs: makes a plan); what is not is said before any work."""
+    """Accepted values finish (a study: make a plan); rejected ones are reported before any work."""
     monkeypatch.chdir(tmp_path)
     refused = 0
     for value in NUMBERS:

@@ -125,7 +125,7 @@ def test_a_preset_comes_back_from_its_dict():
 
 @pytest.mark.parametrize("architecture", ["mdlm", "llama", "gpt2"])
 def test_every_known_key_reaches_the_configuration(architecture):
-    """A key that is taken and changes nothing is a setting swallowed: each one, changed, must be seen."""
+    """Each accepted key has an effect: changing it must change the configuration."""
     values = {"hidden_size": 48, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 3,
               "max_position_embeddings": 8, "vocab_size": 50}  # fmt: skip
     if architecture == "gpt2":

@@ -1,4 +1,4 @@
-"""The judge against direct computation, and the entropy that stands beside its perplexity."""
+"""The judge against direct computation, and the entropy beside its perplexity."""
 
 import importlib.util
 import json

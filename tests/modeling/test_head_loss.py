@@ -30,7 +30,7 @@ def plain(states, weight, targets, coefficients, forbidden_id):
 
 
 def gradients(loss, *tensors):
-    return torch.autograd.grad(loss * 3, tensors)  # whatever comes from above is passed on
+    return torch.autograd.grad(loss * 3, tensors)  # the gradient from above is passed on
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 37, 1000, None])

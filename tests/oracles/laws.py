@@ -56,9 +56,9 @@ def scored_law(language, group_sizes: Sequence[int | Count], score: Score, tempe
 
     Args:
         group_sizes: how many each step keeps; they add up to L. Or maps of the scores (N, L), sorted from the highest
-            down with -inf where nothing is masked, to how many (N,): at least one, and then there may be steps to spare.
+            down with -inf at unmasked positions, to how many (N,): at least one, and then there may be steps to spare.
         score: `confidence`, `margin`, `entropy` or another map of distributions (..., V) to the score (..., V) of each
-            token that may be drawn from them. It sees the posterior itself, whatever the temperature.
+            token that may be drawn from them. It sees the posterior itself, before temperature.
         temperature: of the distribution that tokens are drawn from.
     """
     walk = _Walk(language)

@@ -14,7 +14,7 @@ from arche_mdlm.pipelines import TextInfillingPipeline
 from arche_mdlm.pipelines.text_infilling import GappedText
 from arche_mdlm.training.tokenizers_io import train_bpe
 
-# Two gaps; one at either end; nothing but gaps; gaps side by side, with a space between them or not; odd white space.
+# Two gaps; one at either end; only gaps; gaps side by side, with a space between them or not; odd white space.
 TEXTS = [
     "Once upon a [MASK:3] there was a girl. She was [MASK].",
     "[MASK:2] upon a time",

@@ -1,4 +1,4 @@
-"""Whatever is wrong ends a training in one line, exit code 2, and with every file of the user's in its place."""
+"""Every error ends a training with one line and exit code 2, and keeps all files of the user."""
 
 import errno
 import json
