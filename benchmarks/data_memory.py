@@ -78,7 +78,7 @@ def _repeated(source: str) -> Iterator[str]:
         for story in open_source(source):
             found = True
             yield story
-    raise ValueError(f"--source {source} holds no story")
+    raise ValueError(f"--source {source} does not contain a story")
 
 
 def measure(job: str, **order) -> dict:

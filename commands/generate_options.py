@@ -85,7 +85,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--guidance_scale",
         type=Number(float, 0, 1000),
-        help="how far to go away from --negative_prompt; 1 is no guidance",
+        help="guidance away from --negative_prompt: 1 turns it off, more is stronger",
     )
     add("--negative_prompt", help="what the text should not look like a continuation of")
     add = parser.add_argument_group("how").add_argument
@@ -176,7 +176,7 @@ def _prompts_of(path: Path) -> list[str]:
     parse = _json_prompt if path.suffix in (".jsonl", ".json", ".ndjson") else lambda line, place: line
     prompts = [parse(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
     if not prompts:
-        raise ValueError(f"--prompts {path} holds no prompt")
+        raise ValueError(f"--prompts {path} does not contain a prompt")
     return prompts
 
 
@@ -184,11 +184,11 @@ def _json_prompt(line: str, place: str) -> str:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is no JSON: {error}") from error
+        raise ValueError(f"{place} is not valid JSON: {error}") from error
     fields = value if isinstance(value, dict) else {}
     prompt = fields.get("prompt", fields.get("text"))
     if not isinstance(prompt, str):
-        raise ValueError(f"{place} is no object with a text in its field `prompt` or `text`")
+        raise ValueError(f"{place} is not an object with a text in its field `prompt` or `text`")
     return prompt
 
 

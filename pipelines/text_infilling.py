@@ -36,7 +36,7 @@ class GappedText:
         for gap in gaps:
             if gap["size"] is not None and not (gap["size"].isascii() and gap["size"].isdigit() and int(gap["size"])):
                 raise ValueError(
-                    f"{gap[0]} in the text is no gap: [MASK:N] needs a whole number N of at least 1 tokens"
+                    f"{gap[0]} in the text is not a gap: [MASK:N] needs a whole number N of at least 1 tokens"
                 )
         starts = [0, *(gap.end() for gap in gaps)]
         ends = [*(gap.start() for gap in gaps), len(text)]

@@ -46,7 +46,7 @@ def test_an_example_runs(module, name, monkeypatch):
     monkeypatch.setattr(samplers_mdlm, "_SAMPLERS", dict(samplers_mdlm._SAMPLERS))
     text = documented(module, name).__doc__.replace("```", "")
     test = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
-    assert test.examples, f"{name} has no example"
+    assert test.examples, f"{name} lacks an example"
     report = []
     doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
     assert not report, "".join(report)

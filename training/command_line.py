@@ -148,7 +148,7 @@ def device(text: str) -> str:
     try:
         found = torch.device(text)
     except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no device; give cpu, cuda or cuda:1") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device; give cpu, cuda or cuda:1") from None
     if found.type == "cuda":
         number = torch.cuda.device_count()
         if not number:

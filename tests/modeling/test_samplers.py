@@ -364,7 +364,7 @@ def test_scores_come_from_the_model_not_from_the_truncated_distribution(tiny_mdl
     with torch.no_grad():
         probability, token = tiny_mdlm(prompt).logits.softmax(-1).max(-1)
     first = int((probability[0] * (prompt[0] == MASK)).argmax())
-    assert first != 1, "the test has no power"
+    assert first != 1, "the test lacks power"
     history = tiny_mdlm.generate(prompt, sampler="confidence", max_new_tokens=0, num_diffusion_steps=3, do_sample=True,
                                  top_k=1, return_dict_in_generate=True, output_history=True).history  # fmt: skip
     assert [(canvas == MASK).sum().item() for canvas in history] == [2, 1, 0]

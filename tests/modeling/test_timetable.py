@@ -48,7 +48,7 @@ def test_blocks_of_a_long_text_end_at_the_end_of_text(tiny_mdlm):
                                 output_history=True)  # fmt: skip
     text = output.sequences[:, 1:]
     ended = [row.index(EOS) for row in text.tolist() if EOS in row]
-    assert len(ended) > 3, "the test has no power"
+    assert len(ended) > 3, "the test lacks power"
     for row, ids in enumerate(text.tolist()):
         if EOS in ids:
             blocks = -(-(ids.index(EOS) + 1) // 5)

@@ -151,7 +151,7 @@ class _Walk:
         from_token = (1 - remask) * given + remask * nn.functional.one_hot(torch.tensor(given.shape[-1] - 1))
         positions = torch.where(masked[..., None], from_mask, from_token)
         if positions.isnan().any():
-            raise ValueError("the sampler reaches tokens that cannot occur together, and the language has no posterior")
+            raise ValueError("the sampler reaches tokens that cannot occur together, so the posterior is undefined")
         moves = positions[:, 0]
         for position in range(1, positions.shape[1]):
             moves = (moves[:, :, None] * positions[:, position, None]).flatten(1)
