@@ -129,7 +129,7 @@ def nelbo_of_seeds(
 
 def _check_draws(num_samples: int, antithetic: str) -> None:
     if num_samples < 2:
-        raise ValueError(f"num_samples={num_samples} must be at least 2: one draw has no standard error")
+        raise ValueError(f"num_samples={num_samples} must be at least 2: a standard error needs two draws")
     if antithetic not in ANTITHETIC:
         raise ValueError(f"antithetic={antithetic!r} is not one of {', '.join(ANTITHETIC)}")
     if antithetic == "complement" and (num_samples < 4 or num_samples % 2):

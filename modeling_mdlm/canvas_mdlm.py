@@ -211,7 +211,7 @@ def _aligned_blocks(
     """(block, window), each (B, L), for a block-causal model: blocks begin at multiples of `block_length` positions, and the
     prompt's part of one is in its window. ValueError for a length that cuts the model's own blocks of `seen` positions."""
     if block_length % seen:
-        raise ValueError(f"block_length={block_length} is no multiple of this model's attention_block_length={seen}")
+        raise ValueError(f"block_length={block_length} is not a multiple of this model's attention_block_length={seen}")
     absolute = position_ids // block_length
     first = absolute.masked_fill(~masked, position_ids.shape[1]).amin(-1, keepdim=True)
     window = absolute - first

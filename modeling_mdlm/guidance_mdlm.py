@@ -40,7 +40,7 @@ class Guidance:
                 raise ValueError(f"negative_prompt_ids need guidance_scale above 1, but it is {scale}")
             return None
         if not scale >= 0:
-            raise ValueError(f"guidance_scale={scale!r} must be at least 0; 1 is no guidance, more is stronger")
+            raise ValueError(f"guidance_scale={scale!r} must be at least 0; 1 turns guidance off, more is stronger")
         if prompt is None:
             return cls(scale)
         rows, width = canvas.given.shape

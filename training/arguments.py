@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         "a.jsonl,b.jsonl (default: the preset's)",
     )
     add("--validation_data", help="file with the held-out text (default: the source's own split)")
-    add("--validation_fraction", type=float, help="share of stories held out where the source has no split of its own")
+    add("--validation_fraction", type=float, help="share of stories held out if the source lacks a validation split")
     add("--output_dir", type=Path, help="where checkpoints and logs go (default: runs/PRESET)")
     add("--init_from", help="checkpoint folder or repository to fine-tune instead of starting afresh")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --output_dir, if there is one")
@@ -121,7 +121,7 @@ def parse_changes(items: Iterable[str]) -> dict:
         try:
             changes[key] = _parse(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"--set {item!r}: the value is no YAML: {' '.join(str(error).split())}") from error
+            raise ValueError(f"--set {item!r}: the value is not valid YAML: {' '.join(str(error).split())}") from error
     return changes
 
 

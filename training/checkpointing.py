@@ -91,7 +91,7 @@ def read_state(checkpoint: Path) -> dict:
     """The run's state beside the weights; CheckpointError if missing or damaged."""
     path = Path(checkpoint) / STATE_FILE
     if not path.is_file():
-        raise CheckpointError(f"{checkpoint} is no checkpoint of a run: it has no {STATE_FILE}")
+        raise CheckpointError(f"{checkpoint} is not a checkpoint of a run: {STATE_FILE} is missing")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -285,7 +285,7 @@ class _Build:
         found = [f"{counts[name]:,} {reason}" for name, reason in reasons.items() if counts[name]]
         if not found:
             if self.max_tokens is None:
-                return f"{source}: empty, there is no story in it"
+                return f"{source}: empty, it does not contain a story"
             return f"{source}: no row left; its first text has more than max_tokens={self.max_tokens} tokens"
         way_out = ""
         if counts["left_out"]:

@@ -37,7 +37,7 @@ def read_texts(path: Path, column: str) -> Iterator[str | None]:
     try:
         yield from readers.get(kind_of(path), lambda: _read_json(path, column))()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no whole gzip file: {error}") from None
+        raise ValueError(f"{path} is not a complete gzip file: {error}") from None
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -137,7 +137,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str | None]:
                     number += 1
                     yield text_of({top: value}, column, f"{path}, row {number}")
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no readable parquet file: {error}") from None
+        raise ValueError(f"{path} is not a readable parquet file: {error}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 in column {column!r}: {error}") from None
 

@@ -158,7 +158,7 @@ def _file_hash(path: Path, unzip: bool = False) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no whole gzip file: {error}") from None
+        raise ValueError(f"{path} is not a complete gzip file: {error}") from None
     return digest.hexdigest()
 
 
@@ -252,7 +252,7 @@ def _read_hub(source: Source) -> Iterator[str | None]:
 
 def _unreachable(name: str, error: Exception) -> str:
     return (
-        f"source={name!r} is no local file or folder, and could not be read from the Hub "
+        f"source={name!r} is not a local file or folder, and could not be read from the Hub "
         f"({type(error).__name__}: {str(error)[:200]}); without a network give a local file "
         f"({', '.join(SUFFIXES)}) or folder instead"
     )

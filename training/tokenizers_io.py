@@ -51,7 +51,7 @@ def gpt2_tokenizer(
         ]
         backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     except Exception as error:  # tokenizers raises plain Exception for a merge that is not in the vocabulary
-        raise ValueError(f"folder={str(folder)!r} holds no readable GPT-2 vocabulary: {error}") from error
+        raise ValueError(f"folder={str(folder)!r} does not contain a readable GPT-2 vocabulary: {error}") from error
     if GPT2_END not in vocab:
         raise ValueError(f"{vocab_file} has no {GPT2_END!r}, which is BOS and EOS here")
     backend.add_special_tokens([AddedToken(GPT2_END, special=True, normalized=False), _MASK_TOKEN])

@@ -263,7 +263,7 @@ def _ready_tokenizer(args: argparse.Namespace, start: _Start | None) -> PreTrain
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{str(source)!r} is no checkpoint with a tokenizer: {' '.join(str(error).split())}"
+            f"{str(source)!r} is not a checkpoint with a tokenizer: {' '.join(str(error).split())}"
         ) from error
 
 

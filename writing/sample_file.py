@@ -114,7 +114,7 @@ class SampleFile:
         there = [path for path in (self.path, *self.partials(), self.settings_path) if os.path.lexists(path)]
         if there and self._found() is None:
             raise ValueError(
-                f"{there[0]} is there already, but not written by this command (there is no {self.settings_path.name} of it): "
+                f"{there[0]} is there already, but not written by this command ({self.settings_path.name} is missing): "
                 "move it away, or name another --output"
             )
 

@@ -65,7 +65,7 @@ def _read(path: Path, changed: int, name: str, is_package: bool) -> tuple[str, t
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
-        raise ValueError(f"{path} of a job is no Python: {error}") from error
+        raise ValueError(f"{path} of a job is not valid Python: {error}") from error
     package = name if is_package else name.rpartition(".")[0]
     imported: list[str] = []
     for node in ast.walk(tree):

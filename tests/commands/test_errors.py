@@ -80,7 +80,7 @@ LINES = [
     (f"{M} --output {{place}}/empty.txt/x.jsonl", "cannot write to"),
     (f"{M} --output /proc/x.jsonl", "cannot write to /proc"),
     (f"{M}/config.json", "config.json' is a file; give the folder of a checkpoint"),
-    ("generate {place}/folder", "it has no config.json"),
+    ("generate {place}/folder", "config.json is missing"),
     ("generate {place}/nowhere/x", "does not exist"),
     ("generate {place}/garbled", "could not load a checkpoint"),
     ("generate {place}/torn", "could not load a checkpoint from"),

@@ -116,7 +116,7 @@ def test_bad_input(pair, tmp_path, capsys):
     assert main(swapped) == 2
     assert "swapped" in capsys.readouterr().err
     assert main(["compare", "--mdlm", str(tmp_path), "--ar", str(pair / "ar")]) == 2
-    assert "no config.json" in capsys.readouterr().err
+    assert "config.json is missing" in capsys.readouterr().err
     assert run(pair, tmp_path / "x", "--num_samples", "1") == 2
     assert "--num_samples 1 must be at least 2" in capsys.readouterr().err
     assert run(pair, tmp_path / "x", "--temperature", "0") == 2

@@ -203,7 +203,7 @@ def test_only_whole_checkpoints_are_listed(tmp_path):
 
 
 def test_a_damaged_or_missing_state_is_an_error(tmp_path):
-    with pytest.raises(CheckpointError, match=f"has no {STATE_FILE}"):
+    with pytest.raises(CheckpointError, match=f"{STATE_FILE} is missing"):
         read_state(tmp_path)
     (tmp_path / STATE_FILE).write_text('{"step": ')
     with pytest.raises(CheckpointError, match=f"{STATE_FILE} is damaged"):
