@@ -1,6 +1,6 @@
 """The arche paper's way of training and sampling (Vicentino 2026, arXiv 2603.22075), written plainly as the reference.
 
-Only the way of computing differs from the library: the weights and the backbone are the same objects.
+Only the computation differs from the library: the weights and the backbone are the same objects.
 """
 
 import torch

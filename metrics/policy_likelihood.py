@@ -1,4 +1,4 @@
-"""Exact likelihood of a masked diffusion model that decodes one token at a time in an order of its own, in nats."""
+"""Exact likelihood of a masked diffusion model that decodes one token at a time in its own order, in nats."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The last layer of a trunk at some positions only: nothing reads its output anywhere else."""
+"""The last layer of a trunk, run only at the positions whose output is used."""
 
 from collections.abc import Callable
 from functools import cache

@@ -1,7 +1,7 @@
-"""Samplers that propose a token for every masked position and keep those they are surest of.
+"""Samplers that propose a token for every masked position and keep those with the best score.
 
 None of them is exact when it fills several positions a step. One at a time, those whose score does not look at the drawn token
-(margin, entropy) are exact, in an order of their own; those that do (confidence, arche, threshold) favour likely text.
+(margin, entropy) are exact, in their own order; those that do (confidence, arche, threshold) favour likely text.
 """
 
 from abc import abstractmethod

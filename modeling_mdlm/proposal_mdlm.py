@@ -1,4 +1,4 @@
-"""A token for each of many positions, with what samplers rank them by; the logits of all of them never exist at once."""
+"""A token for each of many positions, with the scores by which samplers rank them, computed from a chunk of logits at a time."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass

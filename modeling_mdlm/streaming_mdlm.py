@@ -1,4 +1,4 @@
-"""Feeding transformers' streamers from a canvas that is not filled left to right."""
+"""Feeding transformers' streamers from a canvas, which is filled in any order."""
 
 from typing import Any
 

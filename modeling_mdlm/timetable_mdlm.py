@@ -1,4 +1,4 @@
-"""Which block each row is at, and between which times, at every step of a generation."""
+"""The block and the times (t, s) of each row at every step of a generation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

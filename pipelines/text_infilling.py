@@ -1,6 +1,6 @@
-"""`pipeline("text-infilling")`: fills the gaps of a text and leaves the rest of it as it is.
+"""`pipeline("text-infilling")`: fills the gaps of a text and keeps the rest.
 
-This file imports nothing of the library: `TextInfillingPipeline.save_pretrained` copies it beside the weights, and
+This file does not import the library: `TextInfillingPipeline.save_pretrained` copies it beside the weights, and
 `pipeline("text-infilling", model=folder, trust_remote_code=True)` then works where the library is not installed.
 """
 

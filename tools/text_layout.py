@@ -1,4 +1,4 @@
-"""Where the letters of a text are, wrapped once and for all, token by token."""
+"""The positions of a text's letters, token by token, with line breaks fixed in advance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
 """Which rows make up step s, on how long a canvas: a pure function of (seed, step), so that resuming is exact, the
-number of processes changes nothing, and both arms see the same rows in the same order."""
+result is independent of the number of processes, and both arms see the same rows in the same order."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From a preset to a model: both arms, and a second AR baseline, out of stock configurations."""
+"""From a preset to a model: both arms, and a second AR baseline, from stock configurations."""
 
 from collections.abc import Collection
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Checkpoints that are there whole or not at all: written aside, renamed into place, rotated, the best one kept."""
+"""Atomic checkpoints: written to a temporary folder, renamed, rotated, the best one kept."""
 
 import json
 import os

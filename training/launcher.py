@@ -1,4 +1,4 @@
-"""What `accelerate launch` asks for, through the environment that it makes: honoured, or refused; never silent.
+"""The options of `accelerate launch`, read from its environment variables: each is followed or refused.
 
 An option given to `train.py` itself wins, the launcher is next, the preset last.
 """

@@ -1,4 +1,4 @@
-"""The output folder of a run: what is there may be a run's, or somebody's own, which nothing here touches."""
+"""The output folder of a run: which files belong to a run and which to the user, whose files are kept."""
 
 import json
 import os

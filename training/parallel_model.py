@@ -1,4 +1,4 @@
-"""Memory, communication and time of a training step on several GPUs, on paper: which strategy when, and what MFU to
+"""Memory, communication and time of a training step on several GPUs, predicted: which strategy to use, and what MFU to
 expect.
 
 Nothing here was fitted to a GPU. Bytes of parameters, gradients and states, bytes sent, and operations are counts of

@@ -1,4 +1,4 @@
-"""What a run goes on with: the stored settings and data against those that are asked for now."""
+"""Resuming a run: compare its stored settings and data with those requested now."""
 
 from collections.abc import Collection, Iterator
 from typing import Any

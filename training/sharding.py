@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and optimiser states cut over the processes, and put together again for a checkpoint.
+"""FSDP2: weights, gradients and optimiser states sharded over the processes, and gathered for a checkpoint.
 
 Accelerate's launch file says that and how; the cutting is done here. Each layer is a unit, gathered just before it
 runs, and all the rest (embeddings, final norm, head) is the root's, gathered for the whole of forward, in which the

@@ -1,4 +1,4 @@
-"""What tells a checkpoint from another one under the same name."""
+"""A hash that distinguishes checkpoints of the same name."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A file of samples that can be written in several sittings and by several processes, and is there whole or not at all.
+"""A file of samples, written atomically; the work can be resumed, and divided among processes.
 
 FILE.settings.json says what is written, FILE.partial (and FILE.partial.1, ..., one a further process) holds whole batches as
 they are done, and FILE appears by a rename once everything is there.

@@ -1,4 +1,4 @@
-"""What a sampler sees of the canvas, and how it writes on it."""
+"""A sampler's view of the canvas, with methods to fill and remask positions."""
 
 from dataclasses import dataclass, replace
 

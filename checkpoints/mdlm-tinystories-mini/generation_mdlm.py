@@ -1,4 +1,4 @@
-"""`generate` for masked diffusion: transformers' own front door, and a denoising loop behind it."""
+"""`generate` for masked diffusion: transformers' own method with a denoising loop behind it."""
 
 import copy
 import inspect

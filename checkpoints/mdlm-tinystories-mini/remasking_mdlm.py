@@ -1,4 +1,4 @@
-"""The sampler that takes tokens back: remasking diffusion."""
+"""The sampler that can mask tokens again: remasking diffusion."""
 
 from dataclasses import dataclass
 

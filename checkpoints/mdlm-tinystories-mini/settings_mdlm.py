@@ -1,7 +1,7 @@
 """Which options `generate` takes, and checks of their values before any work is done.
 
-transformers takes every option it knows, and a custom loop then ignores it. Here it is the other way round: what works is listed,
-and everything else is refused.
+transformers accepts every option it knows, even if a custom loop ignores it. Here only listed options are accepted; all others
+raise an error.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""When a text is over before its canvas is full: a time limit, stop strings, and criteria of the caller's own."""
+"""Stopping before the canvas is full: a time limit, stop strings, and the caller's own criteria."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the intervals of the controlled comparison allow to say, in sentences."""
+"""Conclusions from the intervals of the controlled comparison, in sentences."""
 
 import itertools
 import math

@@ -177,7 +177,7 @@ def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     others = left[:number] if len(left) >= number else None
     figures = texts_of.measure(texts, corpus.tokenizer, settings, training, others)
     if others is None:
-        figures["notes"].append(f"MAUVE: {len(held_out)} held-out stories are no two sets of {number}")
+        figures["notes"].append(f"MAUVE: {len(held_out)} held-out stories are too few for two sets of {number}")
     lengths = [len(ids) for ids in corpus.tokenizer(texts)["input_ids"]]  # with BOS, as a story's EOS counts too
     judge = texts_of.describe_judge(settings["judge"])
     return figures | {"mean_tokens": sum(lengths) / len(lengths), "ended_by_eos": 1.0, "judge": judge}

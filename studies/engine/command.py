@@ -1,4 +1,4 @@
-"""What the commands of all studies have in common: how they are run, and what becomes of the result."""
+"""Shared by the commands of all studies: run the jobs and write or publish the report."""
 
 import argparse
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def run_study(
     if not folder.is_done(SUMMARY):
         own = "; ".join(f"{name}: {why}" for name, why in failed.items() if not why.startswith("skipped"))
         raise RuntimeError(
-            f"there is no report, because a job failed ({own}); the same command goes on with what is left"
+            f"report not written, because a job failed ({own}); the same command goes on with what is left"
         )
     path = write_report(folder.result(SUMMARY), about, failed, args.output)
     tell(path)

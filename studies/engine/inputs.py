@@ -1,4 +1,4 @@
-"""What a job reads of the jobs that it needs."""
+"""The results of needed jobs, as a job reads them."""
 
 import json
 from pathlib import Path

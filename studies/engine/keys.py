@@ -1,4 +1,4 @@
-"""Hashes of what a result depends on beside its settings: the code that makes it, and the data."""
+"""Hashes of the code and the data that a result depends on besides its settings."""
 
 import ast
 import hashlib

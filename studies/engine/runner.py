@@ -1,4 +1,4 @@
-"""Running a study's jobs: one after another in this process, or several at a time in processes of their own."""
+"""Running a study's jobs: one after another in this process, or several at a time in separate processes."""
 
 import json
 import os

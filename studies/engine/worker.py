@@ -1,4 +1,4 @@
-"""Jobs, in the caller's process or in one of their own.
+"""Run jobs, in the caller's process or in a separate one.
 
 As a script it is a worker: it reads the working folders of jobs from its standard input, a line each, and does one after
 another, until all are done or a job asks for a `fresh` process. Imports, and what a job caches, are there for the next

@@ -1,4 +1,4 @@
-"""The jobs of the speed-quality study: texts and what they cost, their quality, and time."""
+"""The jobs of the speed-quality study: texts and their forwards, their quality, and time."""
 
 import json
 import time

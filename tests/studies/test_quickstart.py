@@ -84,7 +84,7 @@ def test_a_job_that_fails_is_named_and_all_others_are_kept(pair, tmp_path, monke
         patch.setattr(comparison, "likelihood", fails)
         assert run(pair, tmp_path / "x") == 2
     said = capsys.readouterr()
-    assert "there is no report, because a job failed (MDLM-likelihood: ValueError: no memory left; AR-" in said.err
+    assert "report not written, because a job failed (MDLM-likelihood: ValueError: no memory left; AR-" in said.err
     assert "the same command goes on with what is left" in said.err
     assert not (tmp_path / "x" / "report.md").exists()
     monkeypatch.setattr(stories, "write_batch", None)  # all stories are there
