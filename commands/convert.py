@@ -26,7 +26,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert and say what was done; ValueError for a source that cannot be converted."""
+    """Convert and print a summary; ValueError for a source that cannot be converted."""
     from transformers.utils import logging
 
     from arche_mdlm.training.checkpointing import write_folder_atomically

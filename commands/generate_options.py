@@ -119,7 +119,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def fixed_batch_size(args: argparse.Namespace, is_diffusion: bool) -> int | None:
-    """Texts written together; None: whatever the memory allows.
+    """Texts in a batch; None: as many as fit into memory.
 
     That is for the diffusion arm only: texts of the AR arm depend on their batch, and must not depend on the machine.
     """
@@ -129,7 +129,7 @@ def fixed_batch_size(args: argparse.Namespace, is_diffusion: bool) -> int | None
 
 
 def check(args: argparse.Namespace, is_diffusion: bool) -> None:
-    """ValueError, naming the option, for what does not fit the arm or another option."""
+    """ValueError, naming the option, if it does not fit the arm or another option."""
     if args.temperature == 0:
         args.greedy, args.temperature = True, None
     TEMPERATURE.check("--temperature", args.temperature)
@@ -154,7 +154,7 @@ def check(args: argparse.Namespace, is_diffusion: bool) -> None:
 
 
 def generate_options(args: argparse.Namespace) -> dict:
-    """What was asked for, by the names that `generate` takes; what was not given is left to the checkpoint."""
+    """The given options as arguments of `generate`; for the others the checkpoint's defaults apply."""
     names = [name for name in (*_BOTH_ARMS, *_DIFFUSION_ONLY) if name != "negative_prompt"]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return {"do_sample": not args.greedy} | given
@@ -214,7 +214,7 @@ def settings_of(args: argparse.Namespace, config, prompts: list[str], device: st
 
 
 def command_line(args: argparse.Namespace) -> str:
-    """The command that goes on with this one."""
+    """The command that resumes this one."""
     words = ["arche-mdlm", "generate", args.model]
     parser = argparse.ArgumentParser()
     add_options(parser)

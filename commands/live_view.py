@@ -63,7 +63,7 @@ def _runs(tokens: list[int], keys: list) -> list[tuple]:
 
 
 class LiveCanvases:
-    """A streamer for `generate` that shows all rows of a canvas: masks as blocks, what is new highlighted.
+    """A streamer for `generate` that shows all rows of a canvas: masks as blocks, new tokens highlighted.
 
     If the console is not a terminal, only the finished texts are printed.
 

@@ -231,7 +231,7 @@ def _in_range(name: str, value: float | None, low: float, high: float, least: bo
 
 
 def _check_model(preset: Preset) -> None:
-    """ValueError for `model.config` that gives no model, or one that does not fit its initialisation."""
+    """ValueError if `model.config` is invalid or does not fit the initialisation."""
     model = preset.model
     if model.initialisation == "local" and not (
         model.architecture != "gpt2" and model.config.get("attention_bias") is True

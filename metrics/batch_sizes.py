@@ -66,7 +66,7 @@ def row_bytes(config: PreTrainedConfig, length: int, item_size: int, all_logits:
 
 
 def estimate(model: PreTrainedModel, length: int, all_logits: bool = False) -> int:
-    """Rows of `length` positions that fit the free memory, 1 to what still makes the device faster."""
+    """Rows of `length` positions that fit into free memory, from 1 to the size beyond which speed no longer grows."""
     device = model.device
     most = _MOST.get(device.type, _MOST_ELSEWHERE)
     if not hasattr(model.config, "hidden_size"):  # not a transformer: unknown sizes
@@ -92,7 +92,7 @@ class BatchSize:
     def of(
         cls, batch_size: "int | str | BatchSize", model: PreTrainedModel, length: int, all_logits: bool = False
     ) -> "BatchSize":
-        """Of an argument `batch_size`: a number, "auto", or a BatchSize, which stays what it is.
+        """From an argument `batch_size`: a number, "auto", or a BatchSize (returned unchanged).
 
         ValueError for a number below 1, or anything else.
         """

@@ -148,7 +148,7 @@ class Judge:
         return total
 
     def describe(self) -> dict[str, Any]:
-        """What the judge is, without paths of this machine."""
+        """A description of the judge, without local paths."""
         return {
             **self.origin,
             "parameters": sum(p.numel() for p in self.model.parameters()),

@@ -345,7 +345,7 @@ _PROBE_TOKENS = 8
 def head_is_all(
     model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor
 ) -> bool:
-    """Whether the logits of an AR model are what its head makes of the trunk's states, found out on the start of a row (1, L).
+    """Whether an AR model's logits equal its head applied to the trunk's states, tested on the start of a row (1, L).
 
     Families differ: Gemma caps its logits, Cohere and Granite scale them, some have more between trunk and head. None of that
     can be read off the head.
@@ -366,7 +366,7 @@ def head_is_all(
 
 
 def _forbidden_tokens(model: PreTrainedModel) -> list[int]:
-    """Ids that an AR model may not write: its mask token, and what its generation config suppresses."""
+    """Ids that an AR model may not write: its mask token, and the tokens suppressed by its generation config."""
     suppressed = getattr(getattr(model, "generation_config", None), "suppress_tokens", None) or []
     mask = getattr(model.config, "mask_token_id", None)
     known = [] if mask is None or not 0 <= mask < model.config.vocab_size else [mask]

@@ -39,7 +39,7 @@ class Mauve(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """Standard deviation over the seeds of the clustering, the texts' own error not in it; NaN for one seed."""
+        """Standard deviation over the seeds of the clustering, without the sampling error of the texts; NaN for one seed."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else float("nan")
 
 
@@ -86,7 +86,7 @@ def mauve(
 
 
 def load_embedder(device: str = "cpu") -> Embedder:
-    """(model, tokenizer) of all-MiniLM-L6-v2 from its package; ImportError naming what to install where it is missing."""
+    """(model, tokenizer) of all-MiniLM-L6-v2 from its package; ImportError naming the package if it is missing."""
     found = importlib.util.find_spec(_EMBEDDER_PACKAGE)  # not imported: it would want sentence-transformers
     if found is None or not found.submodule_search_locations:
         raise ImportError(

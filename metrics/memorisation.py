@@ -37,7 +37,7 @@ class Memorisation(NamedTuple):
 
     @property
     def copied(self) -> float:
-        """Share of the non-empty texts that stand whole in a training text; NaN without any."""
+        """Share of the non-empty texts that are contained in a training text; NaN without any."""
         whole = [longest == length for longest, length in zip(self.longest, self.lengths, strict=True) if length]
         return float(np.mean(whole)) if whole else float("nan")
 

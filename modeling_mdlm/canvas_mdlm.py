@@ -126,7 +126,7 @@ class Canvas:
         return not bool((self.masked & ~self._behind_end(self.masked)).any(-1).logical_and(~self.stopped).any())
 
     def draft(self, rows: torch.Tensor, block: torch.Tensor | None = None) -> Draft:
-        """What a sampler sees of `rows` (R,), each at its `block` (R,), or of all blocks."""
+        """A sampler's view of `rows` (R,), each at its `block` (R,), or of all blocks."""
         window = self.attended[rows] if block is None else self.block[rows] == block[:, None]
         return Draft(
             tokens=self.tokens[rows],
@@ -154,7 +154,7 @@ class Canvas:
         return model_inputs(self.tokens[rows], self.attended[rows], self.position_ids[rows])
 
     def is_end(self) -> torch.Tensor:
-        """(B, L) bool: an EOS, or the end of a stop string, behind what was given."""
+        """(B, L) bool: an EOS, or the end of a stop string, among the generated tokens."""
         return (torch.isin(self.tokens, self.eos_token_ids) | self.text_ends) & self.generated & ~self.masked
 
     def is_early(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
@@ -174,7 +174,7 @@ class Canvas:
         return (ended > 0) & ~solid
 
     def finish(self) -> torch.Tensor:
-        """(B, L) ids for the user: prompts as they came, pads behind the first end and in what was never filled."""
+        """(B, L) ids for the user: prompts unchanged, pads behind the first end and at unfilled positions."""
         ends = self.is_end().long()
         behind = (ends.cumsum(-1) - ends) > 0
         sequences = self.tokens.masked_fill(behind | self.masked | ~self.attended, self.pad_token_id)

@@ -79,6 +79,6 @@ class Guidance:
         return model_inputs(tokens, attended, positions), where
 
     def combine(self, given: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Guided log-probabilities (n, V) from logits (n, V) of both canvases; what is impossible stays so."""
+        """Guided log-probabilities (n, V) from logits (n, V) of both canvases; -inf stays -inf."""
         given, other = given.log_softmax(-1), other.log_softmax(-1)
         return torch.where(given.isinf(), given, other + self.scale * (given - other))

@@ -149,7 +149,7 @@ class TextInfillingPipeline(Pipeline):
         return records
 
     def _decode(self, ids: torch.Tensor, start: int, stop: int) -> str:
-        """Text of `ids[start:stop]` behind what comes before: some tokenizers drop a leading space otherwise."""
+        """Text of `ids[start:stop]`, decoded in context: alone, some tokenizers drop a leading space."""
         options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
         before = self.tokenizer.decode(ids[:start], **options)
         whole = self.tokenizer.decode(ids[:stop], **options)

@@ -1,4 +1,4 @@
-"""`arche-mdlm convert`: the trunk of an AR checkpoint, seen both ways, with its weights and nothing lost."""
+"""`arche-mdlm convert`: the trunk of an AR checkpoint becomes bidirectional and keeps all its weights."""
 
 import argparse
 

@@ -99,12 +99,12 @@ def read_state(checkpoint: Path) -> dict:
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
-    """Delete a checkpoint of a run; what somebody else has put into its folder stays."""
+    """Delete a checkpoint of a run; files that others have put into its folder stay."""
     remove_own(checkpoint, lambda name: name in _WRITTEN or bool(_WRITTEN_LIKE.fullmatch(name)))
 
 
 def rotate(output_dir: Path, keep: int, kept_steps: Collection[int | None]) -> None:
-    """Delete all but the newest `keep` checkpoints and those of `kept_steps`; also what killed runs left half written."""
+    """Delete all but the newest `keep` checkpoints and those of `kept_steps`; also half-written ones of killed runs."""
     checkpoints = list_checkpoints(output_dir)
     for checkpoint in checkpoints[:-keep]:
         if step_of(checkpoint) not in kept_steps:

@@ -17,7 +17,7 @@ MANY = 10**9  # more of anything is a slip of the finger
 
 
 def exit_status(work: Callable[[], int]) -> int:
-    """What `work` returns, or 2 after one line on standard error, 130 after Ctrl-C, 141 in silence for a closed pipe."""
+    """The result of `work`, or 2 after one line on standard error, 130 after Ctrl-C, 141 (silent) for a closed pipe."""
     try:
         status = work()
         sys.stdout.flush()  # a pipe that was closed is noticed here, not at exit
@@ -53,7 +53,7 @@ def describe(error: Exception) -> str | None:
 
 
 def _drop_standard_output() -> None:
-    """What cannot be written is dropped: Python would try it again at exit, and complain."""
+    """Drop output that cannot be written: Python would retry at exit and print an error."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -65,7 +65,7 @@ def _drop_standard_output() -> None:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and holds the values of `Number` options to their ranges."""
+    """Prints errors as one line, and checks the ranges of `Number` options."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with the message in one line."""

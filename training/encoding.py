@@ -74,7 +74,7 @@ def in_order(
 
 @contextlib.contextmanager
 def one_thread_a_call() -> Iterator[None]:
-    """`num_workers` alone decides: without this every call would start a thread a core."""
+    """Leave the number of threads to `num_workers`: by default every call starts a thread a core."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

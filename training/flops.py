@@ -79,7 +79,7 @@ class StepFlops:
 
 
 def part_at_labels(model: Any, indexed: bool = False) -> str:
-    """What of its last layer a model's training step runs at the supervised positions only ("nothing", "mlp" or "most").
+    """The part of the last layer that a training step runs only at supervised positions: "nothing", "mlp" or "most".
 
     Args:
         indexed: whether it gets them as indices (`label_positions`).

@@ -17,7 +17,7 @@ print(tokenizer.decode(out[0], skip_special_tokens=True))
 
 
 class DataFacts(NamedTuple):
-    """What is known of a corpus beside its hash; None: unknown."""
+    """Facts about a corpus besides its hash; None: unknown."""
 
     description: str | None = None
     license: str | None = None
@@ -31,7 +31,7 @@ _KNOWN = {
 
 
 def facts_of(data: DataSettings) -> DataFacts:
-    """What the settings say of the data (`data.description`, `data.license`, `data.language`), else what is known of it."""
+    """Facts from the settings (`data.description`, `data.license`, `data.language`), else those known for the source."""
     known = _KNOWN.get(data.source, DataFacts())
     return DataFacts(*(getattr(data, name) or value for name, value in known._asdict().items()))
 

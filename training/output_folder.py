@@ -11,7 +11,7 @@ _OURS = ("run.json", "training_log.json", "final/config.json")
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """ValueError where a run cannot be written, or would write over what no run has written."""
+    """ValueError if a run cannot be written, or would overwrite files that no run has written."""
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir {output_dir} is a file; give a folder")
     there = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())

@@ -110,14 +110,14 @@ def record_all(folder: Path) -> None:
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """What is in `folder` and not as we wrote it: files, links and empty folders, by relative name."""
+    """Everything in `folder` that we did not write or that has changed since: files, links and empty folders, by relative name."""
     written = read_manifest(folder)
     listed = (name for name in _files(folder) if not (name == MANIFEST and written))
     return [name for name in listed if not _is_own(Path(folder) / name, written.get(name, []))]
 
 
 def carry_over(old: Path, new: Path) -> None:
-    """Put what is foreign in `old` into `new` too; as NAME.kept where `new` has a file of that name."""
+    """Link or copy the user's files in `old` to `new`; as NAME.kept where `new` has a file of that name."""
     for name in foreign_files(old):
         target = Path(new) / name
         number = 1
@@ -135,7 +135,7 @@ def carry_over(old: Path, new: Path) -> None:
 
 
 def remove_own(folder: Path, own: Callable[[str], bool] = lambda name: False) -> None:
-    """Remove what we have written in `folder`, and the folder if nothing else is in it.
+    """Remove the files that we have written in `folder`, and the folder if it is empty then.
 
     `own(name)` says what is ours in a folder without a list, from a version that wrote none.
     """

@@ -180,5 +180,5 @@ def _checked(value: object, column: str, where: str) -> str:
 
 
 def no_column(column: str, there: list[str], where: str) -> str:
-    """What an error says where a field is missing."""
+    """The error message for a missing field."""
     return f"{where}: no column text_column={column!r}; the columns there are: {', '.join(map(str, there))}"

@@ -20,7 +20,7 @@ _FIXED = ("model.", "data.tokenizer", "data.vocab_size", "training.optimizer", "
 
 
 def setting_changes(stored: dict, preset: Preset, asked: dict[str, Any], branch: bool = False) -> dict[str, tuple]:
-    """{setting: (stored, asked)} of what would change the run.
+    """{setting: (stored, asked)} of the settings that would change the run.
 
     Args:
         stored: `trainer_state.json` of the checkpoint.
@@ -56,7 +56,7 @@ def data_changes(stored: dict, data: dict[str, dict]) -> dict[str, tuple]:
 
 
 def refuse_changes(changes: dict[str, tuple], where: str, allowed: bool) -> str | None:
-    """A note about changes that are allowed; None where there are none.
+    """A note about allowed changes; None without changes.
 
     Raises:
         ValueError: a line for each change that is not allowed, or that no flag can allow.

@@ -20,7 +20,7 @@ from arche_mdlm.configuration.presets import TrainingSettings
 
 
 def sharding_plugin(accelerator: Accelerator, settings: TrainingSettings) -> FullyShardedDataParallelPlugin | None:
-    """What the launch file asks of FSDP2; None for one process, or where it does not ask for it.
+    """The launch file's FSDP2 settings; None for one process, or without FSDP2.
 
     Read from the environment that `accelerate launch` makes, since on a CPU Accelerate leaves it aside. ValueError for
     what does not run, or was never tried, under FSDP2.

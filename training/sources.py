@@ -34,7 +34,7 @@ class Source:
     streaming: bool = False
 
     def fingerprint(self) -> str:
-        """What the stories depend on, as text: content hashes of local files, or the Hub id and commit."""
+        """The identity of the stories' source, as text: content hashes of local files, or the Hub id and commit."""
         if self.files:
             data: list[Any] = [(kind_of(file), _file_hash(file)) for file in self.files]
         else:
@@ -116,7 +116,7 @@ def is_files(source: str | os.PathLike) -> bool:
 
 
 def content_hash(source: str | os.PathLike, split: str) -> str:
-    """What `source` holds for `split`: a hash of its files, or the name of a Hub dataset. FileNotFoundError for no file."""
+    """The identity of the content for `split`: a hash of its files, or the name of a Hub dataset. FileNotFoundError for no file."""
     name = os.path.expanduser(source)
     if not (Path(name).is_dir() or _named_files(name)) and _HUB_ID.fullmatch(name) and not kind_of(Path(name)):
         return name

@@ -119,7 +119,7 @@ class SampleFile:
             )
 
     def _found(self) -> dict | None:
-        """The settings of what was written before; None where there are none of ours."""
+        """The settings of an earlier file of ours; None without one."""
         try:
             found = json.loads(self.settings_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -106,7 +106,7 @@ class BlockCache:
 
 @dataclass
 class _CacheView:
-    """What a layer's attention calls: `columns` (R, W) of `rows` (R,) are written, and the whole rows read."""
+    """The cache interface for a layer's attention: `columns` (R, W) of `rows` (R,) are written, and the whole rows read."""
 
     cache: BlockCache
     rows: torch.Tensor

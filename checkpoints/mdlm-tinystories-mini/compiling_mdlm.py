@@ -61,7 +61,7 @@ def compiled_layers(model: PreTrainedModel, **options: Any) -> Iterator[None]:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether PyTorch's compiler has what it needs: on a CPU a C++ compiler, on a GPU its own."""
+    """Whether PyTorch's compiler can run: on a CPU it needs a C++ compiler, on a GPU Triton."""
     return device.type != "cpu" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")))
 
 

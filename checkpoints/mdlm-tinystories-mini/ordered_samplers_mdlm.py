@@ -19,7 +19,7 @@ from .samplers_mdlm import Sampler, even_share, register_sampler, top_k_per_row
 
 @dataclass(frozen=True)
 class OrderedSampler(Sampler):
-    """Fills the positions with the highest score; how many is an even share of the masked ones, or what `count` says.
+    """Fills the positions with the highest score; their number is an even share of the masked ones, or given by `count`.
 
     Scores come from the model's own distribution, not from that after temperature or top-p, where greedy settings would
     make all positions equally sure.
@@ -165,6 +165,6 @@ class ArcheSampler(Sampler):
 
     @staticmethod
     def _penalty(tokens: torch.Tensor) -> torch.Tensor:
-        """(B, L) what the logit of each token on the canvas is divided by; a mask's own logit is -inf and stays -inf."""
+        """(B, L) the divisor of the logit of each token on the canvas; a mask's own logit is -inf and stays -inf."""
         counts = (tokens[:, :, None] == tokens[:, None, :]).sum(-1)
         return (1.3 ** counts.to(torch.float64)).clamp(max=5.0)

@@ -58,7 +58,7 @@ class RemaskingSampler(Sampler):
         return draft.fill(chosen, self.propose(predict, chosen, noise, times=times)).remask(dropped)
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
-        """The share of tokens that are there at time t, of t's shape."""
+        """The share of unmasked tokens at time t, of t's shape."""
         if self.remasking != "loop":
             return self.schedule.alpha(t)
         before = LOOP_ALPHA * (1 - t) / (1 - LOOP_START)

@@ -28,7 +28,7 @@ def run_study(
     show: Callable[[str], None],
     tell: Callable[[Path], None] = lambda report: None,
 ) -> int:
-    """Print the plan, or run what is left of it and write the report; 0, or 1 if a job failed.
+    """Print the plan, or run its remaining jobs and write the report; 0, or 1 if a job failed.
 
     Args:
         build_plan: called when it is known that the output can be written.

@@ -88,7 +88,7 @@ def _drop_docstring(node: ast.AST) -> None:
 
 
 def data_hash(preset: Preset, validation_data: str | None) -> str:
-    """sha256 of what the stories depend on: the content of local files, the name of what is on the Hub. FileNotFoundError for no file."""
+    """sha256 of the source of the stories: the content of local files, or the name on the Hub. FileNotFoundError for no file."""
     parts: list = []
     for source in (preset.data.source, validation_data):
         splits = ("train", "validation") if source is not None and Path(source).is_dir() else ("train",)

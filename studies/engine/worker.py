@@ -31,7 +31,7 @@ def answer_of(function: str, settings: dict, inputs: dict[str, Path], folder: Pa
 
 
 def main() -> int:
-    """Do what is ordered; 130 when interrupted."""
+    """Run the ordered jobs; 130 when interrupted."""
     threading.Thread(target=_stop_without, args=(os.getppid(),), daemon=True).start()
     orders = os.fdopen(os.dup(0))
     with open(os.devnull) as nothing:
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def work(folder: Path) -> bool:
-    """Do what `order.json` says and write `answer.json`; whether this process may do no other job."""
+    """Run the job of `order.json` and write `answer.json`; returns whether this process must end after it."""
     order = json.loads((folder / ORDER_FILE).read_text(encoding="utf-8"))
     with (folder / LOG_FILE).open("ab") as log:
         sys.stdout.flush(), sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""`arche-mdlm generate`: every option arrives, and a file written in pieces is the file written in one go."""
+"""`arche-mdlm generate`: every option takes effect, and a file written in pieces equals one written in one run."""
 
 import argparse
 import json
@@ -53,7 +53,7 @@ def records(path):
 
 
 class Generate:
-    """Records what the model's `generate` was given, and answers for it."""
+    """Records the arguments of the model's `generate`, and answers in its place."""
 
     def __init__(self, monkeypatch):
         self.calls, fake = [], self

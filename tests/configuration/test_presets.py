@@ -1,4 +1,4 @@
-"""Presets: they load, they are the protocols they claim to be, and a mistake is named."""
+"""Presets: they load, match their protocols, and mistakes are reported by name."""
 
 import pytest
 

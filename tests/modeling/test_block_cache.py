@@ -1,4 +1,4 @@
-"""Generation in blocks with keys and values kept: the same text where that is exact, and near where it is not."""
+"""Generation in blocks with a key-value cache: the same text where it is exact, and close to it elsewhere."""
 
 import logging
 

@@ -258,7 +258,7 @@ def test_forward_errors(tiny_mdlm, canvas):
 
 
 def test_labels_where_nothing_is_masked_are_refused(tiny_mdlm, canvas):
-    """What a collator for causal language models makes: it would train, and mean nothing."""
+    """A collator for causal language models makes such batches; training on them would be meaningless."""
     given = canvas.masked_fill(canvas == MASK, 7)
     for mode in (tiny_mdlm.train(), tiny_mdlm.eval()):
         with pytest.raises(ValueError, match=r"no labelled position of input_ids holds the mask token \(id 3\)"):

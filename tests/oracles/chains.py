@@ -1,6 +1,6 @@
 """Markov chains and hidden Markov models: languages of any length whose posterior is exact without enumeration.
 
-They stand where a `TableLanguage` stands: the same members, float64, and `to_table()` while V^L is small.
+They can replace a `TableLanguage`: the same members, float64, and `to_table()` while V^L is small.
 """
 
 import torch

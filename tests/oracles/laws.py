@@ -92,13 +92,13 @@ def confidence(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def margin(probabilities: torch.Tensor) -> torch.Tensor:
-    """The largest probability less the second, whatever the token (..., V)."""
+    """The largest probability minus the second, equal for all tokens (..., V)."""
     first, second = probabilities.topk(2).values.split(1, dim=-1)
     return (first - second).expand(probabilities.shape)
 
 
 def entropy(probabilities: torch.Tensor) -> torch.Tensor:
-    """Minus the entropy in nats, whatever the token (..., V)."""
+    """Minus the entropy in nats, equal for all tokens (..., V)."""
     return -torch.special.entr(probabilities).sum(-1, keepdim=True).expand(probabilities.shape)
 
 

@@ -1,4 +1,4 @@
-"""Gaps are filled, the text around them is not touched, and what cannot be filled is refused."""
+"""Gaps are filled, the text around them is kept, and invalid gaps are refused."""
 
 import json
 import re

@@ -154,7 +154,7 @@ def stop_after(monkeypatch, calls: int):
 
 
 def figures(output) -> dict:
-    """The report without what is measured in seconds."""
+    """The report without times."""
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     for arm in report["arms"].values():
         del arm["stories_per_second"], arm["tokens_per_second"]

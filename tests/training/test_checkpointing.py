@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there: exceptions, full disks and killed runs leave the last good one."""
+"""Checkpoints are atomic: after exceptions, full disks and killed runs the last good one is intact."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ def good(tmp_path):
 
 
 def content(folder):
-    """Text by name, the list of what was written left out."""
+    """Text by name, without the list of written files."""
     return {path.name: path.read_text() for path in folder.iterdir() if path.name != MANIFEST}
 
 

@@ -1,4 +1,4 @@
-"""Cards say what the run was, and nothing that is not known of it."""
+"""Cards describe the run, using only known facts."""
 
 import json
 from dataclasses import replace

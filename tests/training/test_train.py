@@ -93,7 +93,7 @@ def whole(workplace):
 
 
 def figures(folder: Path) -> list[dict]:
-    """The run's log without what the clock says."""
+    """The run's log without times."""
     log = json.loads((folder / "training_log.json").read_text(encoding="utf-8"))
     return [{key: value for key, value in entry.items() if "second" not in key} for entry in log]
 
