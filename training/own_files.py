@@ -54,7 +54,7 @@ class OutputFolder:
         try:
             write(aside)
             written = read_manifest(self.path)
-            # Both fingerprints stand there while the file is replaced: whatever happens in between, it is ours.
+            # The list has both fingerprints while the file is replaced, so after a crash in between it counts as ours.
             written[name] = [*written.get(name, [])[-1:], fingerprint(aside)]
             _write_manifest(self.path, written)
             os.replace(aside, path)

@@ -229,7 +229,7 @@ def _read_hub(source: Source) -> Iterator[str | None]:
     split = source.split if source.validation_fraction is None else "train"
     try:
         builder = datasets.load_dataset_builder(source.name, revision=source.revision)
-        # Without a network `datasets` falls back to whatever commit it has, and only logs it.
+        # Without a network `datasets` falls back to any cached commit, and only logs it.
         if builder.hash != source.revision:
             raise OSError(f"only another commit than {source.revision} is in the cache: {builder.hash}")
         if source.streaming:
