@@ -1,1 +1,1 @@
-"""Speed of the library beside the arche paper's way of doing the same: `python -m benchmarks`."""
+"""Speed of the library against the arche paper's implementation: `python -m benchmarks`."""

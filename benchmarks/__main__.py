@@ -49,7 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--rounds", type=int, default=MIN_ROUNDS, help=f"measured rounds, at least {MIN_ROUNDS}")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of our steps; auto: the faster one")
     add("--compile", choices=("auto", "yes", "no"), default="auto", help="measure our compiled layers too; auto: if there is "
-        "a compiler and it is no --quick run")  # fmt: skip
+        "a compiler and without --quick")  # fmt: skip
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--threads", type=int, help="of PyTorch on the CPU")
     add("--quick", action="store_true", help="tiny sizes: shows that everything runs; the figures mean nothing")

@@ -1,6 +1,6 @@
 """`python -m benchmarks.data_memory`: peak memory and speed of preparing a large file, and of starting to train on it.
 
-A JSONL file of `--gigabytes` (10^9 bytes of text) is made of a source's stories, each with a number in front, so that no two are
+A JSONL file of `--gigabytes` (10^9 bytes of text) is built from a source's stories, each with a number in front, so that no two are
 alike. Every part runs in a process of its own, told what to do by JSON on its standard input. Its peak is VmHWM: all that it
 holds, imports included, and the pages of the memory-mapped result that it has touched, which the system takes back at will;
 `own_bytes` is the peak without mapped files, looked at every few hundredths of a second. About 20 minutes on two idle cores.
@@ -36,7 +36,7 @@ CONTEXT = 256
 _SAMPLE = REPOSITORY / "training" / "sample" / "stories.jsonl"
 _TOKENIZER = REPOSITORY / "checkpoints" / "ar-tinystories-mini"
 _PART_BYTES = 30_000_000  # what the bare tokenizer is timed on, from the start of the file
-_CALL = 1000  # texts of a call, as `datasets.map` does; one call for all is no faster
+_CALL = 1000  # texts of a call, as `datasets.map` does; a single call for all is as slow
 _BATCH_SIZE, _BATCHES = 16, 100  # of the start of a training
 
 
@@ -78,7 +78,7 @@ def _repeated(source: str) -> Iterator[str]:
         for story in open_source(source):
             found = True
             yield story
-    raise ValueError(f"--source {source} holds no story")
+    raise ValueError(f"--source {source} does not contain a story")
 
 
 def measure(job: str, **order) -> dict:
@@ -161,7 +161,7 @@ _JOBS = {"prepare": prepare, "bare": bare, "start": start_training}
 
 def child() -> None:
     order = json.load(sys.stdin)
-    import arche_mdlm.training.corpus  # noqa: F401  (imports are no part of what is timed)
+    import arche_mdlm.training.corpus  # noqa: F401  (keep imports out of the timing)
 
     before, started, cpu = peak_resident(), time.perf_counter(), time.process_time()
     with _own_memory() as own:

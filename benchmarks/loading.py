@@ -1,4 +1,4 @@
-"""Import and load, each in a fresh process: what a user waits for."""
+"""Times of import and load, each in a fresh process, as a user sees them."""
 
 import subprocess
 import sys

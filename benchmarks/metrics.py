@@ -1,4 +1,4 @@
-"""Exact Self-BLEU, texts a second: ours, and NLTK's sentence_bleu of one text against all others after the other."""
+"""Exact Self-BLEU, texts a second: ours, and NLTK's sentence_bleu of each text against all others."""
 
 import itertools
 import random

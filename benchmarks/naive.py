@@ -1,6 +1,6 @@
 """The arche paper's way of training and sampling (Vicentino 2026, arXiv 2603.22075), written plainly as the reference.
 
-Only the way of computing differs from the library: the weights and the backbone are the same objects.
+Only the computation differs from the library: the weights and the backbone are the same objects.
 """
 
 import torch
@@ -17,7 +17,7 @@ def masked_mean_loss(model, input_ids: torch.Tensor, targets: torch.Tensor, time
 
 
 def next_token_loss(model, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the next token, logits at every position; labels are -100 where nothing is scored."""
+    """Mean cross-entropy of the next token, logits at every position; labels are -100 at unscored positions."""
     logits = model(input_ids=input_ids, use_cache=False).logits
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
@@ -80,7 +80,7 @@ def _logits_of_one(model, tokens: torch.Tensor, t: float, device) -> torch.Tenso
 
 
 def full_logits(model, hidden: torch.Tensor) -> torch.Tensor:
-    """The head on every position; the mask is never predicted (the paper's own head has no row for it)."""
+    """The head on every position; the mask is never predicted (the paper's head lacks a row for it)."""
     logits = model.lm_head(hidden)
     if model.config.mask_token_id < logits.shape[-1]:
         logits[..., model.config.mask_token_id] = -torch.inf

@@ -1,5 +1,5 @@
-"""`python -m benchmarks.parallel`: predicted memory and MFU on 1 to 64 H100 GPUs, in Markdown; computed on paper,
-nothing is run.
+"""`python -m benchmarks.parallel`: predicted memory and MFU on 1 to 64 H100 GPUs, in Markdown; computed from a
+model, not measured.
 
 The tables of docs/several_gpus.md. Formulas and assumptions: training/parallel_model.py.
 """

@@ -1,4 +1,4 @@
-"""What a run of the benchmarks has found, and on what: results as ratios, the machine, the versions, the commit."""
+"""The report of a run of the benchmarks: results as ratios, the machine, the versions, the commit."""
 
 import json
 import os

@@ -61,7 +61,7 @@ def make_models(args: argparse.Namespace, device: torch.device) -> tuple:
 
 
 def timed(contestants: dict[str, sampling.Contestant], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """`side_by_side`, said aloud. A call takes long: the median needs no warm-up."""
+    """`side_by_side`, with its progress printed. A call takes long: the median needs no warm-up."""
     note(" and ".join(contestants))
     return side_by_side(contestants, rounds, device, warm_up=False)
 

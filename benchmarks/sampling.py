@@ -13,7 +13,7 @@ Contestant = tuple[Callable[[], None], int]  # a call, and how many texts it wri
 
 
 def random_model(settings: ModelSettings, device: torch.device):
-    """Random weights know no end of text: an EOS drawn by chance must not shorten anything."""
+    """Suppress EOS: random weights would draw it at random positions and shorten texts."""
     torch.manual_seed(0)
     model = build_model(settings).to(device).eval()
     model.generation_config.eos_token_id = None

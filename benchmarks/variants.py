@@ -45,7 +45,7 @@ def contestants(shape: Shape, arm: str, attentions, modes, dtype: str, device) -
             try:
                 made[name] = our_step(with_attention(shape, attention), arm, dtype, device, mode is not None, **options)
                 made[name][0]()
-            except Exception as error:  # whatever a backend raises where it is not at home
+            except Exception as error:  # backends raise many kinds of errors where they are unsupported
                 made.pop(name, None)
                 failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
     return made, failed

@@ -26,7 +26,7 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert and say what was done; ValueError for a source that cannot be converted."""
+    """Convert and print a summary; ValueError for a source that cannot be converted."""
     from transformers.utils import logging
 
     from arche_mdlm.training.checkpointing import write_folder_atomically
@@ -53,7 +53,7 @@ def convert(source: str | Path, noise_schedule: str = "linear", context_length: 
     holds the mean of the rows of the old tokens. All other weights are equal to the source's.
 
     Raises:
-        ValueError: when `source` is no whole checkpoint, not of the Llama type, quantised, without BOS or EOS, or when
+        ValueError: when `source` is not a complete checkpoint, not of the Llama type, quantised, without BOS or EOS, or when
             `noise_schedule` or `context_length` does not fit.
     """
     from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
@@ -100,7 +100,7 @@ def convert(source: str | Path, noise_schedule: str = "linear", context_length: 
 
 
 def _check_type(source: str | Path) -> None:
-    """ValueError for a model of another family; `load_arm` has the words for a source that is no checkpoint."""
+    """ValueError for a model of another family; `load_arm` reports a source that is not a checkpoint."""
     from transformers import AutoConfig
 
     try:
@@ -119,7 +119,7 @@ def _check_type(source: str | Path) -> None:
 
 
 def _complete_tokenizer(tokenizer, source: str | Path) -> list[str]:
-    """Add a mask and a pad token where there is none, in place; the tokens added."""
+    """Add a mask and a pad token if missing, in place; returns the added tokens."""
     from tokenizers import AddedToken
 
     from arche_mdlm.training.tokenizers_io import MASK, PAD, check_tokenizer

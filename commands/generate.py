@@ -51,7 +51,7 @@ def _check_stream(args, diffusion: bool, count: int, processes) -> None:
 
 
 def _plan(args, config, prompts: list[str], processes):
-    """The batches still to be written, None if there is nothing to do, and the file they go to, if any.
+    """The batches still to be written (None if all are done), and their file, if any.
 
     Where the memory sets the size of a batch, these are single texts, which are put together once the model is loaded.
     """
@@ -95,7 +95,7 @@ def _write(args, prompts: list[str], todo: list[range], file, processes) -> int:
 
 
 def _print_texts(batches: Iterable[list[dict]], shown: bool) -> None:
-    """Every batch's texts as soon as they are there, an empty line between two; nothing if they were shown by a streamer."""
+    """Print each batch's texts when it is done, separated by empty lines; not if a streamer has shown them."""
     from tqdm.auto import tqdm
 
     for number, text in enumerate(record["text"] for batch in batches for record in batch):
@@ -150,7 +150,7 @@ class _Writer:
             compile_layers(self.model)
 
     def write(self, batches: list[range]) -> Iterator[list[dict]]:
-        """The records of one batch after another; of batches of its own where the memory sets their size."""
+        """The records of one batch after another; with `auto` batches are divided further to fit the memory."""
         if options.fixed_batch_size(self.args, self.diffusion) is not None:
             yield from map(self._batch, batches)
             return

@@ -85,7 +85,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--guidance_scale",
         type=Number(float, 0, 1000),
-        help="how far to go away from --negative_prompt; 1 is no guidance",
+        help="guidance away from --negative_prompt: 1 turns it off, more is stronger",
     )
     add("--negative_prompt", help="what the text should not look like a continuation of")
     add = parser.add_argument_group("how").add_argument
@@ -119,7 +119,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def fixed_batch_size(args: argparse.Namespace, is_diffusion: bool) -> int | None:
-    """Texts written together; None: whatever the memory allows.
+    """Texts in a batch; None: as many as fit into memory.
 
     That is for the diffusion arm only: texts of the AR arm depend on their batch, and must not depend on the machine.
     """
@@ -129,7 +129,7 @@ def fixed_batch_size(args: argparse.Namespace, is_diffusion: bool) -> int | None
 
 
 def check(args: argparse.Namespace, is_diffusion: bool) -> None:
-    """ValueError, naming the option, for what does not fit the arm or another option."""
+    """ValueError, naming the option, if it does not fit the arm or another option."""
     if args.temperature == 0:
         args.greedy, args.temperature = True, None
     TEMPERATURE.check("--temperature", args.temperature)
@@ -154,7 +154,7 @@ def check(args: argparse.Namespace, is_diffusion: bool) -> None:
 
 
 def generate_options(args: argparse.Namespace) -> dict:
-    """What was asked for, by the names that `generate` takes; what was not given is left to the checkpoint."""
+    """The given options as arguments of `generate`; for the others the checkpoint's defaults apply."""
     names = [name for name in (*_BOTH_ARMS, *_DIFFUSION_ONLY) if name != "negative_prompt"]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return {"do_sample": not args.greedy} | given
@@ -176,7 +176,7 @@ def _prompts_of(path: Path) -> list[str]:
     parse = _json_prompt if path.suffix in (".jsonl", ".json", ".ndjson") else lambda line, place: line
     prompts = [parse(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
     if not prompts:
-        raise ValueError(f"--prompts {path} holds no prompt")
+        raise ValueError(f"--prompts {path} does not contain a prompt")
     return prompts
 
 
@@ -184,11 +184,11 @@ def _json_prompt(line: str, place: str) -> str:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is no JSON: {error}") from error
+        raise ValueError(f"{place} is not valid JSON: {error}") from error
     fields = value if isinstance(value, dict) else {}
     prompt = fields.get("prompt", fields.get("text"))
     if not isinstance(prompt, str):
-        raise ValueError(f"{place} is no object with a text in its field `prompt` or `text`")
+        raise ValueError(f"{place} is not an object with a text in its field `prompt` or `text`")
     return prompt
 
 
@@ -214,7 +214,7 @@ def settings_of(args: argparse.Namespace, config, prompts: list[str], device: st
 
 
 def command_line(args: argparse.Namespace) -> str:
-    """The command that goes on with this one."""
+    """The command that resumes this one."""
     words = ["arche-mdlm", "generate", args.model]
     parser = argparse.ArgumentParser()
     add_options(parser)

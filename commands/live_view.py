@@ -23,7 +23,7 @@ def require_rich() -> None:
 
 
 def make_streamer(tokenizer, rows: int, diffusion: bool):
-    """What to give to `generate(streamer=...)` for so many rows; no drafts where standard output is no terminal."""
+    """The `streamer` of `generate` for so many rows; without drafts if standard output is not a terminal."""
     if rows > 1:
         return LiveCanvases(tokenizer)
     if diffusion and sys.stdout.isatty():
@@ -63,9 +63,9 @@ def _runs(tokens: list[int], keys: list) -> list[tuple]:
 
 
 class LiveCanvases:
-    """A streamer for `generate` that shows all rows of a canvas: masks as blocks, what is new highlighted.
+    """A streamer for `generate` that shows all rows of a canvas: masks as blocks, new tokens highlighted.
 
-    Where the console is no terminal, only the finished texts are printed.
+    If the console is not a terminal, only the finished texts are printed.
 
     Args:
         tokenizer: decodes the rows; its `mask_token_id` says what is a mask.

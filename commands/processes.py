@@ -45,7 +45,7 @@ class Processes:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def from_main(self, make):
-        """What `make()` gives in the main process, in all of them; an error there is a ValueError everywhere."""
+        """The result of `make()` in the main process, sent to all; an error there is a ValueError in all."""
         if not self.state:
             return make()
         from accelerate.utils import broadcast_object_list

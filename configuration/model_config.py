@@ -1,4 +1,4 @@
-"""`model.config` of a preset: which keys each architecture has, and the configuration that is made of them."""
+"""`model.config` of a preset: the keys of each architecture, and the configuration built from them."""
 
 import difflib
 import json
@@ -85,7 +85,7 @@ def _check(architecture: str, values: str) -> None:
             model = classes_of(architecture)[1](config).eval()
             times = {"timesteps": torch.ones(1)} if getattr(config, "time_conditioning", "none") != "none" else {}
             model(input_ids=torch.zeros(1, 2, dtype=torch.long), **times)
-    except Exception as error:  # whatever a layer says to a size that does not fit
+    except Exception as error:  # layers raise many kinds of errors for invalid sizes
         raise _refused(json.loads(values), error) from error
 
 

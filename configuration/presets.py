@@ -231,7 +231,7 @@ def _in_range(name: str, value: float | None, low: float, high: float, least: bo
 
 
 def _check_model(preset: Preset) -> None:
-    """ValueError for `model.config` that gives no model, or one that does not fit its initialisation."""
+    """ValueError if `model.config` is invalid or does not fit the initialisation."""
     model = preset.model
     if model.initialisation == "local" and not (
         model.architecture != "gpt2" and model.config.get("attention_bias") is True
@@ -256,7 +256,7 @@ def check_fit(preset: Preset) -> None:
 def _locate(name: str) -> tuple[Path, str]:
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
-            raise ValueError(f"preset={name!r} is no file")
+            raise ValueError(f"preset={name!r} is not a file")
         arms = list(_read(Path(name))["arms"])
         return Path(name), arms[0] if len(arms) == 1 else "mdlm"
     for path in PRESET_FOLDER.glob("*.yaml"):
@@ -272,7 +272,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         family = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"preset={str(path)!r} is no readable YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"preset={str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(family, dict) or not isinstance(family.get("arms"), dict) or not family["arms"]:
         raise ValueError(f"preset={str(path)!r} must be a mapping with the key 'arms', which names the arms")
     _no_other_keys(family, ("description", *_SECTIONS, "arms"), f"{path.name}: ")
@@ -307,7 +307,7 @@ def _set(sections: dict, dotted: str, value: Any) -> None:
     for depth, parent in enumerate(parents):
         tree[parent] = dict(tree[parent]) if isinstance(tree.get(parent), dict) else tree.get(parent, {})
         if not isinstance(tree[parent], dict):
-            raise ValueError(f"{dotted}: {'.'.join([section, *parents[: depth + 1]])} has no parts")
+            raise ValueError(f"{dotted}: {'.'.join([section, *parents[: depth + 1]])} is a single value")
         tree = tree[parent]
     tree[last] = value
 

@@ -1,4 +1,4 @@
-"""How many rows go through a model at once: from the memory there is, and half as many whenever that was too many.
+"""The number of rows in a batch: estimated from the free memory, and halved whenever memory runs out.
 
 The estimate, without gradients, of a row of L positions (H: width, I: inner width, each in bytes of the weights' type):
 
@@ -7,7 +7,7 @@ The estimate, without gradients, of a row of L positions (H: width, I: inner wid
     scores   2 * heads * L * L     with eager attention only: before and after the softmax
     state    L * 256 bytes         tokens, masks, noise
 
-Beside the rows there are `LOGIT_COPIES` of a chunk of logits in float32, or, where a model gives nothing but all of them, that many
+Beside the rows there are `LOGIT_COPIES` of a chunk of logits in float32, or, where a model returns only all of them, that many
 copies of L * V a row. A part of the free memory is left to the rest; where the estimate is still wrong, it costs an attempt.
 """
 
@@ -23,7 +23,7 @@ AUTO = "auto"
 _CHUNK_BYTES = {"cpu": 2**27}
 _LARGE_CHUNK_BYTES = 2**29
 LOGIT_COPIES = 6  # of a chunk: logits, processed ones, noise, their sum, and what sorting needs
-_SHARE = {"cpu": 0.5}  # of the free memory; other programs want some of a machine's, nobody of a GPU's
+_SHARE = {"cpu": 0.5}  # of the free memory; other programs use the machine's memory, too, but rarely a GPU's
 _LARGE_SHARE = 0.8
 _MOST = {"cpu": 32}  # more rows no longer make it faster, and are lost together when a run is stopped
 _MOST_ELSEWHERE = 1024
@@ -38,7 +38,7 @@ def logit_positions(device: torch.device, vocab_size: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of the device that can still be taken. Of a CPU: what the machine has, whatever a container may allow."""
+    """Free memory of the device in bytes. For a CPU: that of the machine, ignoring limits of a container."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
@@ -66,10 +66,10 @@ def row_bytes(config: PreTrainedConfig, length: int, item_size: int, all_logits:
 
 
 def estimate(model: PreTrainedModel, length: int, all_logits: bool = False) -> int:
-    """Rows of `length` positions that fit the free memory, 1 to what still makes the device faster."""
+    """Rows of `length` positions that fit into free memory, from 1 to the size beyond which speed no longer grows."""
     device = model.device
     most = _MOST.get(device.type, _MOST_ELSEWHERE)
-    if not hasattr(model.config, "hidden_size"):  # no transformer: nothing is known of it
+    if not hasattr(model.config, "hidden_size"):  # not a transformer: unknown sizes
         return _MOST["cpu"]
     chunk = 0 if all_logits else LOGIT_COPIES * _CHUNK_BYTES.get(device.type, _LARGE_CHUNK_BYTES)
     free = free_bytes(device) * _SHARE.get(device.type, _LARGE_SHARE) - chunk
@@ -92,7 +92,7 @@ class BatchSize:
     def of(
         cls, batch_size: "int | str | BatchSize", model: PreTrainedModel, length: int, all_logits: bool = False
     ) -> "BatchSize":
-        """Of an argument `batch_size`: a number, "auto", or a BatchSize, which stays what it is.
+        """From an argument `batch_size`: a number, "auto", or a BatchSize (returned unchanged).
 
         ValueError for a number below 1, or anything else.
         """

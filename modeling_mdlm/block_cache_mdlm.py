@@ -1,4 +1,4 @@
-"""Keys and values of a canvas, kept while a block of it is written: a step then runs the block's positions alone."""
+"""A cache of a canvas's keys and values during a block: a step then runs only the block's positions."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,7 +106,7 @@ class BlockCache:
 
 @dataclass
 class _CacheView:
-    """What a layer's attention calls: `columns` (R, W) of `rows` (R,) are written, and the whole rows read."""
+    """The cache interface for a layer's attention: `columns` (R, W) of `rows` (R,) are written, and the whole rows read."""
 
     cache: BlockCache
     rows: torch.Tensor

@@ -126,7 +126,7 @@ class Canvas:
         return not bool((self.masked & ~self._behind_end(self.masked)).any(-1).logical_and(~self.stopped).any())
 
     def draft(self, rows: torch.Tensor, block: torch.Tensor | None = None) -> Draft:
-        """What a sampler sees of `rows` (R,), each at its `block` (R,), or of all blocks."""
+        """A sampler's view of `rows` (R,), each at its `block` (R,), or of all blocks."""
         window = self.attended[rows] if block is None else self.block[rows] == block[:, None]
         return Draft(
             tokens=self.tokens[rows],
@@ -137,7 +137,7 @@ class Canvas:
         )
 
     def write(self, rows: torch.Tensor, draft: Draft) -> None:
-        """Put a sampler's draft on the canvas; what holds no mask any more is filled."""
+        """Put a sampler's draft on the canvas; positions that it has unmasked count as filled."""
         before = self.masked[rows]
         after = (draft.tokens == self.mask_token_id) & self.fillable[rows]
         self.num_filled[rows] += before.sum(-1) - after.sum(-1)
@@ -150,11 +150,11 @@ class Canvas:
         self.stopped[rows] = True
 
     def inputs(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`rows` as the model takes them; no mask where nothing is padded (attention is faster without)."""
+        """The model's inputs for `rows`; without an attention mask if they are unpadded (faster)."""
         return model_inputs(self.tokens[rows], self.attended[rows], self.position_ids[rows])
 
     def is_end(self) -> torch.Tensor:
-        """(B, L) bool: an EOS, or the end of a stop string, behind what was given."""
+        """(B, L) bool: an EOS, or the end of a stop string, among the generated tokens."""
         return (torch.isin(self.tokens, self.eos_token_ids) | self.text_ends) & self.generated & ~self.masked
 
     def is_early(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
@@ -164,17 +164,17 @@ class Canvas:
         return self.position_ids[rows, columns] < self.least_tokens[rows]
 
     def ending_ids(self) -> torch.Tensor:
-        """(E,) tokens behind which nothing is read."""
+        """(E,) tokens that end a text."""
         return torch.cat([self.eos_token_ids, self.eos_token_ids.new_tensor([self.pad_token_id])])
 
     def _behind_end(self, unsettled: torch.Tensor) -> torch.Tensor:
-        """(B, L) bool: behind an end before which nothing is unsettled: the text is there, the rest will be pads."""
+        """(B, L) bool: positions behind an end whose text in front is settled; they become pads."""
         solid = (unsettled.long().cumsum(-1) == 0) & self.is_end()
         ended = solid.long().cumsum(-1)
         return (ended > 0) & ~solid
 
     def finish(self) -> torch.Tensor:
-        """(B, L) ids for the user: prompts as they came, pads behind the first end and in what was never filled."""
+        """(B, L) ids for the user: prompts unchanged, pads behind the first end and at unfilled positions."""
         ends = self.is_end().long()
         behind = (ends.cumsum(-1) - ends) > 0
         sequences = self.tokens.masked_fill(behind | self.masked | ~self.attended, self.pad_token_id)
@@ -211,7 +211,7 @@ def _aligned_blocks(
     """(block, window), each (B, L), for a block-causal model: blocks begin at multiples of `block_length` positions, and the
     prompt's part of one is in its window. ValueError for a length that cuts the model's own blocks of `seen` positions."""
     if block_length % seen:
-        raise ValueError(f"block_length={block_length} is no multiple of this model's attention_block_length={seen}")
+        raise ValueError(f"block_length={block_length} is not a multiple of this model's attention_block_length={seen}")
     absolute = position_ids // block_length
     first = absolute.masked_fill(~masked, position_ids.shape[1]).amin(-1, keepdim=True)
     window = absolute - first

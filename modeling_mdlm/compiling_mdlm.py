@@ -26,7 +26,7 @@ def compile_layers(model: PreTrainedModel, **options: Any) -> None:
         options: `mode` and others of `torch.compile`.
 
     Raises:
-        ValueError: for a model whose trunk has no list of layers, or where PyTorch's own compiler finds no C++ compiler.
+        ValueError: for a model whose trunk lacks a list of layers, or if PyTorch's compiler does not find a C++ compiler.
     """
     layers = repeated_layers(model)
     if options.get("backend", "inductor") == "inductor" and not can_compile(model.device):
@@ -61,7 +61,7 @@ def compiled_layers(model: PreTrainedModel, **options: Any) -> Iterator[None]:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether PyTorch's compiler has what it needs: on a CPU a C++ compiler, on a GPU its own."""
+    """Whether PyTorch's compiler can run: on a CPU it needs a C++ compiler, on a GPU Triton."""
     return device.type != "cpu" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")))
 
 

@@ -1,4 +1,4 @@
-"""The last layer of a trunk at some positions only: nothing reads its output anywhere else."""
+"""The last layer of a trunk, run only at the positions whose output is used."""
 
 from collections.abc import Callable
 from functools import cache
@@ -32,7 +32,7 @@ def can_split(layer: nn.Module, **kwargs: Any) -> bool:
 
 
 def _is_hooked(module: nn.Module) -> bool:
-    """Whether calling a module does more than its class says; its own submodules are called, whatever they are."""
+    """Whether calling a module does more than its class says; its submodules are always called."""
     return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
@@ -95,7 +95,7 @@ def last_layer_at(
     """
     attention = layer.self_attn
     width = max(1, int(positions.sum(-1).max()))  # attention over no queries at all is refused
-    # Each row's positions from left to right, filled up with others; `real` says which are no filling.
+    # Each row's positions from left to right, padded with others; `real` is False at the padding.
     index = (~positions).long().argsort(dim=-1, stable=True)[:, :width]
     real = positions.gather(1, index)
 

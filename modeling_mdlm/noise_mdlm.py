@@ -1,4 +1,4 @@
-"""Random numbers that belong to a row and a position, so that a row's text depends on its own seed only."""
+"""Random numbers that belong to a row and a position, so that a row's text depends only on its own seed."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A token for each of many positions, with what samplers rank them by; the logits of all of them never exist at once."""
+"""A token for each of many positions, with the scores by which samplers rank them, computed from a chunk of logits at a time."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ def propose(
         if "margin" in statistics:
             margin = -two_largest(weights).to(torch.float64).diff(dim=-1)[:, 0] / total
         if "entropy" in statistics:
-            # Of weights w = exp(x): log(sum w) - sum(w x) / sum(w); clamped, as 0 times -inf is no number.
+            # Of weights w = exp(x): log(sum w) - sum(w x) / sum(w); clamped, as 0 times -inf is NaN.
             entropy = total.log() - shifted.clamp_(min=-1e4).mul_(weights).sum(-1).to(torch.float64) / total
         return Proposal(tokens, confidence, margin, entropy)
 

@@ -1,7 +1,7 @@
 """Which options `generate` takes, and checks of their values before any work is done.
 
-transformers takes every option it knows, and a custom loop then ignores it. Here it is the other way round: what works is listed,
-and everything else is refused.
+transformers accepts every option it knows, even if a custom loop ignores it. Here only listed options are accepted; all others
+raise an error.
 """
 
 import difflib
@@ -31,7 +31,7 @@ WORKING = {
     "bos_token_id", "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
     "repetition_penalty", "bad_words_ids", "suppress_tokens", "renormalize_logits", "remove_invalid_values", "guidance_scale",
     "num_return_sequences", "return_dict_in_generate", "compile_config", "disable_compile",
-    "use_cache",  # of keys and values: there is none, and the text is the same
+    "use_cache",  # ignored: without a KV cache the text is the same
     "transformers_version",
 }  # fmt: skip
 # Below it, logits divided by the temperature leave the range of float32.

@@ -1,4 +1,4 @@
-"""When a text is over before its canvas is full: a time limit, stop strings, and criteria of the caller's own."""
+"""Stopping before the canvas is full: a time limit, stop strings, and the caller's own criteria."""
 
 import time
 from typing import Any
@@ -25,7 +25,7 @@ class Stopping:
         tokenizer: what the model writes with; needed for stop strings.
 
     Raises:
-        ValueError: for a criterion of transformers that counts or looks at the last token (a canvas has no last token), and
+        ValueError: for a criterion of transformers that counts or looks at the last token (a canvas lacks one), and
             for stop strings without a tokenizer.
     """
 

@@ -1,4 +1,4 @@
-"""How a time-conditioned model is told t."""
+"""The embedding of the time t for a time-conditioned model."""
 
 import math
 

@@ -1,6 +1,6 @@
 """Pipelines beyond the stock ones of transformers; importing this package registers them with `pipeline(...)`.
 
-`import arche_mdlm` alone does not: the model code imports nothing from above it, and is what ships in a checkpoint.
+`import arche_mdlm` alone does not register them, because the model code ships in checkpoints without this package.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""`pipeline("text-infilling")`: fills the gaps of a text and leaves the rest of it as it is.
+"""`pipeline("text-infilling")`: fills the gaps of a text and keeps the rest.
 
-This file imports nothing of the library: `TextInfillingPipeline.save_pretrained` copies it beside the weights, and
+This file does not import the library: `TextInfillingPipeline.save_pretrained` copies it beside the weights, and
 `pipeline("text-infilling", model=folder, trust_remote_code=True)` then works where the library is not installed.
 """
 
@@ -25,7 +25,7 @@ class GappedText:
 
     @classmethod
     def parse(cls, text: str, mask_token: str) -> "GappedText":
-        """Cut `text` at `[MASK]`, `[MASK:20]` and `mask_token`; ValueError for no gap, or one that has no such size."""
+        """Cut `text` at `[MASK]`, `[MASK:20]` and `mask_token`; ValueError without a gap, or for an invalid size."""
         if not isinstance(text, str):
             raise ValueError(f"text={text!r} is a {type(text).__name__}; give a str, or a list of them")
         pattern = re.compile(rf"\[MASK(?::(?P<size>[^\]]*))?\]|{re.escape(mask_token)}")
@@ -36,7 +36,7 @@ class GappedText:
         for gap in gaps:
             if gap["size"] is not None and not (gap["size"].isascii() and gap["size"].isdigit() and int(gap["size"])):
                 raise ValueError(
-                    f"{gap[0]} in the text is no gap: [MASK:N] needs a whole number N of at least 1 tokens"
+                    f"{gap[0]} in the text is not a gap: [MASK:N] needs a whole number N of at least 1 tokens"
                 )
         starts = [0, *(gap.end() for gap in gaps)]
         ends = [*(gap.start() for gap in gaps), len(text)]
@@ -130,10 +130,10 @@ class TextInfillingPipeline(Pipeline):
         }
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, Any]]:  # type: ignore[override]
-        """A dict for each text that was made of one, as the class says."""
+        """A dict for each generated text; see the class."""
         (gapped,) = model_outputs["gapped"]
         real = model_outputs["attention_mask"][0].bool()
-        # Past the given tokens there is what the model wrote behind the text; padding before them is cut.
+        # Behind the given tokens follows what the model has written; padding in front of them is cut.
         first = int(real.nonzero()[0])
         end = int(real.nonzero()[-1]) + 1
         masks = (model_outputs["input_ids"][0] == self.tokenizer.mask_token_id) & real
@@ -149,7 +149,7 @@ class TextInfillingPipeline(Pipeline):
         return records
 
     def _decode(self, ids: torch.Tensor, start: int, stop: int) -> str:
-        """Text of `ids[start:stop]` behind what comes before: some tokenizers drop a leading space otherwise."""
+        """Text of `ids[start:stop]`, decoded in context: alone, some tokenizers drop a leading space."""
         options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
         before = self.tokenizer.decode(ids[:start], **options)
         whole = self.tokenizer.decode(ids[:stop], **options)
@@ -167,6 +167,6 @@ def register(default_model: str) -> None:
     PIPELINE_REGISTRY.register_pipeline(
         TASK, pipeline_class=TextInfillingPipeline, pt_model=AutoModelForCausalLM, default=default, type="text"
     )
-    # `save_pretrained` writes this beside the weights, where a default model, maybe a path of this machine, has no place.
+    # `save_pretrained` writes this beside the weights, where a default model (perhaps a local path) does not belong.
     task = {key: value for key, value in PIPELINE_REGISTRY.supported_tasks[TASK].items() if key != "default"}
     TextInfillingPipeline._registered_impl = {TASK: task}  # type: ignore[attr-defined]  # what `register_pipeline` sets

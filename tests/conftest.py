@@ -1,4 +1,4 @@
-"""What all tests share: one thread, no progress bars, and tiny models of both arms."""
+"""Shared by all tests: one thread, no progress bars, and tiny models of both arms."""
 
 import os
 
@@ -34,7 +34,7 @@ def _seed():
 
 @pytest.fixture(scope="session")
 def compiler():
-    """What `torch.compile` needs on a CPU, a C++ compiler above all; the test is left out where it is missing."""
+    """Skips the test without the requirements of `torch.compile` on a CPU, such as a C++ compiler."""
     try:
         torch.compile(lambda x: x + 1)(torch.ones(2))
     except Exception as error:  # of many kinds, as many things can be missing

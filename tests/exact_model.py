@@ -21,7 +21,7 @@ class ExactTrunk(nn.Module):
         logits = torch.full((*input_ids.shape, self.config.vocab_size), -torch.inf, dtype=torch.float64)
         posterior = self.language.posterior(canvas, canvas != self.config.mask_token_id)
         logits[:, 1:, : self.language.vocab_size] = posterior.log()
-        logits[:, 0, 0] = 0.0  # at the BOS there is nothing to predict, but a softmax of nothing is no number
+        logits[:, 0, 0] = 0.0  # BOS is not predicted; this avoids a softmax of -inf alone, which is NaN
         return BaseModelOutput(last_hidden_state=logits if positions is None else logits[positions])
 
 

@@ -40,7 +40,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 class HubError(Exception):
-    """Ends a request with `status`; `code` is what the client turns into an exception of its own."""
+    """Ends a request with `status`; the client turns `code` into its own exception."""
 
     def __init__(self, status: int, message: str, code: str | None = None):
         super().__init__(message)
@@ -108,7 +108,7 @@ class Repository:
 
 
 class Hub:
-    """What the server knows: repositories in memory, the bytes of files in a folder."""
+    """The server's state: repositories in memory, the bytes of files in a folder."""
 
     def __init__(self, root: Path):
         self.store = Path(root) / "objects"

@@ -234,5 +234,5 @@ def test_text_without_a_story_is_refused(tmp_path):
     from benchmarks.data_memory import make_file
 
     (tmp_path / "a.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"a\.jsonl holds no story"):
+    with pytest.raises(ValueError, match=r"a\.jsonl does not contain a story"):
         make_file(tmp_path / "b.jsonl", str(tmp_path / "a.jsonl"), 10)

@@ -1,4 +1,4 @@
-"""`arche-mdlm convert`: the trunk of an AR checkpoint, seen both ways, with its weights and nothing lost."""
+"""`arche-mdlm convert`: the trunk of an AR checkpoint becomes bidirectional and keeps all its weights."""
 
 import argparse
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_converted_is_refused(tmp_path):
     for source, options, message in (
         ("gpt2", {}, "is of type 'gpt2'; only type 'llama'"),
         ("mdlm", {}, "is a masked diffusion model already"),
-        ("empty", {}, "no checkpoint: it has no config.json"),
+        ("empty", {}, "not a checkpoint: config.json is missing"),
         ("nowhere/at/all", {}, "does not exist"),
         ("no-bos", {}, "has no bos_token"),
         ("ar", {"noise_schedule": "sine"}, "noise_schedule='sine' is not one of linear, cosine"),
@@ -179,5 +179,5 @@ def test_a_missing_weight_is_an_error(tmp_path):
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, path, metadata={"format": "pt"})
 
-    with pytest.raises(ValueError, match=r"not whole: it has no weights for model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(ValueError, match=r"incomplete: it lacks weights for model\.layers\.1\.mlp\.up_proj\.weight"):
         run(tmp_path / "ar", tmp_path / "new")

@@ -1,4 +1,4 @@
-"""The Example blocks of the docstrings run as they stand, and show what is claimed."""
+"""The Example blocks of the docstrings run unchanged, with the shown output."""
 
 import ast
 import doctest
@@ -46,7 +46,7 @@ def test_an_example_runs(module, name, monkeypatch):
     monkeypatch.setattr(samplers_mdlm, "_SAMPLERS", dict(samplers_mdlm._SAMPLERS))
     text = documented(module, name).__doc__.replace("```", "")
     test = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
-    assert test.examples, f"{name} has no example"
+    assert test.examples, f"{name} lacks an example"
     report = []
     doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
     assert not report, "".join(report)
@@ -54,7 +54,7 @@ def test_an_example_runs(module, name, monkeypatch):
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: path.stem)
 def test_no_docstring_looks_like_an_import(path):
-    """transformers finds what to copy into a checkpoint by a regular expression, in docstrings too."""
+    """transformers finds the files of a checkpoint's code by a regular expression, which also reads docstrings."""
     imports = [
         node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
     ]

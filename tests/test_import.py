@@ -1,4 +1,4 @@
-"""Whoever imports `arche_mdlm` finds the model in transformers' Auto classes, whichever comes first, in any thread."""
+"""Importing `arche_mdlm` registers the model with transformers' Auto classes, in any order and any thread."""
 
 import subprocess
 import sys

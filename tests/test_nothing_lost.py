@@ -1,4 +1,4 @@
-"""No command removes or overwrites what it did not write itself: every one that writes, with files of the user in its way."""
+"""Commands remove and overwrite only their own files: tests each command that writes, with files of the user in its way."""
 
 import argparse
 import json
@@ -76,7 +76,7 @@ def generate(place, output):
 
 
 def jobs(place, output):
-    """What the studies of jobs share, with one small job."""
+    """The shared part of all studies, with one small job."""
     job = Job(job_command.SUMMARY, "k", "arche_mdlm.studies.controlled.jobs:paired", {"column": "x", "seed": 0})
     files = ("report.md", "report.json", "picture.png")
 

@@ -1,4 +1,4 @@
-"""What a wheel holds. It is built from a copy, so that a stale `build/` of the checkout cannot slip into it."""
+"""The contents of a wheel. It is built from a copy, so that a stale `build/` of the checkout cannot slip into it."""
 
 import re
 import shutil

@@ -72,7 +72,7 @@ OVERRIDDEN = {
     TextInfillingPipeline: {"_sanitize_parameters", "_forward"},
     MDLMModel: set(),
 }
-# Class attributes by which transformers wants to be told something.
+# Class attributes that transformers reads.
 TOLD = {"_tied_weights_keys", "_tp_plan", "_fsdp_plan", "_auto_class", "_pipeline_calls_generate", "_load_processor",
         "_load_image_processor", "_load_feature_extractor", "_load_tokenizer", "_abc_impl", "_registered_impl"}  # fmt: skip
 OF_PYTHON = {"_asdict", "__future__"}

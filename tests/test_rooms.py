@@ -1,7 +1,7 @@
 """The import graph: no circle, no arrow up, no study that imports another, no room of more than 2,000 lines.
 
-An import counts wherever it stands, in a function too, and so does the name of a module in a string: a study names the
-functions of its jobs so.
+Imports inside functions count, too, and so do names of modules in strings, by which studies name the functions of their
+jobs.
 """
 
 import ast
@@ -70,7 +70,7 @@ def circle(graph: Graph) -> list[str]:
 
 
 def arrows_up(graph: Graph) -> list[str]:
-    """Imports of a room that is not below one's own; within studies: engine, then the studies, then what lists them."""
+    """Imports of a room that is not below the importer's; within studies: engine, then the studies, then their registry."""
     found = []
     for file, others in graph.items():
         for other in others:

@@ -18,7 +18,7 @@ def test_the_tables_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch, ca
     assert capsys.readouterr().out.strip() in PAGE
     assert parallel.main(["--gpus", "1", "64", "--memory", "0.001"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("does not fit: 161 GB") == 2, "what does not fit is said, of 7B with either arm"
+    assert printed.count("does not fit: 161 GB") == 2, "the 7B models of both arms must be reported as too large"
     assert printed.strip() not in PAGE
 
 

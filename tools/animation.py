@@ -36,7 +36,7 @@ class Track:
     states: torch.Tensor
     written: torch.Tensor
     num_tail: int = 0
-    is_canvas: bool = True  # what is not written is there as masks; else text grows at its end
+    is_canvas: bool = True  # unfilled positions are shown as masks; else text grows at its end
 
     @property
     def num_forwards(self) -> int:
@@ -46,7 +46,7 @@ class Track:
 def mdlm_track(model, tokenizer, prompt: str, seed: int, **generate_kwargs) -> Track:
     """Every canvas of a text by the diffusion arm; steps that changed nothing, and so cost nothing, are left out.
 
-    Where a sampler masks tokens again, a step that does nothing else is counted as a forward though it needs none.
+    Where a sampler masks tokens again, a step that only does this is counted as a forward though it does not need one.
     """
     inputs = tokenizer(prompt, return_tensors="pt")
     out = model.generate(

@@ -36,10 +36,10 @@ def export(run_folder: Path, destination: Path, validation: str, dtype: torch.dt
     check_new_folder(destination)
     checkpoints = list_checkpoints(run_folder)
     if not checkpoints:
-        raise ValueError(f"{run_folder} holds no checkpoint of a run")
+        raise ValueError(f"{run_folder} does not contain a checkpoint of a run")
     state = read_state(checkpoints[-1])
     if state["best_step"] is None:
-        raise ValueError(f"{run_folder} has not been evaluated yet: there is no best checkpoint")
+        raise ValueError(f"{run_folder} has not been evaluated yet, so the best checkpoint is unknown")
     best = run_folder / f"checkpoint-{state['best_step']:06d}"
     model, tokenizer = load_arm(best)
     preset = _preset(state["preset"])

@@ -1,4 +1,4 @@
-"""Where the letters of a text are, wrapped once and for all, token by token."""
+"""The positions of a text's letters, token by token, with line breaks fixed in advance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Layout:
 def lay_out(pieces: Sequence[str], columns: int) -> Layout:
     """Wrap the text that the pieces make together at words, in lines of `columns` letters of one width.
 
-    A space that a line is broken at has no cell; a word longer than a line is broken where it has to be.
+    A space at a line break does not get a cell; a word longer than a line is broken inside.
     """
     text = "".join(pieces)
     places: list[tuple[int, int] | None] = []

@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         "a.jsonl,b.jsonl (default: the preset's)",
     )
     add("--validation_data", help="file with the held-out text (default: the source's own split)")
-    add("--validation_fraction", type=float, help="share of stories held out where the source has no split of its own")
+    add("--validation_fraction", type=float, help="share of stories held out if the source lacks a validation split")
     add("--output_dir", type=Path, help="where checkpoints and logs go (default: runs/PRESET)")
     add("--init_from", help="checkpoint folder or repository to fine-tune instead of starting afresh")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --output_dir, if there is one")
@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def changes_of(args: argparse.Namespace) -> dict:
-    """What the command line changes in the preset, by key; ValueError for what cannot be read."""
+    """The command line's changes of the preset, by key; ValueError for unreadable values."""
     changes = {key: getattr(args, option) for option, (key, _) in _SHORTCUTS.items()}
     changes["data.source"] = args.data
     changes["data.validation_fraction"] = args.validation_fraction
@@ -102,7 +102,7 @@ def changes_of(args: argparse.Namespace) -> dict:
 
 
 def preset_from(args: argparse.Namespace, stored: dict | None = None) -> Preset:
-    """The preset with the command line's changes; ValueError for what does not fit.
+    """The preset with the command line's changes; ValueError for invalid ones.
 
     `stored` is the preset of the run that goes on, for when the command line names none.
     """
@@ -121,7 +121,7 @@ def parse_changes(items: Iterable[str]) -> dict:
         try:
             changes[key] = _parse(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"--set {item!r}: the value is no YAML: {' '.join(str(error).split())}") from error
+            raise ValueError(f"--set {item!r}: the value is not valid YAML: {' '.join(str(error).split())}") from error
     return changes
 
 

@@ -1,5 +1,5 @@
 """Which rows make up step s, on how long a canvas: a pure function of (seed, step), so that resuming is exact, the
-number of processes changes nothing, and both arms see the same rows in the same order."""
+result is independent of the number of processes, and both arms see the same rows in the same order."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class BatchPlanner:
         cached = self.__dict__.get("_cached")
         if cached is None or cached[0] != epoch:
             cached = (epoch, self._order(epoch))
-            object.__setattr__(self, "_cached", cached)  # frozen: a cache is no state
+            object.__setattr__(self, "_cached", cached)  # the dataclass is frozen, but may cache
         return cached[1]
 
     def _order(self, epoch: int) -> list[list[int]]:

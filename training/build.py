@@ -1,4 +1,4 @@
-"""From a preset to a model: both arms, and a second AR baseline, out of stock configurations."""
+"""From a preset to a model: both arms, and a second AR baseline, from stock configurations."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -25,7 +25,7 @@ def build_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase | No
         ids = {name: getattr(tokenizer, name) for name in _SPECIAL}
         entries = len(tokenizer)
         if settings.architecture != "mdlm" and tokenizer.mask_token_id == entries - 1:
-            entries -= 1  # an AR model never sees the mask: the paper's has no row for it
+            entries -= 1  # an AR model never sees the mask: the paper's lacks a row for it
         rows = settings.config.get("vocab_size") or entries
         if entries > rows:
             raise ValueError(f"the tokenizer has {entries} entries, more than model.config.vocab_size={rows}")

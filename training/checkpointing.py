@@ -1,4 +1,4 @@
-"""Checkpoints that are there whole or not at all: written aside, renamed into place, rotated, the best one kept."""
+"""Atomic checkpoints: written to a temporary folder, renamed, rotated, the best one kept."""
 
 import json
 import os
@@ -88,10 +88,10 @@ def step_of(checkpoint: Path) -> int:
 
 
 def read_state(checkpoint: Path) -> dict:
-    """The run's state beside the weights; CheckpointError if it is none or damaged."""
+    """The run's state beside the weights; CheckpointError if missing or damaged."""
     path = Path(checkpoint) / STATE_FILE
     if not path.is_file():
-        raise CheckpointError(f"{checkpoint} is no checkpoint of a run: it has no {STATE_FILE}")
+        raise CheckpointError(f"{checkpoint} is not a checkpoint of a run: {STATE_FILE} is missing")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -99,12 +99,12 @@ def read_state(checkpoint: Path) -> dict:
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
-    """Delete a checkpoint of a run; what somebody else has put into its folder stays."""
+    """Delete a checkpoint of a run; files that others have put into its folder stay."""
     remove_own(checkpoint, lambda name: name in _WRITTEN or bool(_WRITTEN_LIKE.fullmatch(name)))
 
 
 def rotate(output_dir: Path, keep: int, kept_steps: Collection[int | None]) -> None:
-    """Delete all but the newest `keep` checkpoints and those of `kept_steps`; also what killed runs left half written."""
+    """Delete all but the newest `keep` checkpoints and those of `kept_steps`; also half-written ones of killed runs."""
     checkpoints = list_checkpoints(output_dir)
     for checkpoint in checkpoints[:-keep]:
         if step_of(checkpoint) not in kept_steps:

@@ -1,4 +1,4 @@
-"""What all commands have in common: one line for what is wrong, exit statuses, and numbers within a range."""
+"""Shared by all commands: one-line error messages, exit statuses, and numbers within a range."""
 
 import argparse
 import errno
@@ -17,7 +17,7 @@ MANY = 10**9  # more of anything is a slip of the finger
 
 
 def exit_status(work: Callable[[], int]) -> int:
-    """What `work` returns, or 2 after one line on standard error, 130 after Ctrl-C, 141 in silence for a closed pipe."""
+    """The result of `work`, or 2 after one line on standard error, 130 after Ctrl-C, 141 (silent) for a closed pipe."""
     try:
         status = work()
         sys.stdout.flush()  # a pipe that was closed is noticed here, not at exit
@@ -32,14 +32,14 @@ def exit_status(work: Callable[[], int]) -> int:
         message = describe(error)
         if message is None:
             raise
-        with suppress(OSError):  # nobody reads it
+        with suppress(OSError):  # the pipe's reader is gone
             print(f"error: {message}", file=sys.stderr)
         _drop_standard_output()
         return BAD_INPUT
 
 
 def describe(error: Exception) -> str | None:
-    """One line on what is wrong with the input or the machine; None for what is a fault of the program."""
+    """One line for an error of the input or the machine; None for a bug of the program."""
     known = isinstance(error, (ValueError, OSError, RuntimeError, ImportError, MemoryError))
     if not known and type(error).__name__ not in ("SafetensorError", "ArrowException"):
         return None
@@ -53,7 +53,7 @@ def describe(error: Exception) -> str | None:
 
 
 def _drop_standard_output() -> None:
-    """What cannot be written is dropped: Python would try it again at exit, and complain."""
+    """Drop output that cannot be written: Python would retry at exit and print an error."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -65,7 +65,7 @@ def _drop_standard_output() -> None:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and holds the values of `Number` options to their ranges."""
+    """Prints errors as one line, and checks the ranges of `Number` options."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with the message in one line."""
@@ -148,7 +148,7 @@ def device(text: str) -> str:
     try:
         found = torch.device(text)
     except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no device; give cpu, cuda or cuda:1") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device; give cpu, cuda or cuda:1") from None
     if found.type == "cuda":
         number = torch.cuda.device_count()
         if not number:
@@ -174,7 +174,7 @@ def checkpoint(text: str) -> str:
 
 
 def output_file(text: str) -> Path:
-    """The type of an option: a file that can be written; nothing is written yet."""
+    """The type of an option: a file that can be written. Only checks, does not write."""
     path = Path(text)
     if not text or not path.name or path.is_dir() or text.endswith(("/", os.sep)):
         raise argparse.ArgumentTypeError(f"{text!r} is a folder; give the name of a file")

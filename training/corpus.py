@@ -130,7 +130,7 @@ def load_corpus(
     )
     if validation_source is None:
         validation = prepare_data(source, tokenizer, split="validation", validation_fraction=fraction, **common)
-    else:  # a file of its own is one split, whatever its name
+    else:  # a single file is one split, regardless of its name
         split = "validation" if Path(validation_source).is_dir() else "train"
         validation = prepare_data(validation_source, tokenizer, split=split, **common)
     if train.summary.sha256 == validation.summary.sha256:

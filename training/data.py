@@ -37,7 +37,7 @@ __all__ = ["DEFAULT_SOURCE", "LAYOUTS", "DataSummary", "PreparedData", "prepare_
 LAYOUTS = ("rows", "packed", "windows")
 LONG_DOCUMENTS = ("drop", "chunk")
 FORMAT_VERSION = 1  # raise it whenever the same settings give other rows: it is part of the cache key
-BATCH_STORIES = 512  # tokenised and written together: this bounds the memory, whatever the size of the source
+BATCH_STORIES = 512  # tokenised and written together: this bounds the memory for sources of any size
 log = logging.getLogger(__name__)
 
 
@@ -285,7 +285,7 @@ class _Build:
         found = [f"{counts[name]:,} {reason}" for name, reason in reasons.items() if counts[name]]
         if not found:
             if self.max_tokens is None:
-                return f"{source}: empty, there is no story in it"
+                return f"{source}: empty, it does not contain a story"
             return f"{source}: no row left; its first text has more than max_tokens={self.max_tokens} tokens"
         way_out = ""
         if counts["left_out"]:
@@ -300,7 +300,7 @@ class _Build:
 
 
 def _load(folder: Path) -> PreparedData | None:
-    """What is cached in `folder`; None where there is nothing, or nothing that can be read."""
+    """What is cached in `folder`; None if it is empty or unreadable."""
     if not folder.is_dir():
         return None
     try:

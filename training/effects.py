@@ -1,4 +1,4 @@
-"""Settings that are asked for and change nothing beside the others: they are said, since presets share them between arms."""
+"""Notes on settings without effect: not errors, since both arms share a preset's settings."""
 
 from collections.abc import Collection
 
@@ -6,7 +6,7 @@ from arche_mdlm.configuration.presets import Preset
 
 
 def without_effect(preset: Preset, explicit: Collection[str], fine_tuned: bool) -> list[str]:
-    """A note for each key of the command line that has no effect in this run."""
+    """A note for each key of the command line without effect in this run."""
     training, data = preset.training, preset.data
     diffusion, rows = preset.model.architecture == "mdlm", data.layout == "rows"
     an_ar_arm, no_rows = "an AR arm", f"data.layout={data.layout!r}"

@@ -59,7 +59,7 @@ class Encoder:
 def in_order(
     encode: Encoder, texts: Iterator[str], num_workers: int, batch_size: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(text, ids) in order. Threads do: the tokenizer releases the GIL, and nothing is forked or pickled."""
+    """(text, ids) in order. Threads suffice, because the tokenizer releases the GIL; this avoids forking and pickling."""
     batches = iter(lambda: list(itertools.islice(texts, batch_size)), [])
     with ThreadPoolExecutor(num_workers) as pool:
         waiting: deque = deque()
@@ -74,7 +74,7 @@ def in_order(
 
 @contextlib.contextmanager
 def one_thread_a_call() -> Iterator[None]:
-    """`num_workers` alone decides: without this every call would start a thread a core."""
+    """Leave the number of threads to `num_workers`: by default every call starts a thread a core."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

@@ -2,7 +2,7 @@
 
 Counted are the matrix products, two operations a multiply-add, three times for forward and backward (PaLM, Chowdhery et al.
 2022, arXiv 2204.02311, appendix B). The head counts at supervised positions only, and so does most of MDLM's last layer, because
-only there they run: what is saved is no utilisation.
+only there they run: skipped work does not count as utilisation.
 """
 
 from dataclasses import dataclass
@@ -79,10 +79,10 @@ class StepFlops:
 
 
 def part_at_labels(model: Any, indexed: bool = False) -> str:
-    """What of its last layer a model's training step runs at the supervised positions only ("nothing", "mlp" or "most").
+    """The part of the last layer that a training step runs only at supervised positions: "nothing", "mlp" or "most".
 
     Args:
-        indexed: whether it is told them as indices (`label_positions`).
+        indexed: whether it gets them as indices (`label_positions`).
     """
     if not is_diffusion(model):
         return "nothing"

@@ -1,6 +1,6 @@
-"""The same chunked head and loss for the AR arm: a stock model of transformers, whose forward is exchanged while it trains.
+"""The same chunked head and loss for the AR arm: a stock model of transformers, whose forward is replaced during training.
 
-Liger-Kernel exchanges it in the same way. Weights, configuration and what is saved stay those of the stock class.
+Liger-Kernel replaces it in the same way. Weights, configuration and saved files stay those of the stock class.
 """
 
 from types import MethodType

@@ -1,4 +1,4 @@
-"""What `accelerate launch` asks for, through the environment that it makes: honoured, or refused; never silent.
+"""The options of `accelerate launch`, read from its environment variables: each is followed or refused.
 
 An option given to `train.py` itself wins, the launcher is next, the preset last.
 """
@@ -27,7 +27,7 @@ _REFUSED = {
 def apply_launcher(
     preset: Preset, explicit: Collection[str], environment: Mapping[str, str] = os.environ
 ) -> tuple[Preset, list[str]]:
-    """The preset with what the launcher asks for, and notes for the user.
+    """The preset with the launcher's options, and notes for the user.
 
     Args:
         explicit: keys (`training.mixed_precision`) that the command line of `train.py` sets itself.
@@ -64,7 +64,7 @@ def apply_launcher(
 
 
 def _asked(preset: Preset, environment: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    """(field of the training settings, value, where it comes from) of what the launcher has not left at its default."""
+    """(field of the training settings, value, where it comes from) of each launcher option that is not at its default."""
     precision = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if precision not in _PRECISIONS:
         raise ValueError(f"mixed_precision={precision!r} of the launcher is not one of {', '.join(_PRECISIONS)}")
@@ -101,7 +101,7 @@ def asks_for_cpu(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def is_main_process(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is to speak, before there is an `Accelerator`."""
+    """Whether this process prints messages, known before the `Accelerator` exists."""
     return environment.get("RANK", "0") == "0"
 
 

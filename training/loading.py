@@ -24,7 +24,7 @@ def is_diffusion(model_or_config: Any) -> bool:
 
 
 def load_config(folder_or_repo: str | Path) -> PreTrainedConfig:
-    """The configuration of a checkpoint of either arm, without its weights; ValueError when there is none."""
+    """The configuration of a checkpoint of either arm, without its weights; ValueError if it is missing."""
     source = _checked(folder_or_repo)
     try:
         return AutoConfig.from_pretrained(source)
@@ -36,7 +36,7 @@ def _checked(folder_or_repo: str | Path) -> str:
     source = str(folder_or_repo)
     path = Path(source)
     if path.is_dir() and not (path / "config.json").is_file():
-        raise ValueError(f"{source!r} is a folder but no checkpoint: it has no config.json")
+        raise ValueError(f"{source!r} is a folder but not a checkpoint: config.json is missing")
     if not path.exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise ValueError(f"{source!r} does not exist (give a checkpoint folder, or a Hub repository like 'user/name')")
     return source
@@ -50,7 +50,7 @@ def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float3
     """(model, tokenizer) of a checkpoint of either arm.
 
     Raises:
-        ValueError: when the folder is no checkpoint, or weights are missing from it.
+        ValueError: if the folder is not a checkpoint, or weights are missing.
     """
     source = _checked(folder_or_repo)
     try:
@@ -61,7 +61,7 @@ def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float3
         raise ValueError(f"could not load a checkpoint from {source!r}: {' '.join(str(error).split())}") from error
     if info["missing_keys"]:
         raise ValueError(
-            f"the checkpoint {source!r} is not whole: it has no weights for {', '.join(sorted(info['missing_keys']))}"
+            f"the checkpoint {source!r} is incomplete: it lacks weights for {', '.join(sorted(info['missing_keys']))}"
         )
     return model, tokenizer
 

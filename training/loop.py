@@ -43,7 +43,7 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass
 class RunState:
-    """What a checkpoint needs beside weights and optimiser; all other randomness is a function of (seed, step)."""
+    """The state that a checkpoint needs besides weights and optimiser; all other randomness is a function of (seed, step)."""
 
     step: int = 0
     best_step: int | None = None
@@ -152,7 +152,7 @@ class Trainer:
             with self.accelerator.autocast():
                 # Gradients are averaged over the processes; the sum over the global batch is wanted.
                 scale = self.accelerator.num_processes / batch["denominator"]
-                # A sharded run adds up its parts after every micro-batch: whole gradients are what it has no room for.
+                # A sharded run sums its parts after every micro-batch, as memory does not suffice for whole gradients.
                 with nullcontext() if final or self.sharded else self.accelerator.no_sync(self.model):
                     loss = self._loss(inputs) * scale
                     self.accelerator.backward(loss)
@@ -221,7 +221,7 @@ class Trainer:
         bar.set_postfix_str(f"loss {entry['loss']:.3f}, {entry['tokens_per_second']:,.0f} tok/s{utilised}")
 
     def evaluate(self) -> dict:
-        """Likelihood of the validation split, with the averaged weights where there are any."""
+        """Likelihood of the validation split, with averaged weights if the run has them."""
         model = cast(PreTrainedModel, self.ema.module) if self.ema is not None else self.raw_model
         with self.accelerator.autocast():  # sharded layers come in its type, averages are not wrapped in it
             result = self.evaluator(model, self.accelerator)
@@ -313,7 +313,7 @@ class Trainer:
 
 
 def _without_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same class and configurations that holds no memory."""
+    """A model of the same class and configurations, without memory for weights."""
     with torch.device("meta"):
         blank = type(model)(model.config)
     blank.generation_config = model.generation_config
@@ -345,7 +345,7 @@ class _Window:
         self.flops += flops
 
     def stop_clock(self) -> None:
-        """What follows, an evaluation or a checkpoint, does not count until `restart_clock`."""
+        """Time for an evaluation or a checkpoint does not count until `restart_clock`."""
         self.seconds += time.perf_counter() - self.start
         self.restart_clock()
 
@@ -353,7 +353,7 @@ class _Window:
         self.start = time.perf_counter()
 
     def to_dict(self) -> dict:
-        """For a checkpoint; the clock goes on from here."""
+        """State for a checkpoint; the clock continues from here."""
         device = self.accelerator.device
         losses = [loss.to(device) for loss in self.losses]
         if losses:  # of all processes, so that any one of them can go on from it

@@ -1,4 +1,4 @@
-"""The model card of a run, out of the run's own records: what it is, what it was trained on, what was measured, and no more."""
+"""The model card of a run, built only from the run's records: what it is, what it was trained on, and what was measured."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ print(tokenizer.decode(out[0], skip_special_tokens=True))
 
 
 class DataFacts(NamedTuple):
-    """What is known of a corpus beside its hash; None: unknown."""
+    """Facts about a corpus besides its hash; None: unknown."""
 
     description: str | None = None
     license: str | None = None
@@ -31,7 +31,7 @@ _KNOWN = {
 
 
 def facts_of(data: DataSettings) -> DataFacts:
-    """What the settings say of the data (`data.description`, `data.license`, `data.language`), else what is known of it."""
+    """Facts from the settings (`data.description`, `data.license`, `data.language`), else those known for the source."""
     known = _KNOWN.get(data.source, DataFacts())
     return DataFacts(*(getattr(data, name) or value for name, value in known._asdict().items()))
 
@@ -111,7 +111,7 @@ def _front_matter(preset: Preset, facts: DataFacts, base: str | None, license: s
 
 
 def _table(scores: list[dict], diffusion: bool) -> str:
-    """The validation figures of the run; an exact likelihood has no error."""
+    """The validation figures of the run; exact likelihoods come without a standard error."""
     error = "standard error | " if diffusion else ""
     rows = [f"| step | nats a token | {error}bits a byte |", f"|---:|---:|{'---:|' if diffusion else ''}---:|"]
     for e in scores:

@@ -69,7 +69,7 @@ def loss_weights(objective: str, timesteps: torch.Tensor, schedule: NoiseSchedul
 
 def loss_denominator(objective: str, num_real_tokens: int, labels: torch.Tensor) -> int:
     """What the global batch's sum of cross-entropies is divided by: its masked tokens for `masked_mean`, else its real
-    tokens (BOS and the supervised tail not counted), so that a loss can stand beside an AR NLL."""
+    tokens (BOS and the supervised tail not counted), so that a loss is comparable with an AR NLL."""
     if objective == "masked_mean":
         return max(int((labels != -100).sum()), 1)
     return num_real_tokens

@@ -1,4 +1,4 @@
-"""The output folder of a run: what is there may be a run's, or somebody's own, which nothing here touches."""
+"""The output folder of a run: which files belong to a run and which to the user, whose files are kept."""
 
 import json
 import os
@@ -11,7 +11,7 @@ _OURS = ("run.json", "training_log.json", "final/config.json")
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """ValueError where a run cannot be written, or would write over what no run has written."""
+    """ValueError if a run cannot be written, or would overwrite files that no run has written."""
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"--output_dir {output_dir} is a file; give a folder")
     there = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())

@@ -1,6 +1,6 @@
 """Which files of a folder we have written: a hidden list of their fingerprints beside them.
 
-Nothing else is ever overwritten or removed. A file that has changed since it was written is no longer ours.
+Other files are never overwritten or removed. A file that was changed after we wrote it counts as the user's.
 """
 
 import errno
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = ".arche-mdlm.json"
-_WHOLE = 2**24  # larger files are told by their size, first and last megabyte
+_WHOLE = 2**24  # larger files are identified by their size, first and last megabyte
 _PART = 2**20
 
 
@@ -54,7 +54,7 @@ class OutputFolder:
         try:
             write(aside)
             written = read_manifest(self.path)
-            # Both fingerprints stand there while the file is replaced: whatever happens in between, it is ours.
+            # The list has both fingerprints while the file is replaced, so after a crash in between it counts as ours.
             written[name] = [*written.get(name, [])[-1:], fingerprint(aside)]
             _write_manifest(self.path, written)
             os.replace(aside, path)
@@ -96,7 +96,7 @@ def check_new_folder(folder: Path, name: str = "destination") -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, list[str]]:
-    """Fingerprints of what was written into `folder`, by relative name; empty where there is no list."""
+    """Fingerprints of what was written into `folder`, by relative name; empty if the list is missing."""
     try:
         files = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {str(name): [str(value) for value in values] for name, values in files.items()}
@@ -110,14 +110,14 @@ def record_all(folder: Path) -> None:
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """What is in `folder` and not as we wrote it: files, links and empty folders, by relative name."""
+    """Everything in `folder` that we did not write or that has changed since: files, links and empty folders, by relative name."""
     written = read_manifest(folder)
     listed = (name for name in _files(folder) if not (name == MANIFEST and written))
     return [name for name in listed if not _is_own(Path(folder) / name, written.get(name, []))]
 
 
 def carry_over(old: Path, new: Path) -> None:
-    """Put what is foreign in `old` into `new` too; as NAME.kept where `new` has a file of that name."""
+    """Link or copy the user's files in `old` to `new`; as NAME.kept where `new` has a file of that name."""
     for name in foreign_files(old):
         target = Path(new) / name
         number = 1
@@ -135,7 +135,7 @@ def carry_over(old: Path, new: Path) -> None:
 
 
 def remove_own(folder: Path, own: Callable[[str], bool] = lambda name: False) -> None:
-    """Remove what we have written in `folder`, and the folder if nothing else is in it.
+    """Remove the files that we have written in `folder`, and the folder if it is empty then.
 
     `own(name)` says what is ours in a folder without a list, from a version that wrote none.
     """

@@ -1,4 +1,4 @@
-"""Memory, communication and time of a training step on several GPUs, on paper: which strategy when, and what MFU to
+"""Memory, communication and time of a training step on several GPUs, predicted: which strategy to use, and what MFU to
 expect.
 
 Nothing here was fitted to a GPU. Bytes of parameters, gradients and states, bytes sent, and operations are counts of
@@ -39,7 +39,7 @@ H100 = Machine("H100 SXM 80 GB", 989.4e12, 80e9, 3.35e12, 450e9, 400e9)
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What no data sheet says; none of it measured."""
+    """Values that data sheets do not give; they are not measured."""
 
     attainable: float = 0.7  # of the peak, by the matrix products
     memory: float = 0.8  # of the memory's bandwidth, by all else
@@ -54,7 +54,7 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What the predictions need to know of a model: parameters by the unit that FSDP2 gathers, and shapes."""
+    """The properties of a model that the predictions need: parameters by the unit that FSDP2 gathers, and shapes."""
 
     layer_parameters: int  # of one layer
     root_parameters: int  # of all else

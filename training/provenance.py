@@ -1,4 +1,4 @@
-"""What a result was made with: command, preset, data, versions, machine; nothing that means something on one machine only."""
+"""How a result was made: command, preset, data, versions, machine; without anything local to one machine, such as paths."""
 
 import os
 import platform

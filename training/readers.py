@@ -28,7 +28,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def read_texts(path: Path, column: str) -> Iterator[str | None]:
-    """The texts of a file, in its order; ValueError, naming file and line, for what cannot be read."""
+    """The texts of a file, in its order; ValueError, naming file and line, for unreadable content."""
     readers: dict[str | None, Callable[[], Iterator[str | None]]] = {
         ".txt": lambda: _read_txt(path),
         ".csv": lambda: _read_csv(path, column),
@@ -37,7 +37,7 @@ def read_texts(path: Path, column: str) -> Iterator[str | None]:
     try:
         yield from readers.get(kind_of(path), lambda: _read_json(path, column))()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no whole gzip file: {error}") from None
+        raise ValueError(f"{path} is not a complete gzip file: {error}") from None
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -137,7 +137,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[str | None]:
                     number += 1
                     yield text_of({top: value}, column, f"{path}, row {number}")
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no readable parquet file: {error}") from None
+        raise ValueError(f"{path} is not a readable parquet file: {error}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 in column {column!r}: {error}") from None
 
@@ -146,13 +146,13 @@ def text_of(row: object, column: str, where: str) -> str | None:
     """The field `column` of a row, None for a null; `story.text` is the field `text` of the object `story`.
 
     Raises:
-        ValueError: saying `where`, for a field that is not there or holds no text.
+        ValueError: naming `where`, for a field that is missing or not a text.
     """
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected an object with the column {column!r}, got {type(row).__name__}")
     value: object = row
     for name in [column] if column in row else column.split("."):
-        if value is None:  # a null object has no text either
+        if value is None:  # a null object counts as a null text
             return None
         if not isinstance(value, dict) or name not in value:
             raise ValueError(no_column(column, list(_paths(row)), where))
@@ -180,5 +180,5 @@ def _checked(value: object, column: str, where: str) -> str:
 
 
 def no_column(column: str, there: list[str], where: str) -> str:
-    """What an error says where a field is missing."""
+    """The error message for a missing field."""
     return f"{where}: no column text_column={column!r}; the columns there are: {', '.join(map(str, there))}"

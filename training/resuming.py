@@ -1,4 +1,4 @@
-"""What a run goes on with: the stored settings and data against those that are asked for now."""
+"""Resuming a run: compare its stored settings and data with those requested now."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -20,7 +20,7 @@ _FIXED = ("model.", "data.tokenizer", "data.vocab_size", "training.optimizer", "
 
 
 def setting_changes(stored: dict, preset: Preset, asked: dict[str, Any], branch: bool = False) -> dict[str, tuple]:
-    """{setting: (stored, asked)} of what would change the run.
+    """{setting: (stored, asked)} of the settings that would change the run.
 
     Args:
         stored: `trainer_state.json` of the checkpoint.
@@ -56,7 +56,7 @@ def data_changes(stored: dict, data: dict[str, dict]) -> dict[str, tuple]:
 
 
 def refuse_changes(changes: dict[str, tuple], where: str, allowed: bool) -> str | None:
-    """A note about changes that are allowed; None where there are none.
+    """A note about allowed changes; None without changes.
 
     Raises:
         ValueError: a line for each change that is not allowed, or that no flag can allow.
@@ -74,7 +74,7 @@ def _is_fixed(key: str, pair: tuple) -> bool:
 
 
 def _at_peak(stored: dict, preset: Preset) -> bool:
-    """Whether the run is one and the same up to here, whatever its length: the rate has not begun to fall."""
+    """Whether runs of all lengths are equal up to here: the learning rate has not begun to fall."""
     before, now = stored["preset"]["training"], preset.training
     if not before.get("schedule") == now.schedule == "warmup_stable_decay":
         return False

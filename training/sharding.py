@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and optimiser states cut over the processes, and put together again for a checkpoint.
+"""FSDP2: weights, gradients and optimiser states sharded over the processes, and gathered for a checkpoint.
 
 Accelerate's launch file says that and how; the cutting is done here. Each layer is a unit, gathered just before it
 runs, and all the rest (embeddings, final norm, head) is the root's, gathered for the whole of forward, in which the
@@ -20,7 +20,7 @@ from arche_mdlm.configuration.presets import TrainingSettings
 
 
 def sharding_plugin(accelerator: Accelerator, settings: TrainingSettings) -> FullyShardedDataParallelPlugin | None:
-    """What the launch file asks of FSDP2; None for one process, or where it does not ask for it.
+    """The launch file's FSDP2 settings; None for one process, or without FSDP2.
 
     Read from the environment that `accelerate launch` makes, since on a CPU Accelerate leaves it aside. ValueError for
     what does not run, or was never tried, under FSDP2.
@@ -48,7 +48,7 @@ def sharding_plugin(accelerator: Accelerator, settings: TrainingSettings) -> Ful
 def shard(model: PreTrainedModel, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
     """Cut a model in place, also its tied weights; an optimiser has to be built afterwards.
 
-    With bf16, layers are gathered in bf16, which is what autocast would make of them, and all else in float32.
+    With bf16, layers are gathered in bf16, as autocast would cast them, and everything else in float32.
     Gradients are summed up in float32, and hidden states between layers stay in float32: the numbers are those of one
     process, up to rounding.
     """
@@ -118,7 +118,7 @@ def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> 
 
 
 def reshard(module: torch.nn.Module) -> None:
-    """Let go of what an evaluation has gathered: nothing else does, and averages would go on beside a stale copy."""
+    """Free the parameters gathered by an evaluation; otherwise averages would use a stale copy."""
     if hasattr(module, "reshard"):
         cast(Any, module).reshard()
 

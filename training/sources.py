@@ -34,7 +34,7 @@ class Source:
     streaming: bool = False
 
     def fingerprint(self) -> str:
-        """What the stories depend on, as text: content hashes of local files, or the Hub id and commit."""
+        """The identity of the stories' source, as text: content hashes of local files, or the Hub id and commit."""
         if self.files:
             data: list[Any] = [(kind_of(file), _file_hash(file)) for file in self.files]
         else:
@@ -116,7 +116,7 @@ def is_files(source: str | os.PathLike) -> bool:
 
 
 def content_hash(source: str | os.PathLike, split: str) -> str:
-    """What `source` holds for `split`: a hash of its files, or the name of a Hub dataset. FileNotFoundError for no file."""
+    """The identity of the content for `split`: a hash of its files, or the name of a Hub dataset. FileNotFoundError for no file."""
     name = os.path.expanduser(source)
     if not (Path(name).is_dir() or _named_files(name)) and _HUB_ID.fullmatch(name) and not kind_of(Path(name)):
         return name
@@ -158,7 +158,7 @@ def _file_hash(path: Path, unzip: bool = False) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no whole gzip file: {error}") from None
+        raise ValueError(f"{path} is not a complete gzip file: {error}") from None
     return digest.hexdigest()
 
 
@@ -229,7 +229,7 @@ def _read_hub(source: Source) -> Iterator[str | None]:
     split = source.split if source.validation_fraction is None else "train"
     try:
         builder = datasets.load_dataset_builder(source.name, revision=source.revision)
-        # Without a network `datasets` falls back to whatever commit it has, and only logs it.
+        # Without a network `datasets` falls back to any cached commit, and only logs it.
         if builder.hash != source.revision:
             raise OSError(f"only another commit than {source.revision} is in the cache: {builder.hash}")
         if source.streaming:
@@ -252,7 +252,7 @@ def _read_hub(source: Source) -> Iterator[str | None]:
 
 def _unreachable(name: str, error: Exception) -> str:
     return (
-        f"source={name!r} is no local file or folder, and could not be read from the Hub "
+        f"source={name!r} is not a local file or folder, and could not be read from the Hub "
         f"({type(error).__name__}: {str(error)[:200]}); without a network give a local file "
         f"({', '.join(SUFFIXES)}) or folder instead"
     )

@@ -34,7 +34,7 @@ def gpt2_tokenizer(
         model_max_length: the context in tokens, saved with the tokenizer.
 
     Raises:
-        FileNotFoundError: a file is missing. ValueError: its content is no GPT-2 vocabulary.
+        FileNotFoundError: a file is missing. ValueError: its content is not a GPT-2 vocabulary.
     """
     vocab_file, merges_file = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
     for file in (vocab_file, merges_file):
@@ -51,7 +51,7 @@ def gpt2_tokenizer(
         ]
         backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     except Exception as error:  # tokenizers raises plain Exception for a merge that is not in the vocabulary
-        raise ValueError(f"folder={str(folder)!r} holds no readable GPT-2 vocabulary: {error}") from error
+        raise ValueError(f"folder={str(folder)!r} does not contain a readable GPT-2 vocabulary: {error}") from error
     if GPT2_END not in vocab:
         raise ValueError(f"{vocab_file} has no {GPT2_END!r}, which is BOS and EOS here")
     backend.add_special_tokens([AddedToken(GPT2_END, special=True, normalized=False), _MASK_TOKEN])

@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Start(NamedTuple):
-    """The checkpoint that a run goes on from, or branches off."""
+    """The checkpoint that a run resumes or branches from."""
 
     checkpoint: Path
     state: dict
@@ -147,7 +147,7 @@ class _Start(NamedTuple):
 
 
 def _plan(args: argparse.Namespace) -> tuple[Preset, _Start | None, list[str]]:
-    """What to train and where from: all that can be refused before data is touched is refused here."""
+    """What to train and from which start: makes all checks that are possible before data is read."""
     if args.stop_after is not None and args.stop_after < 1:
         raise ValueError(f"--stop_after={args.stop_after} must be at least 1")
     if args.push_to_hub:
@@ -206,12 +206,12 @@ def _precision_of_the_machine(preset: Preset, explicit: dict) -> tuple[Preset, l
 
 
 def _model_of_record(stored: dict, explicit: dict) -> ModelSettings:
-    """The stored model of a run that was itself fine-tuned, with what the command line says of it."""
+    """The stored model of a run that was itself fine-tuned, with the command line's settings for it."""
     return preset_from_dict(stored, {key: value for key, value in explicit.items() if key.startswith("model.")}).model
 
 
 def _record(args: argparse.Namespace, preset: Preset, corpus: Corpus, start: _Start | None) -> dict:
-    """What a checkpoint says of its run beside the preset, to be compared when it goes on."""
+    """A checkpoint's record of its run besides the preset, to be compared when resuming."""
     data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
     return {
         "init_from": args.init_from or (start and start.state.get("run", {}).get("init_from")),
@@ -255,7 +255,7 @@ def _branch_point(run: Path | None, settings: TrainingSettings) -> Path | None:
 
 
 def _ready_tokenizer(args: argparse.Namespace, start: _Start | None) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of the model that goes on or is fine-tuned; None where the corpus brings or trains one."""
+    """The tokenizer of the resumed or fine-tuned model; None if the corpus has or trains one."""
     source = args.init_from if start is None else start.checkpoint
     if source is None:
         return None
@@ -263,7 +263,7 @@ def _ready_tokenizer(args: argparse.Namespace, start: _Start | None) -> PreTrain
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{str(source)!r} is no checkpoint with a tokenizer: {' '.join(str(error).split())}"
+            f"{str(source)!r} is not a checkpoint with a tokenizer: {' '.join(str(error).split())}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What tells a checkpoint from another one under the same name."""
+"""A hash that distinguishes checkpoints of the same name."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 
 def checkpoint_hash(source: str, config: PreTrainedConfig) -> str:
-    """What tells this checkpoint from another one under the same name: its files, or its commit on the Hub."""
+    """A hash of the checkpoint's files, or its commit on the Hub."""
     folder = Path(source)
     if not folder.is_dir():
         return str(getattr(config, "_commit_hash", None))

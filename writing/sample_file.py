@@ -1,4 +1,4 @@
-"""A file of samples that can be written in several sittings and by several processes, and is there whole or not at all.
+"""A file of samples, written atomically; the work can be resumed, and divided among processes.
 
 FILE.settings.json says what is written, FILE.partial (and FILE.partial.1, ..., one a further process) holds whole batches as
 they are done, and FILE appears by a rename once everything is there.
@@ -49,7 +49,7 @@ class SampleFile:
         """Make ready to write; the batches that are still to be made, or None if the file is whole already.
 
         To be called by one process, before any writes. Raises ValueError where something else is in the way; also with
-        `overwrite`, which deletes nothing but what was written by an earlier `begin` at this path.
+        `overwrite`, which deletes only what was written by an earlier `begin` at this path.
         """
         check_writable(self.path.parent)
         self._check_own()
@@ -99,7 +99,7 @@ class SampleFile:
         return len(self._done())
 
     def _done(self) -> dict[int, str]:
-        """Line by index, of all processes; what a kill left torn, and whatever is behind it, does not count."""
+        """Line by index, of all processes; a line torn by a kill, and everything behind it, is ignored."""
         done: dict[int, str] = {}
         for path in self.partials():
             for line in path.read_bytes().splitlines(keepends=True):
@@ -110,16 +110,16 @@ class SampleFile:
         return {index: line for index, line in done.items() if index < self.num_samples}
 
     def _check_own(self) -> None:
-        """ValueError for a file at one of our paths that we have not written: there is no settings file of ours beside it."""
+        """ValueError for a file at one of our paths that we have not written (our settings file beside it is missing)."""
         there = [path for path in (self.path, *self.partials(), self.settings_path) if os.path.lexists(path)]
         if there and self._found() is None:
             raise ValueError(
-                f"{there[0]} is there already, but not written by this command (there is no {self.settings_path.name} of it): "
+                f"{there[0]} is there already, but not written by this command ({self.settings_path.name} is missing): "
                 "move it away, or name another --output"
             )
 
     def _found(self) -> dict | None:
-        """The settings of what was written before; None where there are none of ours."""
+        """The settings of an earlier file of ours; None without one."""
         try:
             found = json.loads(self.settings_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

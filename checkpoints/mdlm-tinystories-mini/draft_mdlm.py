@@ -1,4 +1,4 @@
-"""What a sampler sees of the canvas, and how it writes on it."""
+"""A sampler's view of the canvas, with methods to fill and remask positions."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ class Draft:
     """B canvases of L positions at one moment; `fill` and `remask` give a new one.
 
     Args:
-        tokens: (B, L); `mask_token_id` where nothing is written, in later blocks and at padding too.
+        tokens: (B, L); `mask_token_id` at unfilled positions, including later blocks and padding.
         masked: (B, L) bool, masked positions of the current block.
         fillable: (B, L) bool, positions of the current block that were masked at the start, filled by now or not.
         confidence: (B, L) float64, the probability that each token had when it was put there.

@@ -1,4 +1,4 @@
-"""`generate` for masked diffusion: transformers' own front door, and a denoising loop behind it."""
+"""`generate` for masked diffusion: transformers' own method with a denoising loop behind it."""
 
 import copy
 import inspect
@@ -94,7 +94,7 @@ class MDLMGenerationOutput(ModelOutput):
         sequences (`torch.LongTensor`, (B, L)): prompts and what was written, pads after the first EOS.
         num_forward_passes (`torch.LongTensor`, (B,)): forwards of the model that each row was part of.
         tokens_per_forward (`torch.Tensor`, (B,)): positions filled over forwards; 0 for a row that needed none.
-        history (`torch.LongTensor`, (S, B, L)): the canvas after each of S steps, masks where nothing is written; with
+        history (`torch.LongTensor`, (S, B, L)): the canvas after each of S steps, masks at unfilled positions; with
             `output_history`.
     """
 
@@ -368,7 +368,7 @@ class MDLMGenerationMixin(GenerationMixin):
 
     @staticmethod
     def _fill_at_once(canvas: Canvas, predictor: Predictor) -> None:
-        """Fill everything open, whatever its block, from one forward."""
+        """Fill the remaining masks of all blocks from one forward."""
         rows = canvas.masked.any(-1).logical_and(~canvas.stopped).nonzero()[:, 0]
         if len(rows):
             draft = canvas.draft(rows)

@@ -15,7 +15,7 @@ class Guidance:
     canvas: Nie et al. 2025, arXiv 2410.18514 and 2502.09992.
 
     Args:
-        scale: 1 is no guidance, more pushes away from the other canvas, 0 is that canvas alone.
+        scale: 1 turns guidance off, more pushes away from the other canvas, 0 uses that canvas alone.
         prompt, attended: (B, Pn) negative prompts in place of the rows' own prompts of `width` tokens, and where they are
             no padding; None: the row's own canvas with everything that was given, BOS aside, masked.
     """
@@ -40,7 +40,7 @@ class Guidance:
                 raise ValueError(f"negative_prompt_ids need guidance_scale above 1, but it is {scale}")
             return None
         if not scale >= 0:
-            raise ValueError(f"guidance_scale={scale!r} must be at least 0; 1 is no guidance, more is stronger")
+            raise ValueError(f"guidance_scale={scale!r} must be at least 0; 1 turns guidance off, more is stronger")
         if prompt is None:
             return cls(scale)
         rows, width = canvas.given.shape
@@ -79,6 +79,6 @@ class Guidance:
         return model_inputs(tokens, attended, positions), where
 
     def combine(self, given: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Guided log-probabilities (n, V) from logits (n, V) of both canvases; what is impossible stays so."""
+        """Guided log-probabilities (n, V) from logits (n, V) of both canvases; -inf stays -inf."""
         given, other = given.log_softmax(-1), other.log_softmax(-1)
         return torch.where(given.isinf(), given, other + self.scale * (given - other))

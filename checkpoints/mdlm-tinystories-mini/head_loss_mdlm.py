@@ -121,7 +121,7 @@ def head_loss(
         targets (`torch.LongTensor`, (N,)): token ids below V.
         coefficients (`torch.Tensor`, (N,), *optional*): factors of the cross-entropies; 1.
         forbidden_id (`int`, *optional*): a token of probability zero (the mask); it may lie past a narrow head.
-        chunk (`int`, *optional*): positions whose logits exist at once; changes nothing else up to rounding.
+        chunk (`int`, *optional*): positions whose logits exist at once; results are equal up to rounding.
 
     Raises:
         ValueError: for numbers of states, targets and coefficients that differ.
@@ -139,7 +139,7 @@ def head_loss(
 
 
 def is_plain(module: nn.Module, states: torch.Tensor) -> bool:
-    """Whether calling a head on `states` is `states @ module.weight.T` and nothing else.
+    """Whether calling a head on `states` computes exactly `states @ module.weight.T`.
 
     An adapter, a quantised, sharded or offloaded weight, a bias, a hook or an exchanged forward all do more: such a head has to
     be called, and its weight says nothing.

@@ -72,7 +72,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         # Llama freezes the pad embedding at zero; here pads fill the tail of the canvas, and are read like any token.
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         for layer in self.layers:
-            layer.self_attn.is_causal = False  # type: ignore[union-attr]  # of a ModuleList, mypy knows no more
+            layer.self_attn.is_causal = False  # type: ignore[union-attr]  # mypy sees only a ModuleList
         if config.time_conditioning == "additive":
             self.time_embedding = TimeEmbedding(config.hidden_size)
         self.post_init()
@@ -93,10 +93,10 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         """Hidden states of a canvas, or of some of its positions.
 
         Args:
-            input_ids (`torch.LongTensor`, (B, L)): the canvas, with `mask_token_id` where nothing is written.
+            input_ids (`torch.LongTensor`, (B, L)): the canvas, with `mask_token_id` at unfilled positions.
             attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
             position_ids (`torch.LongTensor`, (B, L), *optional*): without `attention_mask`, another document starts where
-                they start again, and nothing is seen across. Default: real tokens are counted from 0.
+                they start again, and attention stays within a document. Default: real tokens are counted from 0.
             inputs_embeds (`torch.Tensor`, (B, L, hidden_size)): in place of `input_ids`.
             timesteps (`torch.Tensor`, (B,)): t in [0, 1]; needed and read with `time_conditioning="additive"` only.
             positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer

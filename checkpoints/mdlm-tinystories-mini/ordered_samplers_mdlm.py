@@ -1,7 +1,7 @@
-"""Samplers that propose a token for every masked position and keep those they are surest of.
+"""Samplers that propose a token for every masked position and keep those with the best score.
 
 None of them is exact when it fills several positions a step. One at a time, those whose score does not look at the drawn token
-(margin, entropy) are exact, in an order of their own; those that do (confidence, arche, threshold) favour likely text.
+(margin, entropy) are exact, in their own order; those that do (confidence, arche, threshold) favour likely text.
 """
 
 from abc import abstractmethod
@@ -19,7 +19,7 @@ from .samplers_mdlm import Sampler, even_share, register_sampler, top_k_per_row
 
 @dataclass(frozen=True)
 class OrderedSampler(Sampler):
-    """Fills the positions with the highest score; how many is an even share of the masked ones, or what `count` says.
+    """Fills the positions with the highest score; their number is an even share of the masked ones, or given by `count`.
 
     Scores come from the model's own distribution, not from that after temperature or top-p, where greedy settings would
     make all positions equally sure.
@@ -32,7 +32,7 @@ class OrderedSampler(Sampler):
         """(N,) float64: how sure the model is at each proposed position."""
 
     def count(self, scores: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        """(B,) how many positions to fill, from scores (B, L), -inf where nothing is masked, and the even share (B,)."""
+        """(B,) how many positions to fill, from scores (B, L), -inf at unmasked positions, and the even share (B,)."""
         return share
 
     def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
@@ -165,6 +165,6 @@ class ArcheSampler(Sampler):
 
     @staticmethod
     def _penalty(tokens: torch.Tensor) -> torch.Tensor:
-        """(B, L) what the logit of each token on the canvas is divided by; a mask's own logit is -inf and stays -inf."""
+        """(B, L) the divisor of the logit of each token on the canvas; a mask's own logit is -inf and stays -inf."""
         counts = (tokens[:, :, None] == tokens[:, None, :]).sum(-1)
         return (1.3 ** counts.to(torch.float64)).clamp(max=5.0)

@@ -1,4 +1,4 @@
-"""The sampler that takes tokens back: remasking diffusion."""
+"""The sampler that can mask tokens again: remasking diffusion."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from .noise_mdlm import RowNoise
 from .proposal_mdlm import Predict
 from .samplers_mdlm import POSITION, REMASK, Sampler, register_sampler
 
-# ReMDM-loop (arXiv 2503.00307, appendix): between these times nothing is added, only tokens exchanged, at this alpha.
+# ReMDM-loop (arXiv 2503.00307, appendix): between these times tokens are only exchanged, at this alpha.
 LOOP_START, LOOP_END, LOOP_ALPHA = 0.55, 0.05, 0.9
 _DEFAULT_RATES = {"cap": 0.02, "rescale": 0.02, "conf": 1.0, "loop": 0.02}
 
@@ -58,7 +58,7 @@ class RemaskingSampler(Sampler):
         return draft.fill(chosen, self.propose(predict, chosen, noise, times=times)).remask(dropped)
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
-        """The share of tokens that are there at time t, of t's shape."""
+        """The share of unmasked tokens at time t, of t's shape."""
         if self.remasking != "loop":
             return self.schedule.alpha(t)
         before = LOOP_ALPHA * (1 - t) / (1 - LOOP_START)
@@ -68,7 +68,7 @@ class RemaskingSampler(Sampler):
     def sigma(self, alpha_t: torch.Tensor, alpha_s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The probability of being masked again, of t's shape; for `"conf"` their sum over a row."""
         rate = _DEFAULT_RATES[self.remasking] if self.remasking_rate is None else self.remasking_rate
-        most = ((1 - alpha_s) / alpha_t.clamp(min=1e-12)).clamp(max=1.0)  # nothing is written at alpha = 0
+        most = ((1 - alpha_s) / alpha_t.clamp(min=1e-12)).clamp(max=1.0)  # all positions are masked at alpha = 0
         if self.remasking == "rescale":
             return rate * most
         capped = most.clamp(max=rate)

@@ -1,4 +1,4 @@
-"""Noise schedules of masked diffusion: how much of the text is still there at time t."""
+"""Noise schedules of masked diffusion: the share of tokens that are unmasked at time t."""
 
 import math
 from abc import ABC, abstractmethod

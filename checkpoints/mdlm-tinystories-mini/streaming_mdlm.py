@@ -1,4 +1,4 @@
-"""Feeding transformers' streamers from a canvas that is not filled left to right."""
+"""Feeding transformers' streamers from a canvas, which is filled in any order."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ class CanvasStream:
             return
         finished = self._finished(canvas)
         eos = canvas.is_end()[0, :finished]
-        if eos.any():  # behind the first end there is no text
+        if eos.any():  # the text ends at the first end token
             finished = min(finished, int(eos.nonzero()[0]) + 1)
         if finished > self.sent:
             self.streamer.put(canvas.tokens[0, self.sent : finished].cpu())

@@ -1,4 +1,4 @@
-"""Which block each row is at, and between which times, at every step of a generation."""
+"""The block and the times (t, s) of each row at every step of a generation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,5 +62,5 @@ def busy_steps(sampler: Sampler, canvas: Canvas, plan: Timetable, seeds: torch.T
         open_there = canvas.masked & (canvas.block == block[..., None])  # (K, B, L)
         noise = RowNoise(seeds, canvas.position_ids, steps[:, None])
         fills = sampler.may_fill(open_there, t, s, noise)
-        fills &= fills.cumsum(0) == 1  # afterwards there is nothing left to fill at the position
+        fills &= fills.cumsum(0) == 1  # later fills find the position already filled
         yield from steps[fills.flatten(1).any(-1)].tolist()

@@ -109,7 +109,7 @@ def diversity(
         `dict`: for each of `NAMES` the estimate, `NAME_ci` (low, high) and, with references, `NAME_reference`.
 
     Raises:
-        ValueError: naming the argument, for no texts, only empty ones, a text that is no str, too few references, an
+        ValueError: naming the argument, for no texts, only empty ones, a text that is not a str, too few references, an
             unknown protocol or tokenizer, or a bad seed. Warns (UserWarning) below 100 texts, and for texts whose words
             are not split by white space (`unsplit_share`) when `tokenizer` is "words".
 
@@ -190,7 +190,7 @@ def _minus(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 def per_story_self_bleu(texts: Sequence[str], *, tokenizer: Tokenizer = "words") -> np.ndarray:
     """BLEU-4 of each text against all others, (len(texts),) float64 in [0, 1]; exact, in time linear in the words.
 
-    Equal to NLTK's `sentence_bleu(others, text)` without smoothing; a text of which some order has no match is 0 (NLTK:
+    Equal to NLTK's `sentence_bleu(others, text)` without smoothing; a text without a match of some order scores 0 (NLTK:
     1e-77 or so). Raises ValueError as `diversity` does.
     """
     split = _Splitter.of(tokenizer)
@@ -387,7 +387,7 @@ class _Corpus:
         return self._bleu(matches, candidates, mean_lengths)
 
     def _bleu(self, matches: np.ndarray, texts: np.ndarray, reference_lengths: np.ndarray) -> np.ndarray:
-        """BLEU (Papineni et al. 2002) from clipped matches (4, C) of `texts` (C,); 0 where an order has no match."""
+        """BLEU (Papineni et al. 2002) from clipped matches (4, C) of `texts` (C,); 0 without a match of some order."""
         totals = np.stack([kinds.totals[texts] for kinds in self.orders])
         positive = (matches > 0).all(axis=0)
         precision = np.where(positive, matches, 1) / np.maximum(1, totals)
@@ -521,7 +521,7 @@ class Diversity(evaluate.Measurement):
     ) -> dict[str, Any] | None:
         """`diversity` of `data` and of all that was added before.
 
-        `predictions`, which `evaluate.combine` always gives, stands for `data` where there is none.
+        `predictions`, which `evaluate.combine` always gives, replaces `data` if that is missing.
         """
         data = predictions if data is None else data
         if data is None and len(self) == 0:
@@ -532,7 +532,7 @@ class Diversity(evaluate.Measurement):
         if data is not None:
             data = _as_texts("data", data) if len(self) else _check_texts("data", data, split)
         references = _check_references(references, len(self) + len(data or []), split)
-        # `references` under another name: evaluate drops an argument of that name where it is no column.
+        # `references` under another name: evaluate drops an argument of that name unless it is a column.
         return super().compute(data=data, reference_texts=references, protocol=protocol, seed=seed, tokenizer=tokenizer)
 
     def _compute(

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
-    """Run what is left, write report.md and report.json and print the tables; 1 if a job failed. Or print the plan."""
+    """Run the remaining jobs, write report.md and report.json and print the tables; 1 if a job failed. Or print the plan."""
     settings = settings_of(ArcheSettings, args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plan, about = partial(build_plan, settings, device), asdict(settings)

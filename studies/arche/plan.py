@@ -32,7 +32,7 @@ _JOBS = "arche_mdlm.studies.arche.jobs"
 
 @dataclass(frozen=True)
 class ArcheSettings:
-    """What `arche-mdlm study arche` is asked for; the defaults are the paper's."""
+    """The settings of `arche-mdlm study arche`; the defaults are the paper's."""
 
     preset: str = "arche-paper"
     data: str | None = None

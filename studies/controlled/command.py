@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
-    """Run what is left and write `report.md` and `report.json`; 1 if a job failed. Or print the plan."""
+    """Run the remaining jobs and write `report.md` and `report.json`; 1 if a job failed. Or print the plan."""
     settings = settings_of(ControlledSettings, args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -1,4 +1,4 @@
-"""What the intervals of the controlled comparison allow to say, in sentences."""
+"""Conclusions from the intervals of the controlled comparison, in sentences."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ _MORE_IS_DIVERSE = {"distinct_2": 1, "distinct_4": 1, "self_bleu": -1, "vocabula
 
 
 def conclusions(report: dict) -> list[str]:
-    """One line a question; a line says so where the intervals do not decide."""
+    """One line a question; "not decided" where the intervals contain zero."""
     lines = []
     for column in report["arms"]:
         if column.startswith("mdlm"):
@@ -29,7 +29,7 @@ def conclusions(report: dict) -> list[str]:
 
 
 def sign(interval: dict | None) -> int:
-    """1 or -1 where the interval excludes zero, else 0; 0 with one seed, which has no interval."""
+    """1 or -1 where the interval excludes zero, else 0; also 0 with one seed, which lacks an interval."""
     if not interval or interval["low"] is None:
         return 0
     return int(interval["low"] > 0) - int(interval["high"] < 0)
@@ -76,7 +76,7 @@ def _diversity(report: dict, column: str) -> list[str]:
 
 
 def _closeness(report: dict, column: str) -> list[str]:
-    """Diversity is no aim by itself: the held-out stories' is."""
+    """Compare with the diversity of held-out stories: higher is not always better."""
     figures = report.get("distances", {}).get(column, {}).get(MAIN, {})
     found: dict[int, list[str]] = {-1: [], 1: [], 0: []}
     for figure, entry in figures.items():
@@ -89,7 +89,7 @@ def _closeness(report: dict, column: str) -> list[str]:
 
 
 def _frontier(report: dict) -> list[str]:
-    """Diversity can be had from either arm by its temperature: what does it cost in the judge's perplexity?"""
+    """The judge's perplexity of each arm at the temperature that gives the same diversity."""
     curves = {name: _curve(arm) for name, arm in report["arms"].items()}
     if len(curves.get(BASE, [])) < 2:
         return []

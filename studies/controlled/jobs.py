@@ -44,7 +44,7 @@ def check(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 
 def check_held_out(settings: dict) -> None:
-    """Before any job: ValueError where there are fewer held-out stories, or prompts out of them, than `num_samples`."""
+    """Before any job: ValueError for fewer held-out stories, or prompts from them, than `num_samples`."""
     corpus, number = read_corpus(settings), settings["num_samples"]
     held_out = texts_of.held_out(corpus, corpus.tokenizer)
     draw(held_out, number, 0)
@@ -135,7 +135,7 @@ def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 
 def metrics(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """Figures of a job's samples, and what of each story a paired comparison needs."""
+    """Figures of a job's samples, and the figures of each story for paired comparisons."""
     if (same := _of_same_weights(inputs, "metrics")) is not None:
         return result_of(same)
     source = next(path for name, path in inputs.items() if name.startswith("sample"))
@@ -167,7 +167,7 @@ def paired(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 
 def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """The same figures of as many held-out stories; MAUVE against as many others of them, where there are."""
+    """The same figures of as many held-out stories; MAUVE against as many others, if there are enough."""
     corpus, number = read_corpus(settings), settings["num_samples"]
     held_out = texts_of.held_out(corpus, corpus.tokenizer)
     texts = draw(held_out, number, 0)
@@ -177,7 +177,7 @@ def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     others = left[:number] if len(left) >= number else None
     figures = texts_of.measure(texts, corpus.tokenizer, settings, training, others)
     if others is None:
-        figures["notes"].append(f"MAUVE: {len(held_out)} held-out stories are no two sets of {number}")
+        figures["notes"].append(f"MAUVE: {len(held_out)} held-out stories are too few for two sets of {number}")
     lengths = [len(ids) for ids in corpus.tokenizer(texts)["input_ids"]]  # with BOS, as a story's EOS counts too
     judge = texts_of.describe_judge(settings["judge"])
     return figures | {"mean_tokens": sum(lengths) / len(lengths), "ended_by_eos": 1.0, "judge": judge}

@@ -31,7 +31,7 @@ _JOBS = "arche_mdlm.studies.controlled.jobs"
 
 @dataclass(frozen=True)
 class ControlledSettings:
-    """What `arche-mdlm study controlled` is asked for."""
+    """The settings of `arche-mdlm study controlled`."""
 
     preset: str = "controlled"
     data: str | None = None
@@ -81,7 +81,7 @@ class ControlledSettings:
 
 
 def build_plan(settings: ControlledSettings, device: str = "cpu") -> Plan:
-    """All jobs, with estimates for `device` ("cpu" or "cuda"). ValueError for what can be seen to be wrong by now."""
+    """All jobs, with estimates for `device` ("cpu" or "cuda"). ValueError for settings that are already known to be wrong."""
     presets = {"mdlm": settings.arm("mdlm"), "ar": settings.arm("ar")}
     jobs = [_check_job(settings, presets)]
     jobs.append(_reference_job(settings, presets["mdlm"]))
@@ -101,12 +101,12 @@ _ABOUT = ("column", "seed", "checkpoint", "prompt", "temperature")  # by what th
 
 
 def columns(settings: ControlledSettings) -> list[str]:
-    """Of the comparison: MDLM by objective, AR by what it has in common with MDLM."""
+    """The columns of the comparison: MDLM by objective, AR by the quantity it shares with MDLM."""
     return [*(f"mdlm-{objective}" for objective in settings.objectives), *AR_COLUMNS]
 
 
 def data_settings(settings: ControlledSettings, preset: Preset) -> dict:
-    """What a job needs to prepare the corpus as the training did."""
+    """The settings to prepare the corpus as the training did."""
     return {"preset": preset.to_dict(), "validation_data": settings.validation_data}
 
 
@@ -130,7 +130,7 @@ def _reference_job(settings: ControlledSettings, preset: Preset) -> Job:
 
 
 def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str) -> Iterator[Job]:
-    """Training of a column's arm with a seed, and what is measured of it."""
+    """Training of a column's arm with a seed, and its measurements."""
     arm, _, rest = column.partition("-")
     preset = settings.arm(arm, rest if arm == "mdlm" else None, seed)
     about = {"column": column, "seed": seed}
@@ -202,7 +202,7 @@ def _sample_jobs(settings, preset, about, prompt, temperature, train, device) ->
 
 
 def _measuring(settings: ControlledSettings) -> dict:
-    """What the figures of a set of texts depend on."""
+    """The settings that the figures of a set of texts depend on."""
     own = {key: getattr(settings, key) for key in ("num_samples", "cut_tokens", "judge", "judge_samples")}
     if not judge_installed(settings.judge):
         own["judge_missing"] = True  # measured again once it is there

@@ -98,7 +98,7 @@ def _intervals(report: dict, colours: dict):
             if not value:
                 continue
             middle, low, high = value["estimate"], value["low"], value["high"]
-            error = None if low is None else [[middle - low], [high - middle]]  # one seed has no interval
+            error = None if low is None else [[middle - low], [high - middle]]  # no interval with one seed
             axis.errorbar(x, middle, error, fmt="o", capsize=5, color=colours[name])
         if report["reference"] and report["reference"]["figures"]:
             axis.axhline(report["reference"]["figures"][key], **REFERENCE)

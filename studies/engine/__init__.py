@@ -1,1 +1,1 @@
-"""What all studies are made of: jobs, their keys and runner, intervals, tables, pictures, reports."""
+"""The parts that all studies share: jobs, their keys and runner, intervals, tables, pictures, reports."""

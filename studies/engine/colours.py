@@ -1,4 +1,4 @@
-"""Colours of pictures, which people who see few colours can tell apart as well (Okabe and Ito)."""
+"""Colours of pictures that colour-blind people can distinguish (Okabe and Ito)."""
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"

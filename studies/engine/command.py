@@ -1,4 +1,4 @@
-"""What the commands of all studies have in common: how they are run, and what becomes of the result."""
+"""Shared by the commands of all studies: run the jobs and write or publish the report."""
 
 import argparse
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def run_study(
     show: Callable[[str], None],
     tell: Callable[[Path], None] = lambda report: None,
 ) -> int:
-    """Print the plan, or run what is left of it and write the report; 0, or 1 if a job failed.
+    """Print the plan, or run its remaining jobs and write the report; 0, or 1 if a job failed.
 
     Args:
         build_plan: called when it is known that the output can be written.
@@ -37,7 +37,7 @@ def run_study(
         write_report: called with the summary, `about`, what failed and the folder; returns the report's path.
         tell: called with that path, to show what is in the report.
 
-    Raises RuntimeError where so much failed that there is no report.
+    Raises RuntimeError if failed jobs prevent a report.
     """
     check_format(args.output)
     if not args.dry_run:
@@ -54,7 +54,7 @@ def run_study(
     if not folder.is_done(SUMMARY):
         own = "; ".join(f"{name}: {why}" for name, why in failed.items() if not why.startswith("skipped"))
         raise RuntimeError(
-            f"there is no report, because a job failed ({own}); the same command goes on with what is left"
+            f"report not written, because a job failed ({own}); the same command goes on with what is left"
         )
     path = write_report(folder.result(SUMMARY), about, failed, args.output)
     tell(path)

@@ -1,4 +1,4 @@
-"""What a job reads of the jobs that it needs."""
+"""The results of needed jobs, as a job reads them."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ SAMPLES = "samples.jsonl"  # the texts of a job that writes some
 
 
 def result_of(folder: Path) -> dict:
-    """What a finished job has returned."""
+    """The result of a finished job."""
     return _record(folder)["result"]
 
 

@@ -2,7 +2,7 @@
 
 Means are bootstrapped over stories. Counts of distinct things are not, as resampling makes duplicates: `metrics/diversity`
 has their intervals. Over a few seeds Student's t is used: three values, resampled, give an
-interval that holds the truth three times in four only.
+interval that contains the true value only three times in four.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 In the folder of a study, `study.json` describes the plan, `jobs/NAME-KEY/` holds a finished job (`result.json` and its files),
 `jobs/NAME-KEY.failed.json` why one failed, and `work/NAME-KEY/` what an unfinished one has so far, such as
 a training's checkpoints. A job's key changes with its settings, its code, the data and the keys it needs, so that a
-change reruns what depends on it and nothing else. Its code is all of our modules that it can reach (`studies.engine.keys`).
+change reruns only what depends on it. Its code is all of our modules that it can reach (`studies.engine.keys`).
 """
 
 import hashlib
@@ -71,7 +71,7 @@ class Plan:
     Args:
         data_hash: of the data that all jobs read.
 
-    Raises ValueError for two jobs of one name, a need that is no job, jobs that need each other in a circle, or a function
+    Raises ValueError for two jobs of one name, a need that is not a job, jobs that need each other in a circle, or a function
     whose module cannot be found.
     """
 
@@ -109,7 +109,7 @@ class Plan:
 
 
 def check_format(root: Path) -> None:
-    """ValueError for a folder that another version of the format has written, or whose `study.json` is none."""
+    """ValueError for a folder written in another version of the format, or with an invalid `study.json`."""
     path = Path(root) / "study.json"
     if not path.is_file():
         return
@@ -124,7 +124,7 @@ def check_format(root: Path) -> None:
 
 
 class StudyFolder:
-    """What of a plan is there, on the disk. ValueError for a folder that another version of the format has written."""
+    """The state of a plan on the disk. ValueError for a folder that another version of the format has written."""
 
     def __init__(self, root: Path, plan: Plan):
         self.root, self.plan = Path(root), plan
@@ -153,18 +153,18 @@ class StudyFolder:
         return self.root / "work" / self._label(name)
 
     def inputs(self, name: str) -> dict[str, Path]:
-        """Folders of what a job needs, those that failed left out."""
+        """Folders of the jobs that a job needs, without failed ones."""
         return {need: self.path(need) for need in self.plan.by_name[name].needs if self.is_done(need)}
 
     def is_done(self, name: str) -> bool:
-        """Whether there is a result; a tolerant job's counts only if it had all that is there by now."""
+        """Whether there is a result; a tolerant job's counts only if it used all results available now."""
         if not (self.path(name) / RESULT_FILE).is_file():
             return False
         job = self.plan.by_name[name]
         return not job.tolerant or set(self.record(name)["had"]) == set(self.inputs(name))
 
     def record(self, name: str) -> dict:
-        """What is kept of a finished job: its `result`, `seconds`, `had` and itself."""
+        """The record of a finished job: its `result`, `seconds`, `had` and itself."""
         return json.loads((self.path(name) / RESULT_FILE).read_text(encoding="utf-8"))
 
     def result(self, name: str) -> dict:
@@ -216,7 +216,7 @@ class StudyFolder:
         return {kind: seconds / max(estimated, 1e-9) for kind, (seconds, estimated) in measured.items()}
 
     def estimate(self, jobs: Iterable[Job], workers: int = 1) -> float:
-        """Seconds that `jobs` will take, by what others of their kind took; no less than the longest chain of needs."""
+        """Seconds that `jobs` will take, from the times of similar jobs; at least that of the longest chain of dependencies."""
         paces, ends, total = self.paces(), {}, 0.0
         for job in jobs:  # in the plan's order
             seconds = job.seconds * paces.get(job.kind, 1.0)

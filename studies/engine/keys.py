@@ -1,4 +1,4 @@
-"""Hashes of what a result depends on beside its settings: the code that makes it, and the data."""
+"""Hashes of the code and the data that a result depends on besides its settings."""
 
 import ast
 import hashlib
@@ -42,7 +42,7 @@ def _model_modules() -> list[str]:
 
 
 def _path(name: str) -> Path | None:
-    """File of a module; None for a name that is none, such as a function in a module, or has no source."""
+    """File of a module; None if the name is not a module (but a function, say) or lacks a source file."""
     found = _spec(name)
     return Path(found.origin) if found and str(found.origin).endswith(".py") and Path(found.origin).is_file() else None
 
@@ -65,7 +65,7 @@ def _read(path: Path, changed: int, name: str, is_package: bool) -> tuple[str, t
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
-        raise ValueError(f"{path} of a job is no Python: {error}") from error
+        raise ValueError(f"{path} of a job is not valid Python: {error}") from error
     package = name if is_package else name.rpartition(".")[0]
     imported: list[str] = []
     for node in ast.walk(tree):
@@ -88,7 +88,7 @@ def _drop_docstring(node: ast.AST) -> None:
 
 
 def data_hash(preset: Preset, validation_data: str | None) -> str:
-    """sha256 of what the stories depend on: the content of local files, the name of what is on the Hub. FileNotFoundError for no file."""
+    """sha256 of the source of the stories: the content of local files, or the name on the Hub. FileNotFoundError for no file."""
     parts: list = []
     for source in (preset.data.source, validation_data):
         splits = ("train", "validation") if source is not None and Path(source).is_dir() else ("train",)

@@ -23,7 +23,7 @@ def number(value: float | None, style: str, interval: Sequence[float | None] | N
 
 
 def figure_cell(figures: Mapping | None, name: str, style: str) -> str:
-    """One of a set of figures, with `NAME_ci`; "–" where there are none, as when every text is empty."""
+    """One of a set of figures, with `NAME_ci`; "–" without figures, as when every text is empty."""
     return number((figures or {}).get(name), style, (figures or {}).get(f"{name}_ci"))
 
 
@@ -33,7 +33,7 @@ def with_captions(pictures: dict[str, str]) -> list[str]:
 
 
 def failures(failed: dict[str, str]) -> list[str]:
-    """A section on what failed by itself, and how many jobs were skipped for it; empty if nothing did."""
+    """A section on failed jobs and the number of jobs skipped because of them; empty without failures."""
     if not failed:
         return []
     own = {name: reason for name, reason in failed.items() if not reason.startswith("skipped")}

@@ -9,7 +9,7 @@ REFERENCE = {"ls": "--", "color": "0.35", "lw": 1.1}  # the line of held-out sto
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is there; it then draws into files, as there may be no screen."""
+    """Whether matplotlib is installed; sets it to draw into files, without a screen."""
     try:
         import matplotlib as mpl
     except ImportError:

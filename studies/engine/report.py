@@ -21,7 +21,7 @@ def write_report(
     draw: Callable[[dict, OutputFolder], Pictures],
     sections: Callable[[dict, Pictures], list[str]],
 ) -> Path:
-    """Write the report of the study in the folder `output`, and nothing else there; returns report.md.
+    """Write the report of the study in the folder `output`, and only that; returns report.md.
 
     Args:
         files: names of all files that may be written.

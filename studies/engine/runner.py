@@ -1,4 +1,4 @@
-"""Running a study's jobs: one after another in this process, or several at a time in processes of their own."""
+"""Running a study's jobs: one after another in this process, or several at a time in separate processes."""
 
 import json
 import os
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.05
 
 
 class StudyRunner:
-    """Runs what of a plan is not done yet.
+    """Runs the unfinished jobs of a plan.
 
     Args:
         root: the study's folder.
@@ -58,7 +58,7 @@ class StudyRunner:
         return line
 
     def run(self) -> dict[str, str]:
-        """Run what is left; name and reason of each job that failed or was skipped.
+        """Run the remaining jobs; returns name and reason of each job that failed or was skipped.
 
         Raises KeyboardInterrupt on Ctrl-C, behind which all finished jobs are kept, and ValueError if another process
         is at work in the folder.
@@ -76,7 +76,7 @@ class StudyRunner:
     # ------------------------------------------------------------------ which job is next
 
     def _blocked(self, job: Job) -> list[str]:
-        """What it needs that has failed."""
+        """The failed jobs that it needs."""
         return [] if job.tolerant else [need for need in job.needs if need in self.failed]
 
     def _skip(self, job: Job, failed: list[str]) -> None:
@@ -127,7 +127,7 @@ class StudyRunner:
             self._stop(running)
 
     def _start(self, waiting: list[Job], running: dict) -> list[Job]:
-        """Start what can be started; what still waits."""
+        """Start all jobs that can start; returns those that wait."""
         unsettled = {job.name for job in waiting} | {job.name for job, _ in running.values()}
         kept = []
         for job in waiting:
@@ -147,7 +147,7 @@ class StudyRunner:
         return kept
 
     def _give(self, job: Job, slot: int) -> None:
-        """A job to the slot's worker: a new one, if there is none that may do more jobs."""
+        """Send a job to the slot's worker; start a new worker if none is free for more jobs."""
         work = self.folder.begin(job.name)
         (work / ANSWER_FILE).unlink(missing_ok=True)
         inputs = {name: str(path.resolve()) for name, path in self.folder.inputs(job.name).items()}
@@ -177,7 +177,7 @@ class StudyRunner:
         )
 
     def _answer(self, slot: int, job: Job) -> dict | None:
-        """What a job has given, or why its process has ended without; None while it runs."""
+        """A job's result, or why its process ended without one; None while it runs."""
         worker, work = self._workers[slot], self.folder.work(job.name)
         ended = worker.poll() is not None  # asked first: the answer comes before the end
         path = work / ANSWER_FILE
@@ -195,7 +195,7 @@ class StudyRunner:
         return {"message": f"its process ended with {how}; its output is in {log}", "details": _tail(log)}
 
     def _dismiss(self, slot: int) -> None:
-        """Wait for the end of a slot's worker, which has no job."""
+        """Wait for the end of a slot's idle worker."""
         worker = self._workers.pop(slot, None)
         if worker is not None:
             with suppress(BrokenPipeError):

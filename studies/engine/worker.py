@@ -1,7 +1,7 @@
-"""Jobs, in the caller's process or in one of their own.
+"""Run jobs, in the caller's process or in a separate one.
 
 As a script it is a worker: it reads the working folders of jobs from its standard input, a line each, and does one after
-another, until there is no more or a job asks for a `fresh` process. Imports, and what a job caches, are there for the next
+another, until all are done or a job asks for a `fresh` process. Imports, and what a job caches, are there for the next
 one. It imports nothing heavy by itself: what a job needs, its function imports."""
 
 import json
@@ -31,7 +31,7 @@ def answer_of(function: str, settings: dict, inputs: dict[str, Path], folder: Pa
 
 
 def main() -> int:
-    """Do what is ordered; 130 when interrupted."""
+    """Run the ordered jobs; 130 when interrupted."""
     threading.Thread(target=_stop_without, args=(os.getppid(),), daemon=True).start()
     orders = os.fdopen(os.dup(0))
     with open(os.devnull) as nothing:
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def work(folder: Path) -> bool:
-    """Do what `order.json` says and write `answer.json`; whether this process may do no other job."""
+    """Run the job of `order.json` and write `answer.json`; returns whether this process must end after it."""
     order = json.loads((folder / ORDER_FILE).read_text(encoding="utf-8"))
     with (folder / LOG_FILE).open("ab") as log:
         sys.stdout.flush(), sys.stderr.flush()
@@ -62,7 +62,7 @@ def work(folder: Path) -> bool:
 
 
 def _stop_without(parent: int) -> None:
-    """Interrupt this process once the one that started it is gone: nobody would take its answer."""
+    """Interrupt this process once its parent is gone, since its answer would be lost."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGINT)

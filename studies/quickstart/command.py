@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
-    """Run what is left, write the report, and show its essence; 1 if a job failed. Or print the plan."""
+    """Run the remaining jobs, write the report, and print its main figures; 1 if a job failed. Or print the plan."""
     from transformers.utils import logging
 
     from arche_mdlm.studies.engine.command import run_study, settings_of

@@ -34,7 +34,7 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What `arche-mdlm compare` is asked for."""
+    """The settings of `arche-mdlm compare`."""
 
     mdlm: str
     ar: str
@@ -123,7 +123,7 @@ def card_figures(source: str) -> dict | None:
 
 
 def training_log(source: str) -> dict | None:
-    """What a checkpoint folder says of its training, if it does; ValueError for a damaged file."""
+    """The training log of a checkpoint folder, if present; ValueError for a damaged file."""
     path = Path(source) / "training_log.json"
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

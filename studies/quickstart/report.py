@@ -17,7 +17,7 @@ _ROWS = ("distinct_1", "distinct_2", "distinct_3", "distinct_4", "self_bleu", "v
 
 
 def write_report(report: dict, settings: dict, failed: dict[str, str], output: Path) -> Path:
-    """Write report.md, report.json and pictures into the folder `output`, and nothing else there; returns report.md."""
+    """Write report.md, report.json and pictures into the folder `output`, and only these; returns report.md."""
     logs = {name: training_log(settings[key]) for name, key in (("MDLM", "mdlm"), ("AR", "ar"))}
     histories = {name: log["history"] for name, log in logs.items() if log}
     report = {"settings": settings, **report}

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
-    """Measure what is left, write report.md, report.json and frontier.png; or print the plan."""
+    """Run the remaining measurements, write report.md, report.json and frontier.png; or print the plan."""
     logging.disable_progress_bar()
     settings = settings_of(Settings, args)
     return run_study(args, partial(build_plan, settings), asdict(settings), write_report, FILES, show)

@@ -1,4 +1,4 @@
-"""The jobs of the speed-quality study: texts and what they cost, their quality, and time."""
+"""The jobs of the speed-quality study: texts and their forwards, their quality, and time."""
 
 import json
 import time
@@ -23,7 +23,7 @@ _DIVERSITY = ("distinct_1", "distinct_2", "distinct_3", "distinct_4", "self_bleu
 
 
 def texts(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """Of a row of the table, with what they cost."""
+    """The texts of a row of the table, with their cost."""
     model, tokenizer = _ready(settings)
     kept = {key: settings[key] for key in ("num_samples", "repeats", "batch_size", "seed", "options")}
     return write_texts(model, tokenizer, **kept)
@@ -113,7 +113,7 @@ def generate(model, tokenizer, first: int, batch_size: int, seed: int, options: 
 
 
 def _written(ids: list[int], eos: int) -> int:
-    """Tokens behind the BOS, the first EOS counted and what follows it not."""
+    """Tokens behind the BOS, up to and including the first EOS."""
     return ids.index(eos, 1) if eos in ids[1:] else len(ids) - 1
 
 
@@ -183,7 +183,7 @@ def _summary(rates: list[float]) -> dict:
 
 
 def _warm_up(model, tokenizer, batch_size: int, options: dict) -> None:
-    """A short call of the same shapes, so that what is only ever done once is not timed."""
+    """A short call of the same shapes, so that one-time work is not timed."""
     few = {"num_diffusion_steps": 1} if is_diffusion(model) else {"max_length": 3}
     generate(model, tokenizer, 0, batch_size, 0, options | few)
 

@@ -31,7 +31,7 @@ _JUDGED_SECONDS = 0.5  # a text, on a CPU
 
 @dataclass(frozen=True)
 class Settings:
-    """What `arche-mdlm study speed-quality` is asked for."""
+    """The settings of `arche-mdlm study speed-quality`."""
 
     mdlm: str
     ar: str

@@ -1,4 +1,4 @@
-"""PEFT: adapters on attention and on the head train, are seen by every path, and survive saving, loading and merging."""
+"""PEFT: adapters on attention and on the head train, affect every path, and survive saving, loading and merging."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""transformers' own common tests of models, on ours; from the sdist of the installed version (`make venv` fetches it).
+"""transformers' common model tests, applied to ours; from the sdist of the installed version (`make venv` fetches it).
 
 The sdist leaves out the mixins of generation and of exporters, and those two are empty here: tests/modeling and
 test_placement.py test the same.
@@ -49,7 +49,7 @@ common = load()
 
 
 class Sizes:
-    """What the common tests ask of a model: a configuration, inputs, and sizes."""
+    """A model for the common tests: a configuration, inputs, and sizes."""
 
     batch_size, seq_length, hidden_size, num_hidden_layers, num_attention_heads = 3, 9, 32, 2, 4
     is_training, vocab_size, encoder_seq_length, key_length = True, 99, 9, 9
@@ -91,7 +91,7 @@ class TestCommon(common.ModelTesterMixin, unittest.TestCase):
         super().test_batching_equivalence()
 
     def test_training(self):
-        self.all_model_classes = (MDLMForMaskedDiffusion,)  # a trunk has no loss
+        self.all_model_classes = (MDLMForMaskedDiffusion,)  # a trunk does not compute a loss
         super().test_training()
 
     def check_training_gradient_checkpointing(self, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""Models that are somewhere else, or of another number format: offloaded, quantised, exported, spread over processes, in threads."""
+"""Models placed elsewhere or in another number format: offloaded, quantised, exported, spread over processes, in threads."""
 
 import os
 import socket
@@ -99,7 +99,7 @@ torch.save([bound(model), text(model)], sys.argv[1] + "/out")
 
 
 def test_torchao_weight_only_int8(model, tmp_path):
-    """In a process of its own: `make venv` puts torchao aside, as it talks at every import of transformers."""
+    """In a separate process: `make venv` installs torchao elsewhere, as it prints at every import of transformers."""
     aside = Path(sys.prefix) / "clients"
     if not (aside / "torchao").is_dir():
         pytest.skip("torchao is not installed: make venv")

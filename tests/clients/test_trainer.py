@@ -14,7 +14,7 @@ ROWS = [{"input_ids": torch.randint(4, 12, (10,), generator=torch.Generator().ma
 
 
 class Collator:
-    """What a user writes: times, masks, labels; the same at every call, so that two losses can be compared."""
+    """A user's collator: times, masks, labels; equal at every call, so that two losses can be compared."""
 
     def __init__(self, timesteps: bool = True):
         self.timesteps = timesteps

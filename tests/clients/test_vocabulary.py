@@ -1,4 +1,4 @@
-"""Adding tokens: embeddings and head are resized, the model writes on, is saved and comes back."""
+"""Adding tokens: embeddings and head are resized, the model still generates, and can be saved and loaded."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What is wrong is one line on standard error and exit status 2, never a traceback, and nothing is lost."""
+"""Errors are one line on standard error and exit status 2, without a traceback and without lost files."""
 
 import errno
 import os
@@ -57,8 +57,8 @@ M = "generate {place}/mdlm"
 LINES = [
     (f"{M} --max_new_tokens -1", "--max_new_tokens -1 must be at least 0"),
     (f"{M} --device cuda", "torch sees no CUDA device here; give --device cpu"),
-    (f"{M} --device toaster", "'toaster' is no device"),
-    (f"{M} --device meta:x", "is no device"),
+    (f"{M} --device toaster", "'toaster' is not a device"),
+    (f"{M} --device meta:x", "is not a device"),
     (f"{M} --temperature nan", "--temperature nan must be a finite number"),
     (f"{M} --temperature 1e-300", "--temperature 1e-300 must be at least 0.001"),
     (f"{M} --top_p 0", "--top_p 0.0 must be above 0 and at most 1"),
@@ -72,7 +72,7 @@ LINES = [
     ("generate {place}/ar --max_new_tokens 0", "--max_new_tokens 0 fills masks"),
     ("generate {place}/ar --max_length 1", "--max_length 1 must be above 1"),
     (f"{M} --prompts {{place}}/nowhere.txt", "nowhere.txt cannot be read"),
-    (f"{M} --prompts {{place}}/empty.txt", "empty.txt holds no prompt"),
+    (f"{M} --prompts {{place}}/empty.txt", "empty.txt does not contain a prompt"),
     (f"{M} --prompts {{place}}/latin.txt", "latin.txt cannot be read"),
     (f"{M} --prompts {{place}}/folder", "folder cannot be read"),
     (f"{M} --output {{place}}/folder", "folder' is a folder; give the name of a file"),
@@ -80,7 +80,7 @@ LINES = [
     (f"{M} --output {{place}}/empty.txt/x.jsonl", "cannot write to"),
     (f"{M} --output /proc/x.jsonl", "cannot write to /proc"),
     (f"{M}/config.json", "config.json' is a file; give the folder of a checkpoint"),
-    ("generate {place}/folder", "it has no config.json"),
+    ("generate {place}/folder", "config.json is missing"),
     ("generate {place}/nowhere/x", "does not exist"),
     ("generate {place}/garbled", "could not load a checkpoint"),
     ("generate {place}/torn", "could not load a checkpoint from"),
@@ -180,7 +180,7 @@ def test_all_numbers_are_found():
 def test_the_extremes_of_every_number_are_accepted_or_refused_in_one_line(
     place, command, option, tmp_path, monkeypatch, capsys
 ):
-    """What is accepted finishes (of the studies of jobs: makes a plan); what is not is said before any work."""
+    """Accepted values finish (a study: make a plan); rejected ones are reported before any work."""
     monkeypatch.chdir(tmp_path)
     refused = 0
     for value in NUMBERS:
@@ -192,7 +192,7 @@ def test_the_extremes_of_every_number_are_accepted_or_refused_in_one_line(
             refused += 1
             assert sum(line.startswith("error: ") for line in said.splitlines()) == 1, said
             assert option in said or option.strip("-") in said or "does not accept" in said, (value, said)
-    assert refused >= 4, "nan, inf, an empty one and x are no numbers"
+    assert refused >= 4, "nan, inf, an empty value and x must be refused"
 
 
 def full_disk(*args, **kwargs):

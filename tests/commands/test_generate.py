@@ -1,4 +1,4 @@
-"""`arche-mdlm generate`: every option arrives, and a file written in pieces is the file written in one go."""
+"""`arche-mdlm generate`: every option takes effect, and a file written in pieces equals one written in one run."""
 
 import argparse
 import json
@@ -53,7 +53,7 @@ def records(path):
 
 
 class Generate:
-    """Records what the model's `generate` was given, and answers for it."""
+    """Records the arguments of the model's `generate`, and answers in its place."""
 
     def __init__(self, monkeypatch):
         self.calls, fake = [], self
@@ -337,7 +337,11 @@ def test_compiled_layers_write_the_same_file(command, tmp_path, monkeypatch):
 
 
 def test_bad_prompt_files(arms, tmp_path, capsys):
-    for text, message in (("{", "line 1 is no JSON"), ("[1]\n", "no object with a text"), ("\n", "holds no prompt")):
+    for text, message in (
+        ("{", "line 1 is not valid JSON"),
+        ("[1]\n", "not an object with a text"),
+        ("\n", "does not contain a prompt"),
+    ):
         (tmp_path / "p.jsonl").write_text(text)
         assert main(["generate", str(arms / "ar"), "--prompts", str(tmp_path / "p.jsonl")]) == 2
         assert message in capsys.readouterr().err

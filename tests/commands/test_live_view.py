@@ -1,4 +1,4 @@
-"""The live view: what it says of a canvas, and silence where there is no terminal."""
+"""The live view: how it shows a canvas, and that it is silent without a terminal."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""Presets: they load, they are the protocols they claim to be, and a mistake is named."""
+"""Presets: they load, match their protocols, and mistakes are reported by name."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_the_controlled_arms_differ_in_the_paradigm_only():
         ("mini-mdlm", {"training.max_steps": 0}, "training.max_steps=0"),
         ("mini-mdlm", {"training.learning_rate": -1.0}, "training.learning_rate=-1.0"),
         ("mini-mdlm", {"data.layout": "heaps"}, "data.layout='heaps'"),
-        ("missing.yaml", {}, "is no file"),
+        ("missing.yaml", {}, "is not a file"),
         ("mini-mdlm", {"training.learning_rate": "abc"}, "training.learning_rate='abc' must be a float"),
         ("mini-mdlm", {"training.max_steps": 2.5}, "training.max_steps=2.5 must be a int"),
         ("mini-mdlm", {"training.max_steps": NULL}, "training.max_steps=None must be a int"),
@@ -67,7 +67,7 @@ def test_the_controlled_arms_differ_in_the_paradigm_only():
         ("mini-mdlm", {"max_steps": 1}, "did you mean 'training.max_steps'"),
         ("mini-mdlm", {"trainin.max_steps": 1}, "did you mean 'training.max_steps'"),
         ("mini-mdlm", {"training": 1}, "training is not a setting"),
-        ("mini-mdlm", {"training.max_steps.more": 1}, "training.max_steps has no parts"),
+        ("mini-mdlm", {"training.max_steps.more": 1}, "training.max_steps is a single value"),
         ("mini-mdlm", {"model.config": 3}, "model.config=3 must be a dict"),
         ("mini-mdlm", {"model.config.hidden_sizes": 3}, "did you mean 'hidden_size'"),
         ("mini-ar", {"model.config.hidden_sizes": 3}, "did you mean 'hidden_size'"),
@@ -125,7 +125,7 @@ def test_a_preset_comes_back_from_its_dict():
 
 @pytest.mark.parametrize("architecture", ["mdlm", "llama", "gpt2"])
 def test_every_known_key_reaches_the_configuration(architecture):
-    """A key that is taken and changes nothing is a setting swallowed: each one, changed, must be seen."""
+    """Each accepted key has an effect: changing it must change the configuration."""
     values = {"hidden_size": 48, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 3,
               "max_position_embeddings": 8, "vocab_size": 50}  # fmt: skip
     if architecture == "gpt2":
@@ -179,7 +179,7 @@ def test_rope_theta_is_the_models():
         ("arms: {mdlm: {model: {config: {hidden_sizes: 3}}}}", "did you mean 'hidden_size'"),
         ("training: {}", "must be a mapping with the key 'arms'"),
         ("- 1", "must be a mapping"),
-        ("arms: [mdlm", "is no readable YAML"),
+        ("arms: [mdlm", "is not valid YAML"),
         ("arms: {mdlm: 3}", "arms.mdlm must be a mapping"),
         ("training: 3\narms: {mdlm: {}}", "must be a mapping"),
         ("arms: {ar: {}, gpt2: {}}", "has no arm 'mdlm', only ar, gpt2"),

@@ -279,7 +279,7 @@ def arche_bleu(candidate, references):
 
 
 def test_arche_self_bleu_of_a_small_corpus_is_against_all_others():
-    texts = stories(30)  # fewer than 200 and 51: nothing is left to chance
+    texts = stories(30)  # fewer than 200 and 51: no random choice
     words = [text.split() for text in texts]
     expected = np.mean([arche_bleu(words[i], words[:i] + words[i + 1 :]) for i in range(len(words))])
 

@@ -1,4 +1,4 @@
-"""The judge against direct computation, and the entropy that stands beside its perplexity."""
+"""The judge against direct computation, and the entropy beside its perplexity."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ def judge(tokenizer):
 
 
 def directly(judge, text: str) -> float:
-    """Token by token, each from a forward of its own prefix."""
+    """Token by token, each from a separate forward of its prefix."""
     ids, total = [judge.first_token_id], 0.0
     for token in judge.tokenizer(text, add_special_tokens=False)["input_ids"]:
         with torch.no_grad():

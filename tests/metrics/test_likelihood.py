@@ -299,7 +299,7 @@ LARGE = {**TINY, "vocab_size": 500}
 
 
 class Largest(TorchDispatchMode):
-    """The most numbers that any tensor has which an operation gives, while inside."""
+    """Records the size of the largest tensor that an operation returns inside the context."""
 
     numel = 0
 

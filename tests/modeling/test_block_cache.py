@@ -1,4 +1,4 @@
-"""Generation in blocks with keys and values kept: the same text where that is exact, and near where it is not."""
+"""Generation in blocks with a key-value cache: the same text where it is exact, and close to it elsewhere."""
 
 import logging
 
@@ -108,7 +108,7 @@ def test_guidance_goes_with_the_cache(block_causal):
     ("settings", "message"),
     [
         ({"block_length": None}, "prefix_cache=True needs block_length"),
-        ({"block_length": 6}, "block_length=6 is no multiple of this model's attention_block_length=4"),
+        ({"block_length": 6}, "block_length=6 is not a multiple of this model's attention_block_length=4"),
         ({"compile_config": CompileConfig(backend="eager")}, "prefix_cache=True cannot be used with compiled layers"),
     ],
 )

@@ -74,7 +74,7 @@ def test_ancestral_with_few_steps_follows_its_enumerated_law(schedule, steps):
 
     counts = model.counts(rows)
     assert chi_square_p(counts, together * product + (1 - together) * joint) > 1e-3
-    assert chi_square_p(counts, joint) < 1e-6, "the test has no power"
+    assert chi_square_p(counts, joint) < 1e-6, "the test lacks power"
 
 
 def test_confidence_fills_the_most_probable_first(tiny_mdlm):

@@ -1,4 +1,4 @@
-"""The chunked head and loss against the plain way: values, gradients, and what is never held."""
+"""The chunked head and loss against plain ones: values, gradients, and memory."""
 
 import copy
 
@@ -30,7 +30,7 @@ def plain(states, weight, targets, coefficients, forbidden_id):
 
 
 def gradients(loss, *tensors):
-    return torch.autograd.grad(loss * 3, tensors)  # whatever comes from above is passed on
+    return torch.autograd.grad(loss * 3, tensors)  # the gradient from above is passed on
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 37, 1000, None])
@@ -160,7 +160,7 @@ def test_training_equals_the_plain_forward(build_mdlm, options, padding):
 
 
 def test_whole_layers_where_something_looks_inside(build_mdlm):
-    """With a hook on the last layer, or checkpointing, it runs whole, and gives the same."""
+    """With a hook on the last layer, or checkpointing, the whole layer runs, with equal results."""
     model = build_mdlm().train()
     inputs = corrupted(model)
     expected = loss_and_gradients(model, inputs)
@@ -250,7 +250,7 @@ def exchanged(linear):
 
 
 def offloaded(linear):
-    """Its weight is not there but while it is called."""
+    """Its weight is loaded only during its call."""
     weight = linear.weight.data.clone()
     linear.weight = torch.nn.Parameter(torch.empty_like(weight, device="meta"))
     linear.forward = lambda states: states @ weight.T
@@ -262,7 +262,7 @@ HEADS = {"adapter": Doubled, "hook": hooked, "bias": with_bias, "exchanged": exc
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_head_is_called_wherever_its_weight_is_not_all(build_mdlm, kind):
-    """Loss, gradients, likelihood and text are those of the module that is there."""
+    """Loss, gradients, likelihood and text are those of the called module."""
     model = build_mdlm(tie_word_embeddings=False)
     model.lm_head = HEADS[kind](model.lm_head)
     ids = torch.randint(4, 40, (2, 12), generator=torch.Generator().manual_seed(0))

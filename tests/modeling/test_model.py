@@ -181,7 +181,7 @@ def test_nothing_asked_is_no_error(tiny_mdlm, canvas):
 
 @pytest.fixture
 def labelled(tiny_mdlm, canvas):
-    """(labels, cross-entropies (2, 10), 0 where there is no label)."""
+    """(labels, cross-entropies (2, 10), 0 without a label)."""
     labels = torch.randint(4, 40, canvas.shape).masked_fill(canvas != MASK, -100)
     with torch.no_grad():
         logits = tiny_mdlm(canvas).logits
@@ -258,7 +258,7 @@ def test_forward_errors(tiny_mdlm, canvas):
 
 
 def test_labels_where_nothing_is_masked_are_refused(tiny_mdlm, canvas):
-    """What a collator for causal language models makes: it would train, and mean nothing."""
+    """A collator for causal language models makes such batches; training on them would be meaningless."""
     given = canvas.masked_fill(canvas == MASK, 7)
     for mode in (tiny_mdlm.train(), tiny_mdlm.eval()):
         with pytest.raises(ValueError, match=r"no labelled position of input_ids holds the mask token \(id 3\)"):
@@ -294,7 +294,7 @@ def test_all_logits_come_with_labels_in_evaluation(tiny_mdlm, canvas):
 def test_save_and_reload_is_bit_equal(build_mdlm, canvas, tmp_path, dtype):
     model = build_mdlm(time_conditioning="additive", tie_word_embeddings=False, output_vocab_size=39, mask_token_id=39)
     model.save_pretrained(tmp_path / "first")
-    # Not `.to(dtype)`: that would round the rotary frequencies as well, which are no part of a checkpoint.
+    # Not `.to(dtype)`: that would round the rotary frequencies as well, which are not stored in a checkpoint.
     model = MDLMForMaskedDiffusion.from_pretrained(tmp_path / "first", dtype=dtype)
     model.save_pretrained(tmp_path / "second")
 

@@ -203,7 +203,7 @@ def test_filling_all_at_once_misses_the_language_by_what_the_enumeration_predict
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_one_position_is_drawn_from_the_distribution(case):
-    """With one position there is nothing to order: every sampler, whatever it remasks, draws from the posterior."""
+    """With one position the order does not matter: every sampler draws from the posterior, remasking or not."""
     model = ExactModel(TableLanguage.random(4, 1, seed=2))
     counts = model.counts(draw(model, case, 4))
     assert chi_square_p(counts, model.language.probabilities) > ENOUGH
@@ -246,7 +246,7 @@ def test_arche_follows_the_paper_s_own_loop():
     generator, bos = seeded(5)[0], model.config.bos_token_id
     rows = torch.tensor([naive.sample(model, [bos], 4, 2, temperature=0.8, generator=generator) for _ in range(2000)])
     theirs = model.counts(rows)
-    assert chi_square_p(theirs, ours + 0.5) > 1e-4  # ours has three times the draws, but is no exact law
+    assert chi_square_p(theirs, ours + 0.5) > 1e-4  # ours has three times the draws, but is a sample, too
     assert chi_square_p(theirs, model.language.probabilities) < 1e-6
 
 
@@ -364,7 +364,7 @@ def test_scores_come_from_the_model_not_from_the_truncated_distribution(tiny_mdl
     with torch.no_grad():
         probability, token = tiny_mdlm(prompt).logits.softmax(-1).max(-1)
     first = int((probability[0] * (prompt[0] == MASK)).argmax())
-    assert first != 1, "the test has no power"
+    assert first != 1, "the test lacks power"
     history = tiny_mdlm.generate(prompt, sampler="confidence", max_new_tokens=0, num_diffusion_steps=3, do_sample=True,
                                  top_k=1, return_dict_in_generate=True, output_history=True).history  # fmt: skip
     assert [(canvas == MASK).sum().item() for canvas in history] == [2, 1, 0]

@@ -41,14 +41,14 @@ def test_a_row_s_times_do_not_depend_on_the_others():
 
 
 def test_blocks_of_a_long_text_end_at_the_end_of_text(tiny_mdlm):
-    """What lies behind an EOS in a finished block is not written: its forwards are saved."""
+    """Positions behind an EOS in a finished block are not written, which saves their forwards."""
     prompt = torch.tensor([[BOS]] * 20)
     output = tiny_mdlm.generate(prompt, max_new_tokens=40, block_length=5, num_diffusion_steps=40, do_sample=True,
                                 generator=torch.Generator().manual_seed(0), return_dict_in_generate=True,
                                 output_history=True)  # fmt: skip
     text = output.sequences[:, 1:]
     ended = [row.index(EOS) for row in text.tolist() if EOS in row]
-    assert len(ended) > 3, "the test has no power"
+    assert len(ended) > 3, "the test lacks power"
     for row, ids in enumerate(text.tolist()):
         if EOS in ids:
             blocks = -(-(ids.index(EOS) + 1) // 5)

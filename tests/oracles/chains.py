@@ -1,6 +1,6 @@
 """Markov chains and hidden Markov models: languages of any length whose posterior is exact without enumeration.
 
-They stand where a `TableLanguage` stands: the same members, float64, and `to_table()` while V^L is small.
+They can replace a `TableLanguage`: the same members, float64, and `to_table()` while V^L is small.
 """
 
 import torch
@@ -63,7 +63,7 @@ class HiddenMarkovModel:
 
     @property
     def entropy(self) -> float:
-        """Nats a sequence, by enumeration: it has no closed form. For a long one average `-log_prob` of samples."""
+        """Nats a sequence, by enumeration, as a closed form does not exist. For a long one average `-log_prob` of samples."""
         return self.to_table().entropy
 
     def log_prob(self, sequences: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ class HiddenMarkovModel:
     def posterior(self, tokens: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """Each position's distribution (B, L, V) given the tokens (B, L) where `known` (B, L) is True.
 
-        Where the known tokens cannot occur together there is no posterior. A sampler that has made such an error goes
+        If the known tokens cannot occur together, the posterior is undefined. A sampler that has made such an error goes
         on, and so must its predictions: there it is the limit of the posteriors as the probability of each forbidden
         transition goes to 0, the one explanation with the fewest errors. `TableLanguage` gives nan instead.
         """

@@ -56,9 +56,9 @@ def scored_law(language, group_sizes: Sequence[int | Count], score: Score, tempe
 
     Args:
         group_sizes: how many each step keeps; they add up to L. Or maps of the scores (N, L), sorted from the highest
-            down with -inf where nothing is masked, to how many (N,): at least one, and then there may be steps to spare.
+            down with -inf at unmasked positions, to how many (N,): at least one, and then there may be steps to spare.
         score: `confidence`, `margin`, `entropy` or another map of distributions (..., V) to the score (..., V) of each
-            token that may be drawn from them. It sees the posterior itself, whatever the temperature.
+            token that may be drawn from them. It sees the posterior itself, before temperature.
         temperature: of the distribution that tokens are drawn from.
     """
     walk = _Walk(language)
@@ -92,13 +92,13 @@ def confidence(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def margin(probabilities: torch.Tensor) -> torch.Tensor:
-    """The largest probability less the second, whatever the token (..., V)."""
+    """The largest probability minus the second, equal for all tokens (..., V)."""
     first, second = probabilities.topk(2).values.split(1, dim=-1)
     return (first - second).expand(probabilities.shape)
 
 
 def entropy(probabilities: torch.Tensor) -> torch.Tensor:
-    """Minus the entropy in nats, whatever the token (..., V)."""
+    """Minus the entropy in nats, equal for all tokens (..., V)."""
     return -torch.special.entr(probabilities).sum(-1, keepdim=True).expand(probabilities.shape)
 
 
@@ -151,7 +151,7 @@ class _Walk:
         from_token = (1 - remask) * given + remask * nn.functional.one_hot(torch.tensor(given.shape[-1] - 1))
         positions = torch.where(masked[..., None], from_mask, from_token)
         if positions.isnan().any():
-            raise ValueError("the sampler reaches tokens that cannot occur together, and the language has no posterior")
+            raise ValueError("the sampler reaches tokens that cannot occur together, so the posterior is undefined")
         moves = positions[:, 0]
         for position in range(1, positions.shape[1]):
             moves = (moves[:, :, None] * positions[:, position, None]).flatten(1)

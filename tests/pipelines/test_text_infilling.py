@@ -1,4 +1,4 @@
-"""Gaps are filled, the text around them is not touched, and what cannot be filled is refused."""
+"""Gaps are filled, the text around them is kept, and invalid gaps are refused."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from arche_mdlm.pipelines import TextInfillingPipeline
 from arche_mdlm.pipelines.text_infilling import GappedText
 from arche_mdlm.training.tokenizers_io import train_bpe
 
-# Two gaps; one at either end; nothing but gaps; gaps side by side, with a space between them or not; odd white space.
+# Two gaps; one at either end; only gaps; gaps side by side, with a space between them or not; odd white space.
 TEXTS = [
     "Once upon a [MASK:3] there was a girl. She was [MASK].",
     "[MASK:2] upon a time",
@@ -138,11 +138,11 @@ def test_more_tokens_continue_the_text_behind_it(pipe, model):
     [
         ("Once upon a time", r"nothing to fill: mark gaps by \[MASK\], or \[MASK:20\]"),
         ("", "nothing to fill"),
-        ("a [MASK:0] girl", r"\[MASK:0\] in the text is no gap: .* at least 1"),
-        ("a [MASK:x] girl", r"\[MASK:x\] in the text is no gap"),
-        ("a [MASK:] girl", r"\[MASK:\] in the text is no gap"),
-        ("a [MASK:-2] girl", r"\[MASK:-2\] in the text is no gap"),
-        ("[MASK:2] a [MASK:1.5] girl", r"\[MASK:1.5\] in the text is no gap"),
+        ("a [MASK:0] girl", r"\[MASK:0\] in the text is not a gap: .* at least 1"),
+        ("a [MASK:x] girl", r"\[MASK:x\] in the text is not a gap"),
+        ("a [MASK:] girl", r"\[MASK:\] in the text is not a gap"),
+        ("a [MASK:-2] girl", r"\[MASK:-2\] in the text is not a gap"),
+        ("[MASK:2] a [MASK:1.5] girl", r"\[MASK:1.5\] in the text is not a gap"),
         ("a [MASK:48] girl", r"tokens \(48 of them masks\), more than the model's context of 48"),
         (7, "text=7 is a int"),
     ],

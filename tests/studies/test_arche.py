@@ -35,7 +35,7 @@ TINY = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_registry():
-    """The study registers a sampler of its own, which is none of the library's."""
+    """The study registers its own sampler, separate from the library's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samplers_mdlm, "_SAMPLERS", dict(samplers_mdlm._SAMPLERS))
         yield

@@ -200,7 +200,7 @@ def test_data_is_part_of_the_key(workplace, tmp_path):
 
 
 def test_one_result_where_best_and_last_are_one(tmp_path):
-    """The last checkpoint's job takes the best one's result, and only there."""
+    """The last checkpoint's job takes the best one's result only if the two are the same."""
     from arche_mdlm.studies.controlled import jobs as controlled_jobs
 
     def finished(name, result):

@@ -84,7 +84,7 @@ def test_a_job_that_fails_is_named_and_all_others_are_kept(pair, tmp_path, monke
         patch.setattr(comparison, "likelihood", fails)
         assert run(pair, tmp_path / "x") == 2
     said = capsys.readouterr()
-    assert "there is no report, because a job failed (MDLM-likelihood: ValueError: no memory left; AR-" in said.err
+    assert "report not written, because a job failed (MDLM-likelihood: ValueError: no memory left; AR-" in said.err
     assert "the same command goes on with what is left" in said.err
     assert not (tmp_path / "x" / "report.md").exists()
     monkeypatch.setattr(stories, "write_batch", None)  # all stories are there
@@ -116,7 +116,7 @@ def test_bad_input(pair, tmp_path, capsys):
     assert main(swapped) == 2
     assert "swapped" in capsys.readouterr().err
     assert main(["compare", "--mdlm", str(tmp_path), "--ar", str(pair / "ar")]) == 2
-    assert "no config.json" in capsys.readouterr().err
+    assert "config.json is missing" in capsys.readouterr().err
     assert run(pair, tmp_path / "x", "--num_samples", "1") == 2
     assert "--num_samples 1 must be at least 2" in capsys.readouterr().err
     assert run(pair, tmp_path / "x", "--temperature", "0") == 2
@@ -154,7 +154,7 @@ def stop_after(monkeypatch, calls: int):
 
 
 def figures(output) -> dict:
-    """The report without what is measured in seconds."""
+    """The report without times."""
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     for arm in report["arms"].values():
         del arm["stories_per_second"], arm["tokens_per_second"]

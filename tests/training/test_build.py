@@ -1,4 +1,4 @@
-"""Building models from presets: what the initialisations claim."""
+"""Building models from presets: properties of the initialisations."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there: exceptions, full disks and killed runs leave the last good one."""
+"""Checkpoints are atomic: after exceptions, full disks and killed runs the last good one is intact."""
 
 import errno
 import json
@@ -38,7 +38,7 @@ def good(tmp_path):
 
 
 def content(folder):
-    """Text by name, the list of what was written left out."""
+    """Text by name, without the list of written files."""
     return {path.name: path.read_text() for path in folder.iterdir() if path.name != MANIFEST}
 
 
@@ -203,7 +203,7 @@ def test_only_whole_checkpoints_are_listed(tmp_path):
 
 
 def test_a_damaged_or_missing_state_is_an_error(tmp_path):
-    with pytest.raises(CheckpointError, match=f"has no {STATE_FILE}"):
+    with pytest.raises(CheckpointError, match=f"{STATE_FILE} is missing"):
         read_state(tmp_path)
     (tmp_path / STATE_FILE).write_text('{"step": ')
     with pytest.raises(CheckpointError, match=f"{STATE_FILE} is damaged"):

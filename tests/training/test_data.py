@@ -541,9 +541,9 @@ def test_arguments_are_checked(prepare, write, tmp_path, settings, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b"", "empty, there is no story in it"),
-        ("a.csv", b"text\n", "empty, there is no story in it"),
-        ("a.txt", b"\n \n", "empty, there is no story"),
+        ("a.jsonl", b"", "empty, it does not contain a story"),
+        ("a.csv", b"text\n", "empty, it does not contain a story"),
+        ("a.txt", b"\n \n", "empty, it does not contain a story"),
         ("a.jsonl", b'{"text": "ok"}\n{"text": "cut o', r"a\.jsonl, line 2: the file ends mid-line"),
         ("a.jsonl", b'{"text": "ok"}\n{bad}\n{"text": "ok"}\n', r"a\.jsonl, line 2: invalid JSON"),
         ("a.jsonl", b'{"text": "ok"}\n\n["text"]\n', r"line 3: expected an object with the column 'text', got list"),
@@ -556,12 +556,12 @@ def test_arguments_are_checked(prepare, write, tmp_path, settings, message):
         ("a.json", b'[{"text": null}, {"text": null}]', r"of its texts 2 have no text \(null\)"),
         ("a.json", b'[{"story": {"text": "ok", "id": 1}, "x": 2}]', "no column .*: story.text, story.id, x"),
         ("a.csv", b"id,text\n1,ok\n2\n", r"a\.csv, line 3: the line ends before the column 'text'"),
-        ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz is no whole gzip file"),
-        ("a.txt.gz", gzip.compress(b"some text that is cut off" * 9)[:-9], r"a\.txt\.gz is no whole gzip file"),
+        ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz is not a complete gzip file"),
+        ("a.txt.gz", gzip.compress(b"some text that is cut off" * 9)[:-9], r"a\.txt\.gz is not a complete gzip file"),
         ("a.parquet.gz", b"x", r"suffix '\.gz'; allowed: .*and \.gz of all but parquet"),
         ("a.csv", b"title,body\nx,y\n", "line 2: no column text_column='text'; .*: title, body"),
         ("a.csv", b'text\n"open', r"a\.csv, line 2: invalid CSV"),
-        ("a.parquet", b"no parquet", r"a\.parquet is no readable parquet file"),
+        ("a.parquet", b"no parquet", r"a\.parquet is not a readable parquet file"),
         ("a.docx", b"x", r"suffix '\.docx'; allowed: \.txt, \.jsonl, \.json, \.csv, \.parquet"),
     ],
 )

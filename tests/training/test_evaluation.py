@@ -1,4 +1,4 @@
-"""Evaluation reads rows where they lie, and gives what the likelihoods give of lists."""
+"""Evaluation reads memory-mapped rows, with results equal to those of the likelihoods of lists."""
 
 import json
 import warnings

@@ -31,7 +31,7 @@ def test_equal_to_the_counter(arm):
     model = make(arm).train()
     ids = torch.randint(0, 48, (3, 10))
     labels = ids.clone()
-    if arm == "mdlm":  # as many in each row: the selected layer's attention has no filled-up queries then
+    if arm == "mdlm":  # as many in each row: so that the selected layer's attention lacks padded queries
         labels[:, 4:] = -100
         ids[:, :4] = 49
         supervised = 12

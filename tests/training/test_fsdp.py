@@ -1,4 +1,4 @@
-"""FSDP2 with two processes on a CPU: the run of one process, and checkpoints that either of them writes and reads."""
+"""FSDP2 with two processes on a CPU: equal to a run of one process, with interchangeable checkpoints."""
 
 import json
 import os

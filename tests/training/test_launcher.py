@@ -1,4 +1,4 @@
-"""What `accelerate launch` asks for is done, refused, or said; the environment is the one that it makes."""
+"""Options of `accelerate launch` are followed, refused or noted; tested in the environment that it sets."""
 
 import json
 import os
@@ -100,7 +100,7 @@ def test_what_is_not_supported_is_refused(environment, message):
 
 
 def test_every_launch_file_is_honoured():
-    """Their precision is the one that is trained with, whatever the preset."""
+    """The launcher's precision overrides the preset's."""
     import yaml
 
     for path in (REPOSITORY / "configuration" / "accelerate").glob("*.yaml"):

@@ -30,10 +30,10 @@ DAMAGE = {
     "weights that are text": lambda f: (f / "model.safetensors").write_text("<html>404</html>" * 100),
     "another size": lambda f: change_config(f, hidden_size=16, head_dim=8),
     "more layers": lambda f: change_config(f, num_hidden_layers=2),
-    "a config that is no JSON": lambda f: (f / "config.json").write_text("{"),
+    "a config that is not JSON": lambda f: (f / "config.json").write_text("{"),
     "a config of another family": lambda f: change_config(f, diffusion="uniform"),
     "a config of an unknown type": lambda f: change_config(f, model_type="nothing-known"),
-    "a tokenizer that is no JSON": lambda f: (f / "tokenizer.json").write_text("{"),
+    "a tokenizer that is not JSON": lambda f: (f / "tokenizer.json").write_text("{"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Cards say what the run was, and nothing that is not known of it."""
+"""Cards describe the run, using only known facts."""
 
 import json
 from dataclasses import replace
@@ -37,7 +37,7 @@ def card_of(tmp_path, preset, source="fables.jsonl", **run) -> tuple[dict, str]:
 
 @pytest.mark.parametrize("name", available_presets())
 def test_nothing_is_claimed_that_is_not_known(tmp_path, name):
-    """Own data, whatever the preset: no licence, no language, none of the preset's corpus."""
+    """With own data the card lacks licence, language and the preset's corpus, for any preset."""
     front, body = card_of(tmp_path, load_preset(name, {"data.source": "fables.jsonl"}))
     assert not {"license", "language", "datasets", "base_model"} & front.keys()
     for word in ("child", "English", "TinyStories", "ships", "apache", "cdla"):
@@ -80,7 +80,7 @@ def test_long_texts_are_counted(tmp_path):
 
 @pytest.mark.parametrize("arm", ["mdlm", "ar"])
 def test_the_shipped_cards_are_what_the_writer_writes(tmp_path, arm):
-    """But for what is told about the data, which their runs did not record yet."""
+    """Except the description of the data, which their runs did not record yet."""
     folder = CHECKPOINTS / f"{arm}-tinystories-mini"
     log = json.loads((folder / "training_log.json").read_text(encoding="utf-8"))
     preset = load_preset(

@@ -123,7 +123,7 @@ def test_the_low_variance_objective_is_its_enumeration_in_expectation(model):
 
 
 def test_no_row_of_a_batch_always_gets_the_same_time():
-    """Rows stand in order of length in a batch: were times in order too, long stories would never be masked much."""
+    """Rows of a batch are in order of length: if times were, too, long stories would never be masked much."""
     noise = generator()
     times = torch.stack([sample_timesteps(16, noise) for _ in range(2000)])
     ranks = torch.arange(16.0).expand(2000, 16)

@@ -1,4 +1,4 @@
-"""A run goes on as the run that it was: every setting is classified, what differs is refused with a list."""
+"""A resumed run equals the original: every setting is classified, and differences are refused with a list."""
 
 import json
 import shutil
@@ -294,7 +294,7 @@ def test_data_that_has_grown_is_refused_with_both_hashes(run, stopped, tmp_path,
 
 
 def test_prepared_data_that_differs_is_refused(run, stopped, capsys):
-    """Such as a Hub dataset that has changed, of which only the rows show it."""
+    """For example a changed Hub dataset, which only the rows reveal."""
     path = run / "checkpoint-000002" / "trainer_state.json"
     state = json.loads(path.read_text())
     state["run"]["data"]["validation"]["sha256"] = "0" * 64

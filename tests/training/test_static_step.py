@@ -1,4 +1,4 @@
-"""A training step that a GPU need not be waited for, and of which a compiler meets few shapes."""
+"""A training step runs without waiting for the GPU and gives the compiler few shapes."""
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def test_a_shape_of_labels_that_does_not_fit_is_an_error():
         make("mdlm")(**inputs)
 
 
-# A fake tensor has no values: whatever would wait for the device to read one fails.
+# Fake tensors lack values: code that waits for the device to read a value fails.
 NO_VALUE = (DataDependentOutputException, DynamicOutputShapeException)
 
 

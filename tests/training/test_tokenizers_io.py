@@ -139,7 +139,7 @@ def test_errors(tmp_path, gpt2_folder):
         gpt2_tokenizer(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     (tmp_path / "merges.txt").write_text("b c\n")
-    with pytest.raises(ValueError, match="no readable GPT-2 vocabulary"):
+    with pytest.raises(ValueError, match="does not contain a readable GPT-2 vocabulary"):
         gpt2_tokenizer(tmp_path)
     (tmp_path / "merges.txt").write_text("")
     with pytest.raises(ValueError, match="endoftext"):

@@ -93,7 +93,7 @@ def whole(workplace):
 
 
 def figures(folder: Path) -> list[dict]:
-    """The run's log without what the clock says."""
+    """The run's log without times."""
     log = json.loads((folder / "training_log.json").read_text(encoding="utf-8"))
     return [{key: value for key, value in entry.items() if "second" not in key} for entry in log]
 
@@ -367,7 +367,7 @@ def test_overwrite_starts_afresh(arguments, tmp_path):
 
 def test_what_is_no_whole_checkpoint_is_refused(whole, arguments, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    assert "no checkpoint" in error_of(capsys, arguments("mdlm", "--init_from", str(tmp_path / "empty")))
+    assert "not a checkpoint" in error_of(capsys, arguments("mdlm", "--init_from", str(tmp_path / "empty")))
 
     broken = tmp_path / "broken"
     shutil.copytree(whole("mdlm") / "final", broken)
@@ -375,7 +375,7 @@ def test_what_is_no_whole_checkpoint_is_refused(whole, arguments, tmp_path, caps
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     message = error_of(capsys, arguments("mdlm", "--init_from", str(broken)))
-    assert "is not whole" in message
+    assert "is incomplete" in message
     assert "model.layers.1.mlp.up_proj.weight" in message
 
     message = error_of(capsys, arguments("ar", "--init_from", str(whole("mdlm") / "final")))

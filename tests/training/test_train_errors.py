@@ -1,4 +1,4 @@
-"""Whatever is wrong ends a training in one line, exit code 2, and with every file of the user's in its place."""
+"""Every error ends a training with one line and exit code 2, and keeps all files of the user."""
 
 import errno
 import json
@@ -191,7 +191,7 @@ def test_a_full_disk_for_the_run_itself(tmp_path):
     [
         (["--set", "model.config.hidden_size=97"], ["hidden_size=97", "multiple of the number of attention heads"]),
         (["--set", "data.context_length=500"], ["more than model.config.max_position_embeddings=192"]),
-        (["--set", "training.max_steps=[1"], ["the value is no YAML"]),
+        (["--set", "training.max_steps=[1"], ["the value is not valid YAML"]),
         (["--seed", "3", "--set", "training.seed=4"], ["training.seed is given twice: 3, and 4 by --set"]),
         (["--tokenizer", "bpe", "--init_from", str(CHECKPOINTS / "mdlm-tinystories-mini")], ["data.tokenizer cannot be set"]),
         (["--stop_after", "0"], ["--stop_after=0 must be at least 1"]),

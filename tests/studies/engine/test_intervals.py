@@ -1,4 +1,4 @@
-"""Intervals hold their own estimate, and as often as they promise the truth of simulated data."""
+"""Intervals contain their estimate, and the true value of simulated data as often as promised."""
 
 import numpy as np
 import pytest

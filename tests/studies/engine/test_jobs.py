@@ -1,4 +1,4 @@
-"""Studies as lists of jobs: what is run, what is run again, and what a crash, a failure or Ctrl-C leaves."""
+"""Studies as lists of jobs: which jobs run, which run again, and the state after a crash, a failure or Ctrl-C."""
 
 import json
 import os
