@@ -229,8 +229,6 @@ class MDLMGenerationMixin(GenerationMixin):
                 continue
             is_default = place is places[-1]
             break
-        if chosen[1] < 0:
-            raise ValueError(f"max_new_tokens={chosen[1]} must not be negative")
         kwargs.pop("max_new_tokens", None)
         config.max_new_tokens = None
         if explicit:

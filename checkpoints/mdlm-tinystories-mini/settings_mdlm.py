@@ -106,7 +106,7 @@ def check_settings(get: Callable[[str], Any], given: dict[str, Any]) -> None:
         value = get(name)
         if value is not None and not is_count(value):
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-    for name in ("min_new_tokens", "min_length"):
+    for name in ("max_new_tokens", "max_length", "min_new_tokens", "min_length"):
         value = get(name)
         if value is not None and not (value == 0 or is_count(value)):
             raise ValueError(f"{name}={value!r} must be a whole number of at least 0")
