@@ -26,11 +26,11 @@ def run(args: argparse.Namespace) -> int:
 
     from arche_mdlm.training.data import prepare_data
     from arche_mdlm.training.evaluation import Evaluator
-    from arche_mdlm.training.loading import is_diffusion, load_arm
+    from arche_mdlm.training.loading import context_length, is_diffusion, load_arm
 
     logging.disable_progress_bar()
     model, tokenizer = load_arm(args.model)
-    length = model.generation_config.max_length or model.config.max_position_embeddings
+    length = context_length(model)
     data = prepare_data(
         args.file, tokenizer, context_length=length, text_column=args.text_column, long_documents=args.long_documents
     )

@@ -66,6 +66,11 @@ def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float3
     return model, tokenizer
 
 
+def context_length(model: Any) -> int:
+    """The most tokens that the model writes, BOS and EOS counted."""
+    return model.generation_config.max_length or model.config.max_position_embeddings
+
+
 def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context_length: int) -> None:
     """Write explicit sampling defaults (temperature 1, no truncation) into `model.generation_config`.
 

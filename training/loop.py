@@ -86,6 +86,7 @@ class Trainer:
         self.flops = StepFlops.of(model.config, part_at_labels(model, batches.index_labels))
         self.peak_flops = peak_flops(accelerator.device)
         self.state = RunState()
+        self._branch_steps = {decay_start(steps, self.settings.decay_share) for steps in self.settings.branches}
         if resume_from is not None:
             self._restore(resume_from)
         self._stop = False
@@ -192,8 +193,7 @@ class Trainer:
             self.evaluate()
             improved = self.state.best_step == step
             self.window.restart_clock()
-        branches = step in {decay_start(steps, settings.decay_share) for steps in settings.branches}
-        if improved or branches or step % settings.save_every == 0 or step == settings.max_steps:
+        if improved or step in self._branch_steps or step % settings.save_every == 0 or step == settings.max_steps:
             self.save()
             self.window.restart_clock()
 
@@ -269,8 +269,7 @@ class Trainer:
         tensors = self._gather()
         if self.accelerator.is_main_process:
             write_folder_atomically(folder, lambda aside: self._write(aside, tensors))
-            pinned = {decay_start(steps, self.settings.decay_share) for steps in self.settings.branches}
-            rotate(self.output_dir, self.settings.keep_checkpoints, {self.state.best_step} | pinned)
+            rotate(self.output_dir, self.settings.keep_checkpoints, {self.state.best_step, *self._branch_steps})
             write_json_atomically(self.output_dir / "training_log.json", self.state.history)
         self.accelerator.wait_for_everyone()
         return folder

@@ -45,8 +45,3 @@ def check_pair(mdlm: str, ar: str, device: str = "cpu") -> dict[str, Arm]:
     if tokenizer.get_vocab() != other.get_vocab():
         raise ValueError("the two checkpoints have different tokenizers; their figures could not be compared")
     return arms
-
-
-def context_length(model) -> int:
-    """The most tokens that the model writes, BOS and EOS counted."""
-    return model.generation_config.max_length or model.config.max_position_embeddings
