@@ -6,7 +6,7 @@ Importing it registers the classes with transformers' Auto classes.
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from .configuration_mdlm import MDLMConfig
-from .generation_mdlm import MDLMGenerationConfig
+from .generation_config_mdlm import MDLMGenerationConfig
 from .modeling_mdlm import MDLMForMaskedDiffusion, MDLMModel
 from .samplers_mdlm import Sampler, available_samplers, register_sampler
 

@@ -7,83 +7,26 @@ from functools import partial
 from typing import Any, NoReturn, cast
 
 import torch
-from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel, StoppingCriteriaList
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import LogitsProcessorList
 from transformers.utils import ModelOutput, logging
 
 from .block_cache_mdlm import BlockCache
-from .canvas_mdlm import Canvas
+from .canvas_mdlm import Canvas, Timetable
 from .compiling_mdlm import compiled_layers, is_compiled
 from .configuration_mdlm import MDLMConfig
-from .guidance_mdlm import Guidance
+from .generation_config_mdlm import MDLMGenerationConfig, check_settings, refuse_unsupported
 from .noise_mdlm import Generators, RowNoise, draw_seeds
 from .ordered_samplers_mdlm import OrderedSampler  # noqa: F401  (registers its samplers, as the next one does)
-from .prediction_mdlm import Predictor, anneal, on_canvas, without_temperature
-from .proposal_mdlm import propose
+from .prediction_mdlm import Guidance, Predictor
+from .processors_mdlm import anneal, on_canvas, without_temperature
 from .remasking_mdlm import RemaskingSampler  # noqa: F401
-from .samplers_mdlm import Sampler, get_sampler
-from .settings_mdlm import OWN_FIELDS, check_settings, refuse_unsupported
+from .samplers_mdlm import Sampler, busy_steps, get_sampler
 from .stopping_mdlm import Stopping
-from .streaming_mdlm import CanvasStream
-from .timetable_mdlm import Timetable, busy_steps
 
 logger = logging.get_logger(__name__)
 
 _NOT_ON_A_CANVAS = "{} decodes from left to right with a cache; a masked diffusion model writes with generate"
-
-
-class MDLMGenerationConfig(GenerationConfig):
-    """A `GenerationConfig` with what denoising a canvas adds.
-
-    Args:
-        sampler (`str`, defaults to `"ancestral"`): one of `available_samplers()`.
-        num_diffusion_steps (`int`, *optional*): denoising steps of a row, and the most it takes. Default: the model
-            config's. Samplers that set their own pace (first_hitting, entropy_bound, threshold) get one for each position.
-        block_length (`int`, *optional*): positions in a block; blocks are filled left to right and share the steps.
-            Default: one block.
-        temperature_end (`float`, *optional*): the temperature goes linearly from `temperature` at t = 1 to this at t = 0.
-        threshold (`float`, *optional*), threshold_factor (`float`, *optional*): see `ThresholdSampler`.
-        entropy_bound (`float`, nats, *optional*): see `EntropyBoundSampler`.
-        remasking (`str`, *optional*), remasking_rate (`float`, *optional*): see `RemaskingSampler`.
-        output_history (`bool`, *optional*): return the canvas after each step; needs `return_dict_in_generate`.
-        prefix_cache (`bool`, *optional*): with `block_length`, keep keys and values of all other blocks while one is written
-            (`BlockCache`): exact for a block-causal model without time conditioning, approximate for others, with a warning.
-        compile_config (`CompileConfig`, *optional*): the model's layers run compiled in this call (`compiled_layers`).
-        **kwargs: the fields of `GenerationConfig` that work here (`settings_mdlm.WORKING`).
-
-    Example:
-
-    ```python
-    >>> from arche_mdlm import MDLMGenerationConfig
-    >>> settings = MDLMGenerationConfig(sampler="entropy_bound", entropy_bound=0.2, max_new_tokens=16, do_sample=True)
-    >>> settings.entropy_bound, settings.num_diffusion_steps
-    (0.2, None)
-
-    ```
-    """
-
-    sampler: str | None
-    num_diffusion_steps: int | None
-    block_length: int | None
-    temperature_end: float | None
-    threshold: float | None
-    threshold_factor: float | None
-    entropy_bound: float | None
-    remasking: str | None
-    remasking_rate: float | None
-    output_history: bool | None
-    prefix_cache: bool | None
-
-    def __init__(self, **kwargs: Any) -> None:
-        for name, default in OWN_FIELDS.items():
-            setattr(self, name, kwargs.pop(name, default))
-        super().__init__(**kwargs)
-
-    @classmethod
-    def from_model_config(cls, model_config: PreTrainedConfig | dict[str, Any]) -> "MDLMGenerationConfig":
-        """The special tokens; transformers' own would also take everything that a model config has under a like name."""
-        config = model_config if isinstance(model_config, dict) else model_config.to_dict()
-        return cls(**{name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
 
 
 @dataclass
@@ -102,6 +45,64 @@ class MDLMGenerationOutput(ModelOutput):
     num_forward_passes: torch.Tensor | None = None
     tokens_per_forward: torch.Tensor | None = None
     history: torch.Tensor | None = None
+
+
+class CanvasStream:
+    """Feeds transformers' streamers from a canvas, which is filled in any order: all rows to a streamer with `put_canvas`; of one row, drafts to one with `put_draft`, and finished
+    text to any other.
+
+    Raises ValueError for several rows and a streamer that cannot show them.
+
+    Args:
+        settles: whether what is filled stays; if not, text is finished at the end only.
+    """
+
+    def __init__(self, streamer: Any, canvas: Canvas, settles: bool = True) -> None:
+        self.streamer, self.settles = streamer, settles
+        self.shows_all = hasattr(streamer, "put_canvas")
+        if self.shows_all:
+            streamer.put_canvas(self._whole(canvas))
+            return
+        if len(canvas.tokens) > 1:
+            raise ValueError(f"this streamer shows one row, but there are {len(canvas.tokens)}")
+        self.sent = self._finished(canvas)
+        streamer.put(canvas.tokens[:, : self.sent].cpu())
+
+    def __call__(self, canvas: Canvas) -> None:
+        if self.shows_all:
+            self.streamer.put_canvas(self._whole(canvas))
+            return
+        if hasattr(self.streamer, "put_draft"):
+            self.streamer.put_draft(canvas.tokens[0, self.sent :].cpu())
+            return
+        if not self.settles:
+            return
+        finished = self._finished(canvas)
+        eos = canvas.is_end()[0, :finished]
+        if eos.any():  # the text ends at the first end token
+            finished = min(finished, int(eos.nonzero()[0]) + 1)
+        if finished > self.sent:
+            self.streamer.put(canvas.tokens[0, self.sent : finished].cpu())
+            self.sent = finished
+
+    def end(self, sequences: torch.Tensor) -> None:
+        """Send the rest of the finished `sequences` (B, L), and end the stream."""
+        if self.shows_all:
+            self.streamer.put_canvas(sequences.cpu())
+        elif self.sent < sequences.shape[1]:
+            self.streamer.put(sequences[0, self.sent :].cpu())
+        self.streamer.end()
+
+    @staticmethod
+    def _whole(canvas: Canvas) -> torch.Tensor:
+        """(B, L) on the CPU, padding as pads: the canvas has masks there."""
+        return canvas.tokens.masked_fill(~canvas.attended, canvas.pad_token_id).cpu()
+
+    @staticmethod
+    def _finished(canvas: Canvas) -> int:
+        """Length of the prefix without a mask."""
+        open_positions = canvas.masked[0].nonzero()
+        return int(open_positions[0]) if len(open_positions) else canvas.tokens.shape[1]
 
 
 class MDLMGenerationMixin(GenerationMixin):
@@ -149,7 +150,7 @@ class MDLMGenerationMixin(GenerationMixin):
 
         Raises:
             ValueError: for a length that does not fit the context, an unknown sampler, a setting outside its range or of
-                another sampler, and options that mean nothing on a canvas (`settings_mdlm.WORKING` lists those that do).
+                another sampler, and options that mean nothing on a canvas (`generation_config_mdlm.WORKING` lists those that do).
 
         Source: Sahoo et al. 2024, arXiv 2406.07524; the samplers name theirs. Example:
 
@@ -372,7 +373,7 @@ class MDLMGenerationMixin(GenerationMixin):
             draft = canvas.draft(rows)
             last = canvas.num_blocks[rows] - 1
             predict = predictor.at(rows, last, torch.zeros(len(rows), 1, dtype=torch.float64, device=rows.device))
-            canvas.write(rows, draft.fill(draft.masked, propose(predict, draft.masked, None)))
+            canvas.write(rows, draft.fill(draft.masked, predict.propose(draft.masked, None)))
 
     @staticmethod
     def _fill_rest(canvas: Canvas, predictor: Predictor) -> None:
@@ -384,7 +385,7 @@ class MDLMGenerationMixin(GenerationMixin):
             draft = canvas.draft(rows, block[rows])
             zero = torch.zeros(len(rows), 1, dtype=torch.float64, device=rows.device)
             predict = predictor.at(rows, block[rows], zero)
-            canvas.write(rows, draft.fill(draft.masked, propose(predict, draft.masked, None)))
+            canvas.write(rows, draft.fill(draft.masked, predict.propose(draft.masked, None)))
 
 
 def _setting(places: list[dict[str, Any]], name: str) -> Any:

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import torch
 
-from .draft_mdlm import Draft
+from .canvas_mdlm import Draft, Proposal
 from .noise_mdlm import RowNoise
-from .proposal_mdlm import Predict, Proposal
+from .prediction_mdlm import Prediction
 from .samplers_mdlm import Sampler, even_share, register_sampler, top_k_per_row
 
 
@@ -35,7 +35,7 @@ class OrderedSampler(Sampler):
         """(B,) how many positions to fill, from scores (B, L), -inf at unmasked positions, and the even share (B,)."""
         return share
 
-    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
+    def step(self, predict: Prediction, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
         proposal = self.propose(predict, draft.masked, noise, statistics=self.statistics)
         share = even_share(draft.masked, t, s)
         return fill_best(draft, proposal, self.score(proposal), lambda scores: self.count(scores, share))
@@ -148,7 +148,7 @@ class ArcheSampler(Sampler):
 
     anneals_temperature = True
 
-    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
+    def step(self, predict: Prediction, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
         rows = draft.masked.nonzero()[:, 0]
         penalty = self._penalty(draft.tokens)
         temperature = self.temperature * (0.4 + 0.6 * t)

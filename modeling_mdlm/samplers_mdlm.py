@@ -3,22 +3,22 @@
 A sampler is a small frozen object with one pure method, `step`. The generation loop owns all state: it calls `step`
 with times t > s on a falling grid and puts the returned draft on the canvas. `@register_sampler("name")` adds one.
 
-    draft --step--> propose(predict, where) -> Proposal: a token for each position --> draft.fill(chosen, ...)
+    draft --step--> predict.propose(where) -> Proposal: a token for each position --> draft.fill(chosen, ...)
 """
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from transformers import GenerationConfig
 
+from .canvas_mdlm import Canvas, Draft, Proposal, Timetable
 from .configuration_mdlm import MDLMConfig
-from .draft_mdlm import Draft
 from .noise_mdlm import RowNoise
-from .proposal_mdlm import Predict, Proposal, propose
+from .prediction_mdlm import Prediction
 from .schedule_mdlm import NoiseSchedule, get_schedule
 
 POSITION, TOKEN, TIME, REMASK = range(4)  # purposes of a step's noise
@@ -111,11 +111,11 @@ class Sampler(ABC):
         )
 
     @abstractmethod
-    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
+    def step(self, predict: Prediction, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
         """The draft after one step.
 
         Args:
-            predict (`Predict`): runs the model; hand it on to `self.propose`, with masked positions only.
+            predict (`Prediction`): runs the model; hand it on to `self.propose`, with masked positions only.
             draft (`Draft`): B canvases of L positions; not to be changed in place.
             t (`torch.Tensor`, (B, 1), float64): the time of each row before the step, in (0, 1].
             s (`torch.Tensor`, (B, 1), float64): its time after the step, in [0, t).
@@ -127,20 +127,20 @@ class Sampler(ABC):
         Example: see `register_sampler`.
         """
 
-    def propose(self, predict: Predict, where: torch.Tensor, noise: RowNoise, **options: Any) -> Proposal:
+    def propose(self, predict: Prediction, where: torch.Tensor, noise: RowNoise, **options: Any) -> Proposal:
         """A token, drawn or the most probable one, for each True position; rows without one are not run.
 
         Args:
-            predict (`Predict`): as `step` gets it.
+            predict (`Prediction`): as `step` gets it.
             where (`torch.Tensor`, (B, L), bool): N True positions.
             noise (`RowNoise`): as `step` gets it.
-            **options: `times`, `statistics` and `process` of `proposal_mdlm.propose`.
+            **options: `times`, `statistics` and `process` of `Prediction.propose`.
 
         Returns:
             `Proposal` of N tokens, in row-major order.
         """
         uniform = noise.uniform(TOKEN)[where] if self.do_sample else None
-        return propose(predict, where, uniform, **options)
+        return predict.propose(where, uniform, **options)
 
 
 def even_share(masked: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
@@ -166,7 +166,7 @@ class AncestralSampler(Sampler):
     x_theta. Which ones is drawn before the model runs, so only rows and positions to be filled cost anything.
     """
 
-    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
+    def step(self, predict: Prediction, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
         chosen = self.may_fill(draft.masked, t, s, noise)
         return draft.fill(chosen, self.propose(predict, chosen, noise))
 
@@ -189,8 +189,27 @@ class FirstHittingSampler(Sampler):
 
     sets_own_pace = True
 
-    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
+    def step(self, predict: Prediction, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
         hits = noise.at_step(0).uniform(TIME).masked_fill(~draft.masked, -1.0)  # mask rates at the hitting times
         chosen = draft.masked & top_k_per_row(hits, even_share(draft.masked, t, s))
         times = self.schedule.time_at(hits.amax(-1).clamp(min=0))
         return draft.fill(chosen, self.propose(predict, chosen, noise, times=times))
+
+
+_LOOK_AHEAD = 1 << 20  # positions times steps looked at at once
+
+
+def busy_steps(sampler: Sampler, canvas: Canvas, plan: Timetable, seeds: torch.Tensor) -> Iterator[int]:
+    """The steps of a plan that may fill something, in order; those of a sampler that can tell beforehand (`may_fill`)."""
+    if not hasattr(sampler, "may_fill") or plan.total <= int(canvas.masked.sum(-1).max()):
+        yield from range(plan.total)  # with so few steps nearly all of them do
+        return
+    size = max(1, _LOOK_AHEAD // canvas.tokens.numel())
+    for first in range(0, plan.total, size):
+        steps = torch.arange(first, min(first + size, plan.total), device=seeds.device)
+        block, t, s = plan.at(steps[:, None])
+        open_there = canvas.masked & (canvas.block == block[..., None])  # (K, B, L)
+        noise = RowNoise(seeds, canvas.position_ids, steps[:, None])
+        fills = sampler.may_fill(open_there, t, s, noise)
+        fills &= fills.cumsum(0) == 1  # later fills find the position already filled
+        yield from steps[fills.flatten(1).any(-1)].tolist()

@@ -1,16 +1,112 @@
-"""The canvas: prompts and masks of a batch, what has been filled, and which rows are done."""
+"""The canvas: prompts and masks of a batch, what has been filled, and which rows are done.
 
-from dataclasses import dataclass
+A sampler gets a `Draft` of some rows and fills it with a `Proposal`; a `Timetable` says which block and times a row is at.
+"""
+
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .configuration_mdlm import MDLMConfig
-from .draft_mdlm import Draft
 from .schedule_mdlm import NoiseSchedule, get_schedule
 
 logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One token for each of N positions.
+
+    Args:
+        tokens: (N,) int64.
+        confidence: (N,) float64, the model's probability of the token, before temperature, top-p and other processors.
+        margin: (N,) float64, probability of the most probable token less that of the second; where asked for.
+        entropy: (N,) float64, nats, of the model's distribution; where asked for.
+    """
+
+    tokens: torch.Tensor
+    confidence: torch.Tensor
+    margin: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+
+    def select(self, chosen: torch.Tensor) -> "Proposal":
+        """The part of it at `chosen` (N,) bool."""
+        return Proposal(self.tokens[chosen], self.confidence[chosen])
+
+
+@dataclass(frozen=True)
+class Draft:
+    """B canvases of L positions at one moment; `fill` and `remask` give a new one.
+
+    Args:
+        tokens: (B, L); `mask_token_id` at unfilled positions, including later blocks and padding.
+        masked: (B, L) bool, masked positions of the current block.
+        fillable: (B, L) bool, positions of the current block that were masked at the start, filled by now or not.
+        confidence: (B, L) float64, the probability that each token had when it was put there.
+    """
+
+    tokens: torch.Tensor
+    masked: torch.Tensor
+    fillable: torch.Tensor
+    confidence: torch.Tensor
+    mask_token_id: int
+
+    def fill(self, chosen: torch.Tensor, proposal: Proposal) -> "Draft":
+        """Put a proposal's N tokens, in row-major order, on the True positions of `chosen` (B, L), of which there are N."""
+        return replace(
+            self,
+            tokens=self.tokens.masked_scatter(chosen, proposal.tokens),
+            confidence=self.confidence.masked_scatter(chosen, proposal.confidence),
+            masked=self.masked & ~chosen,
+        )
+
+    def remask(self, chosen: torch.Tensor) -> "Draft":
+        """Mask the True positions of `chosen` (B, L) again."""
+        return replace(
+            self,
+            tokens=self.tokens.masked_fill(chosen, self.mask_token_id),
+            confidence=self.confidence.masked_fill(chosen, 0.0),
+            masked=self.masked | chosen,
+        )
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """Shares each row's steps out over its blocks, left to right; in a block, t falls from 1 to 0 on an even grid.
+
+    A row's times depend on its own numbers only, not on its batch.
+
+    Args:
+        steps: (B,) denoising steps, raised to one a block.
+        num_blocks: (B,) at least 1.
+    """
+
+    steps: torch.Tensor
+    num_blocks: torch.Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", self.steps.maximum(self.num_blocks))
+
+    @property
+    def total(self) -> int:
+        """Steps of the row that has most."""
+        return int(self.steps.max())
+
+    def at(self, step: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Block (B,), `num_blocks` for a row that is through, and the times t > s, each (B, 1), float64, of a step; of steps
+        (K, 1), all of them with a dimension K in front."""
+        block = ((step + 1) * self.num_blocks - 1) // self.steps
+        first, behind = self._start(block), self._start(block + 1)
+        length = (behind - first).to(torch.float64)
+        t = 1 - (step - first) / length
+        s = 1 - (step + 1 - first) / length
+        return block, t[..., None], s[..., None]
+
+    def _start(self, block: torch.Tensor) -> torch.Tensor:
+        """The step (B,) at which a block begins."""
+        return block * self.steps // self.num_blocks
 
 
 @dataclass

@@ -1,70 +1,104 @@
-"""Running the model for a sampler: only the rows and positions that are asked for, a few positions of logits at a time."""
+"""Running the model for a sampler: samplers -> `Prediction` -> model.
 
-from collections.abc import Callable
+Only the rows and positions that are asked for are run, and the logits of a few positions exist at a time.
+"""
+
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers.generation import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    MinLengthLogitsProcessor,
-    MinNewTokensLengthLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-)
+from transformers.generation import LogitsProcessorList
 
 from .block_cache_mdlm import BlockCache
-from .canvas_mdlm import Canvas
+from .canvas_mdlm import Canvas, Proposal, model_inputs
 from .compiling_mdlm import is_compiled
-from .guidance_mdlm import Guidance
 from .head_loss_mdlm import is_plain
-from .proposal_mdlm import Predict, Proposal
+from .noise_mdlm import block_sums, inverse_cdf, two_largest
+from .processors_mdlm import AnnealedTemperature
 
 # Bytes of logits that exist at once: on a CPU what stays in its cache, else little beside the memory of a GPU.
 _CHUNK_BYTES = {"cpu": 2**25}
 _LARGE_CHUNK_BYTES = 2**29
 
 
-class AnnealedTemperature(LogitsProcessor):
-    """Divides logits by a temperature that goes from `start` at t = 1 to `end` at t = 0, linearly."""
+@dataclass(frozen=True)
+class Guidance:
+    """log p = log p_without + scale (log p_with - log p_without), not normalised.
 
-    def __init__(self, start: float, end: float) -> None:
-        self.start, self.end = start, end
-        self.times: torch.Tensor | None = None  # (n, 1), set before each call
+    Source: Ho and Salimans 2022, arXiv 2207.12598; for masked diffusion, with the prompt masked as the unconditional
+    canvas: Nie et al. 2025, arXiv 2410.18514 and 2502.09992.
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        assert self.times is not None, "times are set before each call"
-        temperature = self.end + (self.start - self.end) * self.times
-        return scores / temperature.to(scores.dtype)
-
-
-def on_canvas(processors: LogitsProcessorList) -> LogitsProcessorList:
-    """Logits processors of transformers, changed where they expect a text written left to right.
-
-    Minimum lengths are left out: they count tokens of the canvas, which is full from the start (`Predictor` has its own). The
-    repetition penalty is made anew without the padding of each row, as it is called with a position a row; padding holds masks
-    here, which the penalty does not change.
+    Args:
+        scale: 1 turns guidance off, more pushes away from the other canvas, 0 uses that canvas alone.
+        prompt, attended: (B, Pn) negative prompts in place of the rows' own prompts of `width` tokens, and where they are
+            no padding; None: the row's own canvas with everything that was given, BOS aside, masked.
     """
-    kept = [p for p in processors if not isinstance(p, (MinLengthLogitsProcessor, MinNewTokensLengthLogitsProcessor))]
-    padded = [isinstance(p, RepetitionPenaltyLogitsProcessor) and torch.is_tensor(p.prompt_ignore_length) for p in kept]
-    return LogitsProcessorList(
-        RepetitionPenaltyLogitsProcessor(p.penalty) if swap else p for p, swap in zip(kept, padded, strict=True)
-    )
 
+    scale: float
+    prompt: torch.Tensor | None = None
+    attended: torch.Tensor | None = None
+    width: int = 0
 
-def without_temperature(processors: LogitsProcessorList) -> LogitsProcessorList:
-    """The processors without transformers' constant temperature."""
-    return LogitsProcessorList(p for p in processors if not isinstance(p, TemperatureLogitsWarper))
+    @classmethod
+    def build(
+        cls,
+        scale: float | None,
+        prompt: torch.Tensor | None,
+        prompt_mask: torch.Tensor | None,
+        canvas: Canvas,
+        context: int,
+    ) -> "Guidance | None":
+        """None for a scale of None or 1; ValueError for a negative scale, or a prompt that does not fit its use."""
+        if scale is None or scale == 1:
+            if prompt is not None:
+                raise ValueError(f"negative_prompt_ids need guidance_scale above 1, but it is {scale}")
+            return None
+        if not scale >= 0:
+            raise ValueError(f"guidance_scale={scale!r} must be at least 0; 1 turns guidance off, more is stronger")
+        if prompt is None:
+            return cls(scale)
+        rows, width = canvas.given.shape
+        if rows % len(prompt):
+            raise ValueError(
+                f"negative_prompt_ids has {len(prompt)} rows, which does not divide the {rows} of input_ids"
+            )
+        if bool(canvas.fillable[:, :width].any()):
+            raise ValueError("negative_prompt_ids cannot stand in for a prompt with masks in it; leave them out")
+        attended = torch.ones_like(prompt) if prompt_mask is None else prompt_mask
+        new = canvas.tokens.shape[1] - width
+        if int(attended.sum(-1).max()) + new > context:
+            raise ValueError(
+                f"negative_prompt_ids of {int(attended.sum(-1).max())} tokens and {new} new ones do not fit the context of "
+                f"{context}"
+            )
+        prompt = prompt.to(canvas.tokens.device).masked_fill(attended == 0, canvas.mask_token_id)
+        times = rows // len(prompt)
+        attended = attended.bool().to(prompt.device)
+        return cls(scale, prompt.repeat_interleave(times, 0), attended.repeat_interleave(times, 0), width)
 
+    def other(
+        self, canvas: Canvas, rows: torch.Tensor, where: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The other canvas of `rows` (R,) as inputs of the model, and where (R, L') the same positions are in it."""
+        tokens, attended = canvas.tokens[rows], canvas.attended[rows]
+        if self.prompt is None or self.attended is None:
+            given = attended & ~canvas.fillable[rows]
+            if canvas.bos_token_id is not None:  # context, not prompt
+                given &= (tokens != canvas.bos_token_id) | (canvas.position_ids[rows] > 0)
+            return canvas.inputs(rows) | {"input_ids": tokens.masked_fill(given, canvas.mask_token_id)}, where
+        tokens = torch.cat([self.prompt[rows], tokens[:, self.width :]], dim=1)
+        attended = torch.cat([self.attended[rows], attended[:, self.width :]], dim=1)
+        where = torch.cat([torch.zeros_like(self.attended[rows]), where[:, self.width :]], dim=1)
+        positions = (attended.long().cumsum(-1) - 1).clamp(min=0)
+        return model_inputs(tokens, attended, positions), where
 
-def anneal(processors: LogitsProcessorList, start: float, end: float) -> LogitsProcessorList:
-    """The processors with an annealed temperature where transformers has the constant one: before top-k and top-p."""
-    kept = without_temperature(processors)
-    at = next((i for i, p in enumerate(kept) if type(p).__name__.endswith("LogitsWarper")), len(kept))
-    return LogitsProcessorList([*kept[:at], AnnealedTemperature(start, end), *kept[at:]])
+    def combine(self, given: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Guided log-probabilities (n, V) from logits (n, V) of both canvases; -inf stays -inf."""
+        given, other = given.log_softmax(-1), other.log_softmax(-1)
+        return torch.where(given.isinf(), given, other + self.scale * (given - other))
 
 
 @dataclass
@@ -90,23 +124,21 @@ class Predictor:
     def _compiled(self) -> bool:
         return is_compiled(self.model)
 
-    def at(self, rows: torch.Tensor, block: torch.Tensor, t: torch.Tensor) -> Predict:
-        """`predict(where, reduce, times)` of a step for `rows` (R,), which are at `block` (R,) and time t (R, 1)."""
-        return partial(self.run, rows, block, t)
+    def at(self, rows: torch.Tensor, block: torch.Tensor, t: torch.Tensor) -> "Prediction":
+        """What a sampler gets at a step: for `rows` (R,), which are at `block` (R,) and time t (R, 1)."""
+        return Prediction(self, rows, block, t)
 
-    def run(
-        self,
-        rows: torch.Tensor,
-        block: torch.Tensor,
-        t: torch.Tensor,
-        where: torch.Tensor,
-        reduce: Callable[[torch.Tensor, torch.Tensor, slice], Proposal],
-        times: torch.Tensor | None = None,
-    ) -> list[Proposal]:
-        """What `reduce(raw, processed, part)` returns for each part of the N positions of `where` (R, L); see `propose`."""
+    def logits(
+        self, rows: torch.Tensor, block: torch.Tensor, t: torch.Tensor, where: torch.Tensor, times: torch.Tensor | None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, slice]]:
+        """(raw, processed, part) for each part of the N True positions of `where` (R, L): their logits (n, V) before and after
+        the processors, one tensor where there are none, which may be overwritten; and the slice of the N.
+
+        `times` (R,) is what a time-conditioned model is told; None: t.
+        """
         needed = where.any(-1)
         if not bool(needed.any()):
-            return []
+            return
         run, where, t = rows[needed], where[needed], t[needed]
         told = self._model_times(t[:, 0] if times is None else times[needed], block[needed], run)
         if self.cache is None:
@@ -120,7 +152,6 @@ class Predictor:
         self.canvas.num_forwards[run] += 1 if other is None else 2
         owner, column = where.nonzero().unbind(1)
         tokens, early = self.canvas.tokens[run], self.canvas.is_early(run[owner], column)
-        results = []
         for part in self._parts(len(states)):
             raw = self._logits(states[part], 0)
             if other is not None and self.guidance is not None:
@@ -128,8 +159,7 @@ class Predictor:
             processed = self._process(raw, tokens, t, owner[part])
             if early is not None:
                 processed = self._without_ends(processed, early[part])
-            results.append(reduce(raw, processed, part))
-        return results
+            yield raw, processed, part
 
     def _states(
         self, inputs: dict[str, torch.Tensor], where: torch.Tensor, times: dict[str, torch.Tensor]
@@ -192,3 +222,78 @@ class Predictor:
 
 def _autocasts(states: torch.Tensor) -> bool:
     return torch.is_autocast_enabled(states.device.type)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model for `rows` (R,) at `block` (R,) and time t (R, 1): one step of a sampler."""
+
+    predictor: Predictor
+    rows: torch.Tensor
+    block: torch.Tensor
+    t: torch.Tensor
+
+    def propose(
+        self,
+        where: torch.Tensor,
+        uniform: torch.Tensor | None,
+        *,
+        statistics: Collection[str] = (),
+        process: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
+        times: torch.Tensor | None = None,
+    ) -> Proposal:
+        """A `Proposal` for the True positions of `where` (R, L), N of them in row-major order.
+
+        Args:
+            uniform: (N,) float64 in [0, 1) that draw the tokens, or None for the most probable ones.
+            statistics: which of `"margin"` and `"entropy"` are wanted.
+            process: what else happens to processed logits (n, V) before tokens are drawn; gets their slice of the N too.
+                The confidence is then that of the distribution that comes out.
+            times: (R,) the times that a time-conditioned model is told; None: t.
+        """
+        parts = []
+        for raw, processed, part in self.predictor.logits(self.rows, self.block, self.t, where, times):
+            if process is not None:
+                raw = processed = process(processed, part)
+            parts.append(choose(raw, processed, None if uniform is None else uniform[part], statistics))
+        return _join(parts, where)
+
+
+def choose(
+    raw: torch.Tensor, processed: torch.Tensor, uniform: torch.Tensor | None, statistics: Collection[str] = ()
+) -> Proposal:
+    """A token for each of n positions from their logits (n, V), which are overwritten: drawn from the processed ones by
+    `uniform` (n,), or the most probable one; the scores are of the raw ones."""
+    one = raw is processed
+    if uniform is None:
+        tokens = processed.argmax(-1)
+    elif not one:
+        tokens = inverse_cdf(_shift(processed).exp_(), uniform)
+    shifted = _shift(raw)
+    weights = shifted.exp() if "entropy" in statistics else shifted.exp_()
+    sums = block_sums(weights)
+    total = sums.sum(-1)
+    if one and uniform is not None:
+        tokens = inverse_cdf(weights, uniform, sums)
+    confidence = weights.gather(-1, tokens[:, None])[:, 0].to(torch.float64) / total
+    margin = entropy = None
+    if "margin" in statistics:
+        margin = -two_largest(weights).to(torch.float64).diff(dim=-1)[:, 0] / total
+    if "entropy" in statistics:
+        # Of weights w = exp(x): log(sum w) - sum(w x) / sum(w); clamped, as 0 times -inf is NaN.
+        entropy = total.log() - shifted.clamp_(min=-1e4).mul_(weights).sum(-1).to(torch.float64) / total
+    return Proposal(tokens, confidence, margin, entropy)
+
+
+def _shift(logits: torch.Tensor) -> torch.Tensor:
+    """logits (n, V) less each row's largest, in place."""
+    return logits.sub_(logits.amax(-1, keepdim=True))
+
+
+def _join(parts: list[Proposal], where: torch.Tensor) -> Proposal:
+    if not parts:
+        empty = torch.zeros(0, dtype=torch.float64, device=where.device)
+        return Proposal(empty.long(), empty, empty, empty)
+    names = ("tokens", "confidence", "margin", "entropy")
+    columns = {name: [getattr(part, name) for part in parts] for name in names}
+    return Proposal(**{name: torch.cat(column) for name, column in columns.items() if column[0] is not None})

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .draft_mdlm import Draft
+from .canvas_mdlm import Draft
 from .noise_mdlm import RowNoise
-from .proposal_mdlm import Predict
+from .prediction_mdlm import Prediction
 from .samplers_mdlm import POSITION, REMASK, Sampler, register_sampler
 
 # ReMDM-loop (arXiv 2503.00307, appendix): between these times tokens are only exchanged, at this alpha.
@@ -44,7 +44,7 @@ class RemaskingSampler(Sampler):
         if self.remasking_rate is not None and not 0 <= self.remasking_rate <= 1:
             raise ValueError(f"remasking_rate={self.remasking_rate!r} must be in 0 to 1")
 
-    def step(self, predict: Predict, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
+    def step(self, predict: Prediction, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
         alpha_t, alpha_s = self.alpha(t), self.alpha(s)
         written = draft.fillable & ~draft.masked
         sigma = self.sigma(alpha_t, alpha_s, t)

@@ -12,8 +12,8 @@ from transformers.generation import stopping_criteria as criteria
 
 from arche_mdlm import MDLMGenerationConfig
 from arche_mdlm.compiling_mdlm import is_compiled
+from arche_mdlm.generation_config_mdlm import ARGUMENTS, OWN_FIELDS, WORKING
 from arche_mdlm.samplers_mdlm import AncestralSampler
-from arche_mdlm.settings_mdlm import ARGUMENTS, OWN_FIELDS, WORKING
 
 BOS, EOS, PAD, MASK = range(4)
 PROMPTS = torch.tensor([[BOS, 5], [BOS, 6]])

@@ -16,9 +16,10 @@ from oracles.tables import TableLanguage
 from transformers.generation import TopPLogitsWarper
 
 from arche_mdlm import available_samplers
+from arche_mdlm.canvas_mdlm import Draft
 from arche_mdlm.noise_mdlm import RowNoise
 from arche_mdlm.ordered_samplers_mdlm import ArcheSampler, ConfidenceSampler, ThresholdSampler
-from arche_mdlm.prediction_mdlm import Predictor
+from arche_mdlm.prediction_mdlm import Prediction, Predictor
 from arche_mdlm.remasking_mdlm import RemaskingSampler
 from arche_mdlm.samplers_mdlm import AncestralSampler, FirstHittingSampler, get_sampler
 from arche_mdlm.schedule_mdlm import get_schedule
@@ -259,7 +260,9 @@ def test_remasking_by_confidence_takes_the_least_sure_token_back_most_often():
     draft = make_draft(tokens, confidence=confidence, fillable=torch.tensor([[False, True, True, True, True]]))
     noise = RowNoise(torch.arange(rows), torch.arange(5).expand(rows, 5), 1)
 
-    after = sampler.step(lambda *args: None, draft, *times(0.5, 0.4, rows), SilentPositions(noise))
+    after = sampler.step(
+        predict_from(lambda where: torch.zeros(0, 8)), draft, *times(0.5, 0.4, rows), SilentPositions(noise)
+    )
 
     share = torch.softmax(torch.tensor([-0.9, -0.1, -0.5]), 0) * (1 - 0.6) / 0.5
     counts = (after.tokens[:, 1:4] == MASK).sum(0)
@@ -287,24 +290,27 @@ def times(t: float, s: float, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make_draft(tokens, confidence=None, fillable=None):
-    from arche_mdlm.draft_mdlm import Draft
-
     masked = tokens == MASK
     fillable = masked if fillable is None else fillable.expand(tokens.shape)
     confidence = torch.zeros(tokens.shape, dtype=torch.float64) if confidence is None else confidence
     return Draft(tokens, masked, fillable, confidence, MASK)
 
 
-def predict_from(logits_of):
-    """A `predict` that runs no model: logits (N, V) of the asked positions, in two parts."""
+class FixedPredictor:
+    """A predictor that runs no model: `logits_of(where)` (N, V) of the asked positions, in two parts."""
 
-    def predict(where, reduce, times=None):
-        logits = logits_of(where)
+    def __init__(self, logits_of):
+        self.logits_of = logits_of
+
+    def logits(self, rows, block, t, where, times):
+        logits = self.logits_of(where)
         half = (len(logits) + 1) // 2
         parts = [slice(0, half), slice(half, len(logits))]
-        return [reduce(logits[part], logits[part], part) for part in parts if part.start < part.stop]
+        return [(logits[part], logits[part], part) for part in parts if part.start < part.stop]
 
-    return predict
+
+def predict_from(logits_of) -> Prediction:
+    return Prediction(FixedPredictor(logits_of), None, None, None)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 7, 48])
@@ -377,18 +383,17 @@ def test_scores_come_from_the_model_not_from_the_truncated_distribution(tiny_mdl
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("settings", [{}, {"block_length": 4}, {"do_sample": False}], ids=str)
 def test_the_head_runs_on_masked_positions_of_open_rows_only(tiny_mdlm, case, settings, monkeypatch):
-    asked, run = [], Predictor.run
+    asked, run = [], Predictor.logits
 
-    def spy(self, rows, block, t, where, reduce, times=None):
+    def spy(self, rows, block, t, where, times):
         asked.append(bool((self.canvas.masked[rows] | ~where).all()))
         before = self.canvas.num_forwards.clone()
-        result = run(self, rows, block, t, where, reduce, times)
+        yield from run(self, rows, block, t, where, times)
         assert torch.equal(
             self.canvas.num_forwards - before, torch.zeros_like(before).index_add(0, rows, where.any(-1).long())
         )
-        return result
 
-    monkeypatch.setattr(Predictor, "run", spy)
+    monkeypatch.setattr(Predictor, "logits", spy)
     tiny_mdlm.generate(torch.tensor([[BOS]] * 5), **{"do_sample": True, "max_new_tokens": 12, "num_diffusion_steps": 6,
                                                      "sampler": case.sampler, "generator": seeded(0)[0]}
                        | case.settings | settings)  # fmt: skip

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper
 
-from arche_mdlm.prediction_mdlm import AnnealedTemperature, anneal
-from arche_mdlm.timetable_mdlm import Timetable
+from arche_mdlm.canvas_mdlm import Timetable
+from arche_mdlm.processors_mdlm import AnnealedTemperature, anneal
 
 BOS, EOS, PAD, MASK = range(4)
 

@@ -1,4 +1,4 @@
-"""Which options `generate` takes, and checks of their values before any work is done.
+"""The generation config: which options `generate` takes, and checks of their values before any work is done.
 
 transformers accepts every option it knows, even if a custom loop ignores it. Here only listed options are accepted; all others
 raise an error.
@@ -8,6 +8,8 @@ import difflib
 import math
 from collections.abc import Callable
 from typing import Any
+
+from transformers import GenerationConfig, PreTrainedConfig
 
 from .samplers_mdlm import available_samplers, get_sampler, sampler_options
 
@@ -54,6 +56,60 @@ _NEUTRAL: dict[str, Any] = {
     "assistant_lookbehind": 10,
     "target_lookbehind": 10,
 }
+
+
+class MDLMGenerationConfig(GenerationConfig):
+    """A `GenerationConfig` with what denoising a canvas adds.
+
+    Args:
+        sampler (`str`, defaults to `"ancestral"`): one of `available_samplers()`.
+        num_diffusion_steps (`int`, *optional*): denoising steps of a row, and the most it takes. Default: the model
+            config's. Samplers that set their own pace (first_hitting, entropy_bound, threshold) get one for each position.
+        block_length (`int`, *optional*): positions in a block; blocks are filled left to right and share the steps.
+            Default: one block.
+        temperature_end (`float`, *optional*): the temperature goes linearly from `temperature` at t = 1 to this at t = 0.
+        threshold (`float`, *optional*), threshold_factor (`float`, *optional*): see `ThresholdSampler`.
+        entropy_bound (`float`, nats, *optional*): see `EntropyBoundSampler`.
+        remasking (`str`, *optional*), remasking_rate (`float`, *optional*): see `RemaskingSampler`.
+        output_history (`bool`, *optional*): return the canvas after each step; needs `return_dict_in_generate`.
+        prefix_cache (`bool`, *optional*): with `block_length`, keep keys and values of all other blocks while one is written
+            (`BlockCache`): exact for a block-causal model without time conditioning, approximate for others, with a warning.
+        compile_config (`CompileConfig`, *optional*): the model's layers run compiled in this call (`compiled_layers`).
+        **kwargs: the fields of `GenerationConfig` that work here (`WORKING`).
+
+    Example:
+
+    ```python
+    >>> from arche_mdlm import MDLMGenerationConfig
+    >>> settings = MDLMGenerationConfig(sampler="entropy_bound", entropy_bound=0.2, max_new_tokens=16, do_sample=True)
+    >>> settings.entropy_bound, settings.num_diffusion_steps
+    (0.2, None)
+
+    ```
+    """
+
+    sampler: str | None
+    num_diffusion_steps: int | None
+    block_length: int | None
+    temperature_end: float | None
+    threshold: float | None
+    threshold_factor: float | None
+    entropy_bound: float | None
+    remasking: str | None
+    remasking_rate: float | None
+    output_history: bool | None
+    prefix_cache: bool | None
+
+    def __init__(self, **kwargs: Any) -> None:
+        for name, default in OWN_FIELDS.items():
+            setattr(self, name, kwargs.pop(name, default))
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_model_config(cls, model_config: PreTrainedConfig | dict[str, Any]) -> "MDLMGenerationConfig":
+        """The special tokens; transformers' own would also take everything that a model config has under a like name."""
+        config = model_config if isinstance(model_config, dict) else model_config.to_dict()
+        return cls(**{name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
 
 
 def refuse_unsupported(call: dict[str, Any], configs: list[dict[str, Any]], known: set[str]) -> None:
