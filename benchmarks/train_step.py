@@ -10,10 +10,11 @@ import torch
 from arche_mdlm.compiling_mdlm import compile_layers
 from arche_mdlm.configuration.presets import ModelSettings, Preset
 from arche_mdlm.schedule_mdlm import get_schedule
+from arche_mdlm.training.arms import DIFFUSION, arm_of
 from arche_mdlm.training.batching import label_positions
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.fused_head import fuse_head, next_tokens
-from arche_mdlm.training.objectives import corrupt_batch, loss_denominator
+from arche_mdlm.training.objectives import corrupt_batch
 from arche_mdlm.training.optimizers import build_optimizers
 from benchmarks import naive
 from benchmarks.timing import interleave
@@ -69,7 +70,7 @@ def make_batch(model_config, batch_size: int, length: int, device, layout: str =
     return Batch(
         clean=clean.to(device),
         mdlm_inputs={name: value.to(device) for name, value in corrupted._asdict().items()},
-        mdlm_denominator=loss_denominator("masked_mean", num_tokens, corrupted.labels),
+        mdlm_denominator=DIFFUSION.loss_denominator("masked_mean", num_tokens, corrupted.labels != -100),
         ar_inputs={"input_ids": clean[:, :longest].to(device), "labels": labels.to(device)},
         ar_denominator=num_tokens,
         num_tokens=num_tokens,
@@ -78,7 +79,7 @@ def make_batch(model_config, batch_size: int, length: int, device, layout: str =
 
 def our_loss(model, inputs: dict, denominator: int) -> torch.Tensor:
     """As `training.loop.Trainer` computes it."""
-    extra = {} if model.config.model_type == "mdlm" else {"use_cache": False}
+    extra = arm_of(model).loss_arguments
     one = torch.ones((), device=model.device)
     return model(**inputs, **extra, num_items_in_batch=one).loss / denominator
 

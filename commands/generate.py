@@ -18,15 +18,17 @@ def run(args: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     from arche_mdlm.commands.processes import Processes
-    from arche_mdlm.training.loading import is_diffusion, load_config
+    from arche_mdlm.training.arms import arm_of
+    from arche_mdlm.training.loading import load_config
 
     logging.disable_progress_bar()
     processes = Processes(cpu=args.device == "cpu")
     try:
         config = load_config(args.model)
-        options.check(args, is_diffusion(config))
+        arm = arm_of(config)
+        options.check(args, arm)
         prompts = options.read_prompts(args)
-        _check_stream(args, is_diffusion(config), len(prompts) * args.num_samples, processes)
+        _check_stream(args, arm, len(prompts) * args.num_samples, processes)
         todo, file = _plan(args, config, prompts, processes)
         if todo is None:
             return 0
@@ -35,14 +37,14 @@ def run(args: argparse.Namespace) -> int:
         processes.close()
 
 
-def _check_stream(args, diffusion: bool, count: int, processes) -> None:
+def _check_stream(args, arm, count: int, processes) -> None:
     if processes.count > 1 and args.output is None:
         raise ValueError(f"{processes.count} processes need --output: each writes a part of the texts")
     if not args.stream:
         return
     if processes.count > 1:
         raise ValueError("--stream is for one process")
-    if count > 1 and not diffusion:
+    if count > 1 and not arm.denoises:
         raise ValueError(f"--stream shows one text of the AR arm, but {count} are asked for")
     if count > 1:
         from arche_mdlm.commands.live_view import require_rich
@@ -55,10 +57,10 @@ def _plan(args, config, prompts: list[str], processes):
 
     Where the memory sets the size of a batch, these are single texts, which are put together once the model is loaded.
     """
-    from arche_mdlm.training.loading import is_diffusion
+    from arche_mdlm.training.arms import arm_of
     from arche_mdlm.writing.sample_file import SampleFile
 
-    total, size = len(prompts) * args.num_samples, options.fixed_batch_size(args, is_diffusion(config)) or 1
+    total, size = len(prompts) * args.num_samples, options.fixed_batch_size(args, arm_of(config)) or 1
     if args.output is None:
         return [range(first, min(first + size, total)) for first in range(0, total, size)], None
     device = args.device or processes.default_device()
@@ -136,22 +138,23 @@ class _Writer:
         import torch
 
         from arche_mdlm.compiling_mdlm import compile_layers
-        from arche_mdlm.training.loading import is_diffusion, load_arm
+        from arche_mdlm.training.arms import arm_of
+        from arche_mdlm.training.loading import load_arm
 
         self.args, self.prompts = args, prompts
         model, self.tokenizer = load_arm(args.model, getattr(torch, args.dtype))
         self.model = model.to(device).eval()
-        self.diffusion = is_diffusion(model)
-        if not self.diffusion and any(self.tokenizer.mask_token and self.tokenizer.mask_token in p for p in prompts):
+        self.arm = arm_of(model)
+        if not self.arm.denoises and any(self.tokenizer.mask_token and self.tokenizer.mask_token in p for p in prompts):
             raise ValueError(f"a prompt holds a mask, but {args.model} is autoregressive and cannot fill one")
-        if not self.diffusion:
+        if not self.arm.denoises:
             self._check_length()
         if args.compile:
             compile_layers(self.model)
 
     def write(self, batches: list[range]) -> Iterator[list[dict]]:
         """The records of one batch after another; with `auto` batches are divided further to fit the memory."""
-        if options.fixed_batch_size(self.args, self.diffusion) is not None:
+        if options.fixed_batch_size(self.args, self.arm) is not None:
             yield from map(self._batch, batches)
             return
         from arche_mdlm.metrics.batch_sizes import BatchSize, estimate
@@ -204,5 +207,5 @@ class _Writer:
         if self.args.stream:
             from arche_mdlm.commands.live_view import make_streamer
 
-            chosen["streamer"] = make_streamer(self.tokenizer, rows, self.diffusion)
+            chosen["streamer"] = make_streamer(self.tokenizer, rows, self.arm.denoises)
         return chosen

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from arche_mdlm import available_samplers
 from arche_mdlm.samplers_mdlm import get_sampler
+from arche_mdlm.training.arms import Arm, arm_of
 from arche_mdlm.training.command_line import HOTTEST, SEED, TEMPERATURE, Number, checkpoint, count, device, output_file
 from arche_mdlm.writing.checkpoint_hash import checkpoint_hash
 
@@ -118,17 +119,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="delete what this command has written at --output, and start over")
 
 
-def fixed_batch_size(args: argparse.Namespace, is_diffusion: bool) -> int | None:
+def fixed_batch_size(args: argparse.Namespace, arm: Arm) -> int | None:
     """Texts in a batch; None: as many as fit into memory.
 
-    That is for the diffusion arm only: texts of the AR arm depend on their batch, and must not depend on the machine.
+    That is for arms whose texts have their own random streams: texts of the AR arm depend on their batch, and must not depend
+    on the machine.
     """
     if args.batch_size != "auto":
         return args.batch_size
-    return None if is_diffusion else _AR_BATCH_SIZE
+    return None if arm.own_streams else _AR_BATCH_SIZE
 
 
-def check(args: argparse.Namespace, is_diffusion: bool) -> None:
+def check(args: argparse.Namespace, arm: Arm) -> None:
     """ValueError, naming the option, if it does not fit the arm or another option."""
     if args.temperature == 0:
         args.greedy, args.temperature = True, None
@@ -141,9 +143,9 @@ def check(args: argparse.Namespace, is_diffusion: bool) -> None:
         if args.greedy and getattr(args, name) is not None:
             raise ValueError(f"--greedy (or --temperature 0) does not accept --{name}: it draws nothing")
     for name in _DIFFUSION_ONLY:
-        if not is_diffusion and getattr(args, name) is not None:
+        if not arm.denoises and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for the diffusion arm; {args.model} is autoregressive")
-    if args.compile and not is_diffusion:
+    if args.compile and not arm.denoises:
         raise ValueError(f"--compile is for the diffusion arm; {args.model} is autoregressive")
     if args.compile and args.prefix_cache:
         raise ValueError("--compile and --prefix_cache exclude each other; give one of them")
@@ -194,7 +196,7 @@ def _json_prompt(line: str, place: str) -> str:
 
 def settings_of(args: argparse.Namespace, config, prompts: list[str], device: str) -> dict:
     """Everything that a text depends on; two runs with equal settings write the same file."""
-    diffusion = config.model_type == "mdlm"
+    arm = arm_of(config)
     settings = {
         "model": args.model,
         "checkpoint": checkpoint_hash(args.model, config),
@@ -208,8 +210,8 @@ def settings_of(args: argparse.Namespace, config, prompts: list[str], device: st
     }
     if args.negative_prompt is not None:
         settings["negative_prompt"] = args.negative_prompt
-    if not diffusion:
-        settings["batch_size"] = fixed_batch_size(args, diffusion)  # the AR arm has one random stream a batch
+    if not arm.own_streams:
+        settings["batch_size"] = fixed_batch_size(args, arm)  # the AR arm has one random stream a batch
     return settings
 
 

@@ -24,9 +24,10 @@ def run(args: argparse.Namespace) -> int:
     """Score the file and print the figures; ValueError for a checkpoint or a file that cannot be read."""
     from transformers.utils import logging
 
+    from arche_mdlm.training.arms import arm_of
     from arche_mdlm.training.data import prepare_data
     from arche_mdlm.training.evaluation import Evaluator
-    from arche_mdlm.training.loading import context_length, is_diffusion, load_arm
+    from arche_mdlm.training.loading import context_length, load_arm
 
     logging.disable_progress_bar()
     model, tokenizer = load_arm(args.model)
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     kept = f"{data.summary.stories:,} texts, {data.summary.tokens:,} tokens"
     if data.summary.left_out:
         kept += f"; {data.summary.left_out:,} longer than the context of {length} left out (--long_documents chunk)"
-    bound = is_diffusion(model)
+    bound = arm_of(model).is_bound
     error = f" +- {score['validation_standard_error']:.4f}" if bound else ""
     print(kept)
     print(

@@ -10,6 +10,7 @@ import torch
 
 from arche_mdlm.configuration.presets import DataSettings, ModelSettings, Preset, TrainingSettings
 from arche_mdlm.studies.quickstart.plots import plot_training
+from arche_mdlm.training.arms import arm_of
 from arche_mdlm.training.checkpointing import (
     list_checkpoints,
     read_state,
@@ -19,7 +20,7 @@ from arche_mdlm.training.checkpointing import (
 from arche_mdlm.training.command_line import ArgumentParser, count, exit_status
 from arche_mdlm.training.data import prepare_data
 from arche_mdlm.training.evaluation import Evaluator
-from arche_mdlm.training.loading import is_diffusion, load_arm, save_arm, set_generation_defaults
+from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
 from arche_mdlm.training.model_card import write_model_card
 from arche_mdlm.training.own_files import check_new_folder
 from arche_mdlm.training.provenance import portable
@@ -55,7 +56,7 @@ def export(run_folder: Path, destination: Path, validation: str, dtype: torch.dt
         scores |= {"num_samples": num_samples, "step": state["best_step"], "sha256": rows.summary.sha256}
         log = {"run": run, "history": state["history"], "exported": scores}
         write_json_atomically(folder / "training_log.json", log)
-        plot_training({"MDLM" if is_diffusion(model) else "AR": state["history"]}, folder / "training.png")
+        plot_training({arm_of(model).label: state["history"]}, folder / "training.png")
         write_model_card(folder, preset, run, state["history"], state["best_step"], destination.name, scores, _LICENSE)
         with (folder / "README.md").open("a", encoding="utf-8") as card:
             card.write("\n![Loss curves](training.png)\n")

@@ -3,12 +3,13 @@
 from collections.abc import Collection
 
 from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.training.arms import DIFFUSION, arm_of_architecture
 
 
 def without_effect(preset: Preset, explicit: Collection[str], fine_tuned: bool) -> list[str]:
     """A note for each key of the command line without effect in this run."""
     training, data = preset.training, preset.data
-    diffusion, rows = preset.model.architecture == "mdlm", data.layout == "rows"
+    diffusion, rows = arm_of_architecture(preset.model.architecture) is DIFFUSION, data.layout == "rows"
     an_ar_arm, no_rows = "an AR arm", f"data.layout={data.layout!r}"
     without = {
         "training.time_sampling": (diffusion, an_ar_arm),

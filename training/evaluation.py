@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from arche_mdlm.training.loading import is_diffusion
+from arche_mdlm.training.arms import arm_of
 
 _SEED = 20260322  # the same masks at every evaluation of every run
 
@@ -33,33 +32,21 @@ class Evaluator:
     def __call__(self, model: PreTrainedModel, accelerator: Accelerator | None = None) -> dict[str, Any]:
         """`validation_nats` (a token), `validation_standard_error`, `validation_bits_per_byte`,
         `validation_nats_per_story`. Every process of an accelerator scores its share and returns the same figures."""
-        from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
-
         count = len(self.rows) if self.max_rows is None else min(self.max_rows, len(self.rows))
         # Views of the memory-mapped file: as Python's lists 20 million tokens would take half a gigabyte.
         chosen = self.rows.with_format("numpy", dtype=np.int32)[:count]
         num_bytes = chosen["num_bytes"].tolist() if "num_bytes" in chosen else None
-        if is_diffusion(model):
-            score = corpus_nelbo(
-                model,
-                chosen["input_ids"],
-                canvas_length=self.canvas_length,
-                pad_token_id=self.pad_token_id,
-                num_bytes=num_bytes,
-                num_samples=self.num_samples,
-                generator=torch.Generator().manual_seed(_SEED),
-                batch_size=self.batch_size,
-                processes=accelerator,
-            )
-        else:
-            score = corpus_nll(
-                model,
-                chosen["input_ids"],
-                pad_token_id=self.pad_token_id,
-                num_bytes=num_bytes,
-                batch_size=self.batch_size,
-                processes=accelerator,
-            )
+        score = arm_of(model).score(
+            model,
+            chosen["input_ids"],
+            canvas_length=self.canvas_length,
+            pad_token_id=self.pad_token_id,
+            num_bytes=num_bytes,
+            num_samples=self.num_samples,
+            seed=_SEED,
+            batch_size=self.batch_size,
+            processes=accelerator,
+        )
         return {
             "validation_nats": score.nats_per_token,
             "validation_standard_error": score.standard_error,

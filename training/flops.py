@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from arche_mdlm.last_layer_mdlm import can_select, can_split
-from arche_mdlm.training.loading import is_diffusion
+from arche_mdlm.training.arms import arm_of
 
 # Dense bf16 matrix products a second, from the makers' data sheets.
 _PEAKS = {"H200": 989.4e12, "H100 PCIe": 756e12, "H100": 989.4e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
@@ -49,7 +49,7 @@ class StepFlops:
             head_dim=getattr(config, "head_dim", None) or hidden // heads,
             head_rows=getattr(config, "output_vocab_size", None) or config.vocab_size,
             mlp_products=3 if gated else 2,
-            causal=config.model_type != "mdlm",
+            causal=arm_of(config).causal,
             at_labels=at_labels,
         )
 
@@ -84,7 +84,7 @@ def part_at_labels(model: Any, indexed: bool = False) -> str:
     Args:
         indexed: whether it gets them as indices (`label_positions`).
     """
-    if not is_diffusion(model):
+    if not arm_of(model).trims_last_layer:
         return "nothing"
     layer = model.model.layers[-1]
     if getattr(layer, "gradient_checkpointing", False) or not (can_split if indexed else can_select)(layer):

@@ -9,18 +9,13 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 import arche_mdlm  # noqa: F401  (registers the auto classes)
-
-
-def is_diffusion(model_or_config: Any) -> bool:
-    """Whether this is a masked diffusion model (also one loaded as remote code, whose class is another object)."""
-    return getattr(model_or_config, "config", model_or_config).model_type == "mdlm"
+from arche_mdlm.training.arms import arm_of
 
 
 def load_config(folder_or_repo: str | Path) -> PreTrainedConfig:
@@ -86,12 +81,8 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    if is_diffusion(model):
-        # No number of steps: the model's config has it, and samplers that set their own pace need none.
-        model.generation_config = type(model.generation_config)(**defaults, sampler="ancestral")
-    else:
-        # The AR arm shares the vocabulary, so it has a row for the mask: never to be written.
-        model.generation_config = GenerationConfig(**defaults, suppress_tokens=[tokenizer.mask_token_id])
+    kind = type(model.generation_config)
+    model.generation_config = kind(**arm_of(model).generation_config(tokenizer, defaults))
 
 
 def save_arm(

@@ -18,11 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.compiling_mdlm import compile_layers
 from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.training.arms import arm_of
 from arche_mdlm.training.checkpointing import STATE_FILE, rotate, write_folder_atomically, write_json_atomically
 from arche_mdlm.training.evaluation import Evaluator
 from arche_mdlm.training.flops import StepFlops, part_at_labels, peak_flops
-from arche_mdlm.training.fused_head import fuse_head
-from arche_mdlm.training.loading import is_diffusion, save_arm
+from arche_mdlm.training.loading import save_arm
 from arche_mdlm.training.optimizers import build_optimizers, decay_start, learning_rate
 from arche_mdlm.training.sharding import (
     full_optimizer_state,
@@ -77,8 +77,8 @@ class Trainer:
         self.raw_model = model
         # Saved in its place: its class is still that of the checkpoint, which a sharded model's is not.
         self._blank = _without_weights(model)
-        if not is_diffusion(model):
-            fuse_head(model)
+        self.arm = arm_of(model)
+        self.arm.prepare_for_training(model)
         self.ema = None
         if self.settings.ema_decay:
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
@@ -178,8 +178,7 @@ class Trainer:
         """Sum over the micro-batch; `num_items_in_batch=1` leaves the division to the caller."""
         # A tensor on the right device: transformers' losses want one.
         one = torch.ones((), device=self.accelerator.device)
-        extra = {} if is_diffusion(self.raw_model) else {"use_cache": False}
-        return self.model(**inputs, **extra, num_items_in_batch=one).loss
+        return self.model(**inputs, **self.arm.loss_arguments, num_items_in_batch=one).loss
 
     def _after_step(self, bar: Any) -> None:
         self.state.step += 1

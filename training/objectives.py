@@ -13,7 +13,7 @@ class Corrupted(NamedTuple):
     input_ids: torch.Tensor  # (B, L), mask_token_id where corrupted
     labels: torch.Tensor  # (B, L), the clean token where corrupted, -100 elsewhere
     timesteps: torch.Tensor  # (B,)
-    loss_weights: torch.Tensor  # (B,)
+    loss_weights: torch.Tensor | None  # (B,)
 
 
 def sample_timesteps(num_rows: int, generator: torch.Generator, stratified: bool = True) -> torch.Tensor:
@@ -54,25 +54,17 @@ def corrupt(
     return input_ids.masked_fill(masked, mask_token_id), input_ids.masked_fill(~masked, -100)
 
 
-def loss_weights(objective: str, timesteps: torch.Tensor, schedule: NoiseSchedule) -> torch.Tensor:
-    """Weight (B,) of each row's cross-entropies.
+def loss_weights(objective: str, timesteps: torch.Tensor) -> torch.Tensor | None:
+    """Weight (B,) of each row's cross-entropies; None for the model's own, the NELBO's w(t).
 
     `nelbo`: w(t), Sahoo et al. 2024, eq. 10; `low_variance`: 1, Sahoo et al. 2026, arXiv 2602.15014; `masked_mean`: 1
     (Vicentino 2026, arXiv 2603.22075), which differs by what the sum is divided by. ValueError for any other name.
     """
     if objective == "nelbo":
-        return schedule.weight(timesteps)
+        return None
     if objective in ("low_variance", "masked_mean"):
         return torch.ones_like(timesteps)
     raise ValueError(f"objective={objective!r} is not one of nelbo, low_variance, masked_mean")
-
-
-def loss_denominator(objective: str, num_real_tokens: int, labels: torch.Tensor) -> int:
-    """What the global batch's sum of cross-entropies is divided by: its masked tokens for `masked_mean`, else its real
-    tokens (BOS and the supervised tail not counted), so that a loss is comparable with an AR NLL."""
-    if objective == "masked_mean":
-        return max(int((labels != -100).sum()), 1)
-    return num_real_tokens
 
 
 def corrupt_batch(
@@ -87,4 +79,4 @@ def corrupt_batch(
     """Times, corruption and weights of one global batch; see `sample_timesteps`, `corrupt` and `loss_weights`."""
     timesteps = sample_timesteps(len(input_ids), generator, stratified)
     canvas, labels = corrupt(input_ids, maskable, timesteps, schedule, mask_token_id, generator)
-    return Corrupted(canvas, labels, timesteps, loss_weights(objective, timesteps, schedule))
+    return Corrupted(canvas, labels, timesteps, loss_weights(objective, timesteps))

@@ -7,10 +7,8 @@ import torch
 from torch.utils.data import Dataset
 
 from arche_mdlm.configuration.presets import TrainingSettings
-from arche_mdlm.schedule_mdlm import get_schedule
+from arche_mdlm.training.arms import arm_of
 from arche_mdlm.training.batching import BatchPlanner, document_positions, label_positions, lay_out
-from arche_mdlm.training.fused_head import next_tokens
-from arche_mdlm.training.objectives import Corrupted, corrupt_batch, loss_denominator
 
 
 class StepBatches(Dataset):
@@ -21,7 +19,7 @@ class StepBatches(Dataset):
 
     Args:
         rows: a `datasets.Dataset` with `input_ids` (and `document_ids` where packed).
-        model_config: of the model to be trained; an `mdlm` is given corrupted canvases, others clean rows.
+        model_config: of the model to be trained, whose arm makes the inputs.
         index_labels: give `positions` too, for a GPU or a compiler; the loss is the same.
 
     Raises:
@@ -45,7 +43,7 @@ class StepBatches(Dataset):
                 f"training.accumulation={settings.accumulation}"
             )
         self.rows, self.planner, self.settings = rows, planner, settings
-        self.config, self.pad_token_id = model_config, pad_token_id
+        self.config, self.pad_token_id, self.arm = model_config, pad_token_id, arm_of(model_config)
         self.rank, self.world_size, self.index_labels = rank, world_size, index_labels
 
     def __len__(self) -> int:
@@ -57,45 +55,25 @@ class StepBatches(Dataset):
         plan = self.planner.plan(step)
         chosen = self.rows[plan.rows]
         rows = [dict(zip(chosen, values, strict=True)) for values in zip(*chosen.values(), strict=True)]
-        diffusion = self.config.model_type == "mdlm"
-        longest = max(len(row["input_ids"]) for row in rows)
-        canvas = lay_out(
-            rows, plan.canvas_length if diffusion else longest, self.pad_token_id, self.planner.leading_bos
-        )
-        if diffusion:
-            inputs = self._diffusion_inputs(canvas, step)
-        else:
-            targets = canvas.real & canvas.maskable
-            inputs = {"input_ids": canvas.input_ids, "labels": canvas.input_ids.masked_fill(~targets, -100)}
-        labels = inputs["labels"] if diffusion else inputs["labels"][:, 1:]
-        if diffusion:
-            # Not the plan's count: a packed row holds a BOS for each of its documents.
-            num_real_tokens = int((canvas.real & canvas.maskable).sum())
-            denominator = loss_denominator(self.settings.objective, num_real_tokens, labels)
-        else:
-            denominator = max(int((labels != -100).sum()), 1)
+        length = self.arm.canvas_length(plan.canvas_length, max(len(row["input_ids"]) for row in rows))
+        canvas = lay_out(rows, length, self.pad_token_id, self.planner.leading_bos)
+        inputs = self.arm.inputs(canvas, self.settings, self.config, self._generator(step))
+        supervised = self.arm.targets(inputs["labels"]) != -100
+        # Not the plan's count: a packed row holds a BOS for each of its documents.
+        num_real_tokens = int((canvas.real & canvas.maskable).sum())
         if canvas.document_ids is not None:
             inputs["position_ids"] = document_positions(canvas.document_ids)
         return {
             "inputs": self._share(inputs),
-            "denominator": denominator,
+            "denominator": self.arm.loss_denominator(self.settings.objective, num_real_tokens, supervised),
             "num_tokens": plan.num_real_tokens,
-            "num_supervised": int((labels != -100).sum()),
+            "num_supervised": int(supervised.sum()),
         }
 
-    def _diffusion_inputs(self, canvas: Any, step: int) -> dict[str, torch.Tensor]:
+    def _generator(self, step: int) -> torch.Generator:
+        """The noise of a step's whole global batch."""
         seed = np.random.SeedSequence([self.settings.seed, 2, step]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(seed) >> 1)
-        corrupted: Corrupted = corrupt_batch(
-            canvas.input_ids,
-            canvas.maskable,
-            self.settings.objective,
-            get_schedule(self.config.noise_schedule),
-            self.config.mask_token_id,
-            generator,
-            self.settings.time_sampling == "stratified",
-        )
-        return corrupted._asdict()
+        return torch.Generator().manual_seed(int(seed) >> 1)
 
     def _share(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """This process's rows, cut into micro-batches."""
@@ -105,6 +83,5 @@ class StepBatches(Dataset):
         shares = [{name: value[start : start + size] for name, value in inputs.items()} for start in starts]
         if self.index_labels:
             for share in shares:
-                labels = share["labels"] if self.config.model_type == "mdlm" else next_tokens(share["labels"])
-                share["positions"] = label_positions(labels != -100)
+                share["positions"] = label_positions(self.arm.targets(share["labels"]) != -100)
         return shares

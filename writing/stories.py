@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
-from arche_mdlm.training.loading import is_diffusion
+from arche_mdlm.training.arms import arm_of
 from arche_mdlm.writing.sample_file import SampleFile, read_records
 
 
@@ -106,30 +105,22 @@ def write_batch(model: Any, tokenizer: Any, prompts: list[str], seeds: list[int]
 
     Masks in a prompt are filled, by the diffusion arm, and count as written.
     """
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", verbose=False).to(model.device)
-    input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
-    num_forward_passes = None
-    if is_diffusion(model):
-        generators = [torch.Generator().manual_seed(s) for s in seeds]
-        out = model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            **generate_kwargs | {"generator": generators, "return_dict_in_generate": True},
-        )
-        sequences, num_forward_passes = out.sequences, out.num_forward_passes.tolist()
-    else:
-        torch.manual_seed(seeds[0])
-        sequences = model.generate(input_ids=input_ids, attention_mask=attention_mask, **generate_kwargs)
+    encoded = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", verbose=False).to(model.device)
+    inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    input_ids, attention_mask = inputs.values()
+    arm = arm_of(model)
+    written = arm.generate(model, inputs, seeds, generate_kwargs)
+    sequences = written.sequences
     stories = []
     for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
         given = sequences[row, : input_ids.shape[1]][attention_mask[row].bool()].tolist()
-        gaps = int((input_ids[row] == tokenizer.mask_token_id).sum()) if is_diffusion(model) else 0
+        gaps = int((input_ids[row] == tokenizer.mask_token_id).sum()) if arm.denoises else 0
         ids = sequences[row, input_ids.shape[1] :].tolist()
         ended = tokenizer.eos_token_id in ids
-        written = ids[: ids.index(tokenizer.eos_token_id) + 1] if ended else ids
+        new = ids[: ids.index(tokenizer.eos_token_id) + 1] if ended else ids
         if gaps:
-            text = tokenizer.decode(given + written, skip_special_tokens=True)
+            text = tokenizer.decode(given + new, skip_special_tokens=True)
         else:
-            text = prompt + tokenizer.decode(written, skip_special_tokens=True)
-        stories.append(Story(prompt, text, seed, len(written) + gaps, ended))
-    return Batch(stories, num_forward_passes)
+            text = prompt + tokenizer.decode(new, skip_special_tokens=True)
+        stories.append(Story(prompt, text, seed, len(new) + gaps, ended))
+    return Batch(stories, written.num_forward_passes)

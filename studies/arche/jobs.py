@@ -12,8 +12,8 @@ from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.ordered_samplers_mdlm import ArcheSampler
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
+from arche_mdlm.training.arms import arm_of
 from arche_mdlm.training.batching import BatchPlanner
-from arche_mdlm.training.loading import is_diffusion
 from arche_mdlm.training.step_batches import StepBatches
 from arche_mdlm.writing.sample_file import SampleFile
 from arche_mdlm.writing.stories import own_seed
@@ -99,19 +99,17 @@ def _write(model, tokenizer, starts: torch.Tensor, first: int, settings: dict) -
     context = settings["preset"]["data"]["context_length"]
     width = min(settings["tokens"] + rows, context)
     options = {"do_sample": True, "temperature": settings["temperature"], "top_k": 0, "top_p": 1.0}
-    if is_diffusion(model):
+    arm = arm_of(model)
+    if arm.denoises:
         masks = torch.full((len(starts), width - starts.shape[1]), tokenizer.mask_token_id, device=starts.device)
-        canvas = torch.cat([starts, masks], dim=1)
-        seeds = [own_seed(settings["seed"], first + index) for index in range(len(starts))]
-        sequences = model.generate(
-            canvas, attention_mask=torch.ones_like(canvas), max_new_tokens=0,
-            sampler="arche" if settings["variant"] == "penalty" else plain_sampler(),
-            num_diffusion_steps=settings["num_diffusion_steps"],
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds], **options,
-        )  # fmt: skip
+        starts = torch.cat([starts, masks], dim=1)
+        sampler = "arche" if settings["variant"] == "penalty" else plain_sampler()
+        options |= {"max_new_tokens": 0, "sampler": sampler, **arm.step_options(settings["num_diffusion_steps"])}
     else:
-        torch.manual_seed(own_seed(settings["seed"], first))
-        sequences = model.generate(starts, attention_mask=torch.ones_like(starts), max_length=width, **options)
+        options |= {"max_length": width}
+    inputs = {"input_ids": starts, "attention_mask": torch.ones_like(starts)}
+    seeds = [own_seed(settings["seed"], first + index) for index in range(len(starts))]
+    sequences = arm.generate(model, inputs, seeds, options).sequences
     return [_text(ids[int(rows) :], tokenizer) for ids in sequences.tolist()]
 
 

@@ -16,9 +16,9 @@ from arche_mdlm.studies.controlled.summary import summary
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.references import draw
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
+from arche_mdlm.training.arms import arm_of
 from arche_mdlm.training.batching import BatchPlanner
 from arche_mdlm.training.build import build_model
-from arche_mdlm.training.loading import is_diffusion
 from arche_mdlm.training.step_batches import StepBatches
 from arche_mdlm.writing.sample_file import SampleFile
 from arche_mdlm.writing.stories import write_stories
@@ -95,23 +95,19 @@ def _of_same_weights(inputs: dict[str, Path], kind: str) -> Path | None:
 
 def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """On all held-out stories: AR's exact NLL, or MDLM's NELBO with its standard error; nats and tokens of each story."""
-    from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
-
     if (same := _of_same_weights(inputs, "likelihood")) is not None:
         return result_of(same)
     model, tokenizer = load_checkpoint(settings, inputs)
     rows = read_corpus(settings, tokenizer).validation.dataset[:]
-    common = {"pad_token_id": tokenizer.pad_token_id, "num_bytes": rows["num_bytes"]}
-    if is_diffusion(model):
-        score = corpus_nelbo(
-            model, rows["input_ids"], canvas_length=settings["preset"]["data"]["context_length"],
-            num_samples=settings["num_samples"], generator=torch.Generator().manual_seed(_LIKELIHOOD_SEED), **common,
-        )  # fmt: skip
-    else:
-        score = corpus_nll(model, rows["input_ids"], **common)
+    arm = arm_of(model)
+    score = arm.score(
+        model, rows["input_ids"], canvas_length=settings["preset"]["data"]["context_length"],
+        pad_token_id=tokenizer.pad_token_id, num_bytes=rows["num_bytes"],
+        num_samples=settings["num_samples"], seed=_LIKELIHOOD_SEED,
+    )  # fmt: skip
     kept = ("nats_per_token", "standard_error", "nats_per_story", "bits_per_byte", "num_tokens", "num_stories", "nats")
     figures = {key: getattr(score, key) for key in kept}
-    return figures | {"tokens": [len(ids) - 1 for ids in rows["input_ids"]], "bound": is_diffusion(model)}
+    return figures | {"tokens": [len(ids) - 1 for ids in rows["input_ids"]], "bound": arm.is_bound}
 
 
 def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
@@ -123,8 +119,9 @@ def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     held_out = texts_of.held_out(read_corpus(settings, tokenizer), tokenizer)
     prompts = texts_of.prompts(settings["prompt"], held_out, tokenizer, settings["num_samples"])
     options = {"do_sample": True, "temperature": settings["temperature"], "top_k": 0, "top_p": 1.0}
-    if is_diffusion(model):
-        options |= {"sampler": "ancestral", "num_diffusion_steps": settings["num_diffusion_steps"]}
+    options |= {
+        name: settings[name] for name in ("num_diffusion_steps",) if name in settings
+    }  # the arms' that have steps
     context = settings["preset"]["data"]["context_length"]
     size = settings["batch_size"]
     file = SampleFile(folder / SAMPLES, len(prompts), size, {"batch_size": size})  # the folder's name has the rest

@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
-from arche_mdlm.training.loading import is_diffusion, load_arm, load_config
+from arche_mdlm.training.arms import arm_of
+from arche_mdlm.training.loading import load_arm, load_config
 from arche_mdlm.writing.checkpoint_hash import checkpoint_hash
 
 
@@ -40,7 +41,7 @@ def check_pair(mdlm: str, ar: str, device: str = "cpu") -> dict[str, Arm]:
     sources = {"MDLM": mdlm, "AR": ar}
     arms = {name: Arm(s, checkpoint_hash(s, load_config(s)), device) for name, s in sources.items()}
     (mdlm_model, tokenizer), (ar_model, other) = (arm.load() for arm in arms.values())
-    if not is_diffusion(mdlm_model) or is_diffusion(ar_model):
+    if [arm_of(model).label for model in (mdlm_model, ar_model)] != list(sources):
         raise ValueError("--mdlm needs a masked diffusion checkpoint and --ar an autoregressive one; are they swapped?")
     if tokenizer.get_vocab() != other.get_vocab():
         raise ValueError("the two checkpoints have different tokenizers; their figures could not be compared")

@@ -13,9 +13,10 @@ from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_pair
 from arche_mdlm.studies.engine.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
+from arche_mdlm.training.arms import arm_of
 from arche_mdlm.training.corpus import SAMPLE_CORPUS
 from arche_mdlm.training.data import prepare_data
-from arche_mdlm.training.loading import context_length, is_diffusion
+from arche_mdlm.training.loading import context_length
 
 COUNTS = ("words", "characters")
 _SAMPLE_ROWS = 100  # of the shipped corpus
@@ -90,9 +91,9 @@ def _check_context(arms: dict[str, Arm]) -> None:
 def _arm_jobs(settings: ComparisonSettings, name: str, arm: Arm) -> Iterator[Job]:
     model, tokenizer = arm.load()
     options = {"do_sample": True, "temperature": settings.temperature, "top_k": 0, "top_p": 1.0}
-    if is_diffusion(model):
-        options["num_diffusion_steps"] = settings.num_diffusion_steps
-    forwards = settings.num_diffusion_steps if is_diffusion(model) else 2
+    own_arm = arm_of(model)
+    options |= own_arm.step_options(settings.num_diffusion_steps)
+    forwards = own_arm.forwards_of_text(settings.num_diffusion_steps)
     common = {"arm": arm.to_dict(), "seed": settings.seed, "batch_size": settings.batch_size, "options": options}
     for kind, prompts in (("unprompted", [""] * settings.num_samples), ("prompted", list(PROMPTS))):
         own = common | {"prompts": prompts, "description": f"{name}, {kind}"}
@@ -103,7 +104,7 @@ def _arm_jobs(settings: ComparisonSettings, name: str, arm: Arm) -> Iterator[Job
     count = len(rows.dataset) if settings.data else min(_SAMPLE_ROWS, len(rows.dataset))
     own = {"arm": arm.to_dict(), "data": data, "sha256": rows.summary.sha256, "stories": count,
            "num_samples": settings.likelihood_samples}  # fmt: skip
-    draws = settings.likelihood_samples if is_diffusion(model) else 1
+    draws = own_arm.forwards_of_score(settings.likelihood_samples)
     seconds = seconds_of(model, arm.device, count * draws * context_length(model))
     yield Job(f"{name}-likelihood", "likelihood", f"{_JOBS}:likelihood", own, seconds=seconds)
     own = {"seed": settings.seed, "count": settings.count}

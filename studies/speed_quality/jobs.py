@@ -14,7 +14,8 @@ from arche_mdlm.metrics.judge import Judge, load_judge, unigram_entropy
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.pair import Arm
 from arche_mdlm.studies.engine.references import draw, fitting_stories
-from arche_mdlm.training.loading import context_length, is_diffusion
+from arche_mdlm.training.arms import arm_of
+from arche_mdlm.training.loading import context_length
 from arche_mdlm.training.provenance import cpu_name
 from arche_mdlm.writing.stories import own_seed
 
@@ -102,14 +103,11 @@ def generate(model, tokenizer, first: int, batch_size: int, seed: int, options: 
     inputs = tokenizer([""] * batch_size, return_tensors="pt").to(model.device)
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     seeds = [own_seed(seed, first + i) for i in range(batch_size)]
-    if is_diffusion(model):
-        generators = [torch.Generator().manual_seed(own) for own in seeds]
-        out = model.generate(**inputs, generator=generators, return_dict_in_generate=True, **options)
-        return out.sequences, out.num_forward_passes.tolist(), out.tokens_per_forward.tolist()
-    torch.manual_seed(seeds[0])
-    sequences = model.generate(**inputs, **options)
-    forwards = [_written(row, tokenizer.eos_token_id) for row in sequences.tolist()]
-    return sequences, forwards, [1.0] * batch_size
+    sequences, forwards, per_forward = arm_of(model).generate(model, inputs, seeds, options)
+    if forwards is None or per_forward is None:
+        forwards = [_written(row, tokenizer.eos_token_id) for row in sequences.tolist()]
+        per_forward = [1.0] * batch_size
+    return sequences, forwards, per_forward
 
 
 def _written(ids: list[int], eos: int) -> int:
@@ -184,8 +182,7 @@ def _summary(rates: list[float]) -> dict:
 
 def _warm_up(model, tokenizer, batch_size: int, options: dict) -> None:
     """A short call of the same shapes, so that one-time work is not timed."""
-    few = {"num_diffusion_steps": 1} if is_diffusion(model) else {"max_length": 3}
-    generate(model, tokenizer, 0, batch_size, 0, options | few)
+    generate(model, tokenizer, 0, batch_size, 0, options | arm_of(model).shortest_call)
 
 
 def _timed(call, model, *args):

@@ -64,7 +64,9 @@ class Generate:
             if not kwargs.get("return_dict_in_generate"):
                 return sequences
             return transformers.utils.ModelOutput(
-                sequences=sequences, num_forward_passes=torch.full((len(input_ids),), 7)
+                sequences=sequences,
+                num_forward_passes=torch.full((len(input_ids),), 7),
+                tokens_per_forward=torch.ones(len(input_ids)),
             )
 
         from arche_mdlm import MDLMForMaskedDiffusion

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from arche_mdlm.metrics import corpus_likelihood as likelihood
+from arche_mdlm.training import arms
 from arche_mdlm.training.data import prepare_data
 from arche_mdlm.training.evaluation import Evaluator
 
@@ -25,10 +25,8 @@ def rows(request, tokenizer, tmp_path):
 @pytest.mark.parametrize("arm", ["mdlm", "ar"])
 def test_rows_are_read_where_they_lie(rows, arm, tiny_mdlm, tiny_ar, monkeypatch):
     model, name = (tiny_mdlm, "corpus_nelbo") if arm == "mdlm" else (tiny_ar, "corpus_nll")
-    real, seen = getattr(likelihood, name), []
-    monkeypatch.setattr(
-        likelihood, name, lambda model, rows, **rest: seen.append((rows, rest)) or real(model, rows, **rest)
-    )
+    real, seen = getattr(arms, name), []
+    monkeypatch.setattr(arms, name, lambda model, rows, **rest: seen.append((rows, rest)) or real(model, rows, **rest))
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
