@@ -9,12 +9,11 @@ import torch
 
 from arche_mdlm.compiling_mdlm import compile_layers
 from arche_mdlm.configuration.presets import ModelSettings, Preset
-from arche_mdlm.schedule_mdlm import get_schedule
+from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.training.arms import DIFFUSION, arm_of
 from arche_mdlm.training.batching import label_positions
 from arche_mdlm.training.build import build_model
 from arche_mdlm.training.fused_head import fuse_head, next_tokens
-from arche_mdlm.training.objectives import corrupt_batch
 from arche_mdlm.training.optimizers import build_optimizers
 from benchmarks import naive
 from benchmarks.timing import interleave
@@ -62,8 +61,7 @@ def make_batch(model_config, batch_size: int, length: int, device, layout: str =
     clean[:, 0] = 0
     maskable = torch.ones_like(real)
     maskable[:, 0] = False
-    schedule = get_schedule(model_config.noise_schedule)
-    corrupted = corrupt_batch(clean, maskable, "masked_mean", schedule, model_config.mask_token_id, generator)
+    corrupted = family_of(model_config).corrupt(clean, maskable, "masked_mean", generator)
     num_tokens = int(lengths.sum()) - batch_size
     longest = int(lengths.max())
     labels = clean.masked_fill(~(real & maskable), -100)[:, :longest]

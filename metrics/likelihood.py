@@ -10,10 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize, logit_positions
-from arche_mdlm.schedule_mdlm import get_schedule
-
-ANTITHETIC = ("none", "counts", "complement")
+from arche_mdlm.order_mdlm import ANTITHETIC
 
 
 class Likelihood(NamedTuple):
@@ -109,9 +108,13 @@ def nelbo_of_seeds(
     _check_draws(num_samples, antithetic)
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
     scored = _scored(input_ids, attention_mask, model.config.bos_token_id)
-    draws = [_draw_masks(scored[row].cpu(), num_samples, seed, antithetic) for row, seed in enumerate(seeds)]
-    masks = torch.cat([mask for mask, _ in draws]).to(input_ids.device)  # (B * num_samples, L)
-    weights = torch.cat([weight for _, weight in draws]).to(input_ids.device)
+    family = family_of(model)
+    draws = [
+        family.bound_draws(scored[row].cpu(), num_samples, antithetic, torch.Generator().manual_seed(seed))
+        for row, seed in enumerate(seeds)
+    ]
+    masks = torch.cat([draw.changed for draw in draws]).to(input_ids.device)  # (B * num_samples, L)
+    weights = torch.cat([draw.weights for draw in draws]).to(input_ids.device)
     rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(num_samples)
     estimates = torch.empty(len(rows), dtype=torch.float64)
     sizes = BatchSize.of(batch_size, model, input_ids.shape[1], all_logits=not gives_token_nll(model))
@@ -179,39 +182,17 @@ def _scored(input_ids: torch.Tensor, attention_mask: torch.Tensor, bos_token_id:
     return scored
 
 
-def _draw_masks(
-    scored: torch.Tensor, num_samples: int, seed: int, antithetic: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks (num_samples, L) and weights (num_samples,) of one row; pairs stand next to each other."""
-    generator = torch.Generator().manual_seed(seed)
-    positions = scored.nonzero()[:, 0]
-    length = len(positions)
-    strata = num_samples if antithetic == "none" else (num_samples + 1) // 2
-    offset = torch.rand(1, generator=generator, dtype=torch.float64)
-    u = (torch.arange(strata) + offset) / strata
-    k = (u * length).long().clamp(max=length - 1) + 1
-    if antithetic != "none":
-        k = torch.stack([k, length + 1 - k], dim=1).flatten()[:num_samples]
-    # Ranks among the row's own positions only: where padding stands changes nothing.
-    ranks = torch.rand(num_samples, length, generator=generator).argsort(-1).argsort(-1)
-    if antithetic == "complement":
-        ranks[1::2] = length - 1 - ranks[::2]
-    masks = torch.zeros(num_samples, len(scored), dtype=torch.bool)
-    masks[:, positions] = ranks < k[:, None]
-    return masks, length / k.double()
-
-
 def _masked_nats(
     model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, masks: torch.Tensor
 ) -> torch.Tensor:
     """Sum (N,) of the cross-entropies at each canvas's masked positions, float64."""
-    config = model.config
+    config, family = model.config, family_of(model)
     extra = {}
     if getattr(config, "time_conditioning", "none") != "none":
         rate = masks.sum(-1) / _scored(input_ids, attention_mask, config.bos_token_id).sum(-1)
-        extra["timesteps"] = get_schedule(config.noise_schedule).time_at(rate.float())
+        extra["timesteps"] = family.schedule.time_at(rate.float())
     inputs = {
-        "input_ids": input_ids.masked_fill(masks, config.mask_token_id),
+        "input_ids": family.corruption.replace(input_ids, masks),
         "attention_mask": None if bool(attention_mask.all()) else attention_mask,
         **extra,
     }

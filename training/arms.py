@@ -11,11 +11,10 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, corpus_nelbo, corpus_nll
-from arche_mdlm.schedule_mdlm import get_schedule
 from arche_mdlm.training.batching import Canvas
 from arche_mdlm.training.fused_head import fuse_head, next_tokens
-from arche_mdlm.training.objectives import corrupt_batch
 
 
 class Written(NamedTuple):
@@ -133,14 +132,9 @@ class DiffusionArm(Arm):
     def inputs(
         self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        corrupted = corrupt_batch(
-            canvas.input_ids,
-            canvas.maskable,
-            settings.objective,
-            get_schedule(config.noise_schedule),
-            config.mask_token_id,
-            generator,
-            settings.time_sampling == "stratified",
+        stratified = settings.time_sampling == "stratified"
+        corrupted = family_of(config).corrupt(
+            canvas.input_ids, canvas.maskable, settings.objective, generator, stratified
         )
         return {name: value for name, value in corrupted._asdict().items() if value is not None}
 

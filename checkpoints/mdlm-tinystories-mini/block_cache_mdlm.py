@@ -7,6 +7,7 @@ import torch
 
 from .canvas_mdlm import Canvas
 from .configuration_mdlm import MDLMConfig
+from .sight_mdlm import sight_of
 
 
 @dataclass
@@ -92,10 +93,9 @@ class BlockCache:
     def _mask(self, attended: torch.Tensor, position_ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """(R, 1, W, L) as the attention takes it: which positions each of the window's sees."""
         sees = attended[:, None].expand(-1, columns.shape[1], -1)
-        length = self.model.config.attention_block_length
-        if length is not None:
-            blocks = position_ids // length
-            sees = sees & (blocks[:, None] <= blocks.gather(1, columns)[..., None])
+        sight = sight_of(position_ids, False, self.model.config.attention_block_length)
+        if sight is not None:
+            sees = sees & sight.window(columns)
         sees = sees[:, None]
         if self.model.config._attn_implementation == "eager":
             return torch.zeros(sees.shape, dtype=self.model.dtype, device=sees.device).masked_fill(

@@ -3,14 +3,13 @@
 Source of the parameterisation: Sahoo et al. 2024, arXiv 2406.07524 (SUBS, NELBO).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.masking_utils import and_masks, create_bidirectional_mask, packed_sequence_mask_function
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
@@ -18,10 +17,11 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mdlm import MDLMConfig
+from .family_mdlm import family_of
 from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import module_loss
 from .last_layer_mdlm import CACHE_ARGUMENT, can_select, can_split, last_layer_at, mlp_at
-from .schedule_mdlm import get_schedule
+from .sight_mdlm import Sight, positions_from_mask, sight_of
 from .time_embedding_mdlm import TimeEmbedding
 
 logger = logging.get_logger(__name__)
@@ -87,6 +87,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         inputs_embeds: torch.Tensor | None = None,
         timesteps: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
+        sight: Sight | None = None,
         block_cache: Any = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
@@ -101,6 +102,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             timesteps (`torch.Tensor`, (B,)): t in [0, 1]; needed and read with `time_conditioning="additive"` only.
             positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer
                 runs there only. Indices are given in any order, and spare a GPU the wait for their number.
+            sight (`Sight`, *optional*): who sees whom. Default: the documents that `position_ids` tell, and the blocks of
+                `attention_block_length`; nothing is read from `position_ids` where it is given.
             block_cache (*optional*): what `BlockCache` hands to the layers.
 
         Returns:
@@ -138,11 +141,14 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         packed = position_ids is not None and attention_mask is None
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
+        if sight is None:
+            rows = position_ids.expand(inputs_embeds.shape[0], -1)
+            sight = sight_of(rows, packed, self.config.attention_block_length)
         mask: Any = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            and_mask_function=self._sees(position_ids.expand(inputs_embeds.shape[0], -1), packed),
+            and_mask_function=None if sight is None else sight.mask_function(),
         )
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
@@ -166,28 +172,6 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         elif positions is not None:
             hidden_states = _at(hidden_states, positions)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
-
-    def _sees(self, position_ids: torch.Tensor, packed: bool) -> Callable[..., torch.Tensor] | None:
-        """The mask function, for positions (B, L), of packed documents and of blocks; None where everything sees everything."""
-        rules = []
-        if packed:
-            rules.append(packed_sequence_mask_function(documents_of(position_ids)))
-        if self.config.attention_block_length is not None:
-            block = position_ids // self.config.attention_block_length
-            rules.append(lambda row, head, query, key: block[row, key] <= block[row, query])
-        return and_masks(*rules) if rules else None
-
-
-def positions_from_mask(attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor:
-    """Position ids (B, L) or (1, L) that count real tokens only, so that left padding shifts nothing."""
-    if attention_mask is None or attention_mask.dim() != 2:
-        return torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
-def documents_of(position_ids: torch.Tensor) -> torch.Tensor:
-    """Which document of its row each position (B, L) belongs to: another one begins where `position_ids` do not go on."""
-    return (position_ids.diff(dim=-1, prepend=position_ids[:, :1] - 1) != 1).cumsum(-1)
 
 
 class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type: ignore[misc]  # the mixin's classes are narrower
@@ -370,7 +354,7 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
             else:
                 num_items_in_batch = labelled.numel() if attention_mask is None else attention_mask.sum()
         if loss_weights is None and timesteps is not None:
-            loss_weights = get_schedule(self.config.noise_schedule).weight(timesteps)
+            loss_weights = family_of(self.config).schedule.weight(timesteps)
         if loss_weights is None:
             loss_weights = torch.ones((), device=labelled.device)
         elif loss_weights.dim() == 1:

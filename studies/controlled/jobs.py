@@ -5,10 +5,10 @@ Each is called as `job(settings, inputs, folder)` by `studies.engine.runner`.
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
+from arche_mdlm import MDLMConfig
 from arche_mdlm.configuration.presets import ModelSettings, TrainingSettings
 from arche_mdlm.metrics.diversity import diversity_differences
 from arche_mdlm.studies.controlled import texts as texts_of
@@ -65,7 +65,7 @@ def supervision(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         training.length_pool,
     )  # fmt: skip
     schedule = settings["preset"]["model"]["config"].get("noise_schedule", "linear")
-    config = SimpleNamespace(model_type="mdlm", noise_schedule=schedule, mask_token_id=tokenizer.mask_token_id)
+    config = MDLMConfig(vocab_size=len(tokenizer), mask_token_id=tokenizer.mask_token_id, noise_schedule=schedule)
     batches = StepBatches(corpus.train.dataset, planner, training, config, pad)
     seen, supervised, tail = [], 0, 0
     for step in range(training.max_steps):

@@ -7,8 +7,10 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
 from arche_mdlm import MDLMForMaskedDiffusion
+from arche_mdlm.corruption_mdlm import Masked
+from arche_mdlm.family_mdlm import Family
+from arche_mdlm.order_mdlm import Whole
 from arche_mdlm.schedule_mdlm import get_schedule
-from arche_mdlm.training.objectives import corrupt_batch
 
 ROWS = [{"input_ids": torch.randint(4, 12, (10,), generator=torch.Generator().manual_seed(i))} for i in range(24)]
 
@@ -22,7 +24,7 @@ class Collator:
     def __call__(self, rows):
         ids = torch.stack([row["input_ids"] for row in rows])
         generator = torch.Generator().manual_seed(int(ids.sum()))
-        corrupted = corrupt_batch(ids, torch.ones_like(ids).bool(), "nelbo", get_schedule("linear"), 3, generator)
+        corrupted = Family(Masked(3), Whole(), get_schedule("linear")).corrupt(ids, ids > 0, "nelbo", generator)
         batch = {"input_ids": corrupted.input_ids, "labels": corrupted.labels}
         return batch | ({"timesteps": corrupted.timesteps} if self.timesteps else {})
 

@@ -80,6 +80,7 @@ class OracleDenoiser(nn.Module):
         self.language = language
         size = language.vocab_size
         self.config = SimpleNamespace(
+            diffusion="masked",
             vocab_size=size + 3,
             bos_token_id=size,
             mask_token_id=size + 1,

@@ -1,4 +1,4 @@
-"""Objectives: the law of times and masks, weights and denominators, and the losses in expectation, by enumeration."""
+"""Families: the law of times and noise, weights and denominators, and the losses in expectation, by enumeration."""
 
 import itertools
 import math
@@ -9,11 +9,19 @@ from exact_model import ExactModel
 from goodness_of_fit import uniform_ks_p
 from oracles.tables import TableLanguage
 
+from arche_mdlm import MDLMConfig, order_mdlm
+from arche_mdlm.configuration_mdlm import _CHOICES
+from arche_mdlm.corruption_mdlm import Masked
+from arche_mdlm.family_mdlm import FAMILIES, Family, family_of
+from arche_mdlm.order_mdlm import Whole, sample_timesteps
 from arche_mdlm.schedule_mdlm import get_schedule
 from arche_mdlm.training.arms import AUTOREGRESSIVE, DIFFUSION
-from arche_mdlm.training.objectives import corrupt, corrupt_batch, loss_weights, sample_timesteps
 
 MASK = 9
+
+
+def masked(schedule: str, mask: int = MASK) -> Family:
+    return Family(Masked(mask), Whole(), get_schedule(schedule))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -41,41 +49,41 @@ def test_times_are_uniform():
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
-def test_a_token_is_masked_with_probability_one_minus_alpha(name):
+def test_a_token_is_masked_with_probability_one_minus_alpha(name, monkeypatch):
     times = torch.tensor([0.05, 0.3, 0.5, 0.9, 1.0])
+    monkeypatch.setattr(order_mdlm, "sample_timesteps", lambda *args: times)
     tokens = torch.randint(0, 9, (5, 20_000))
-    canvas, labels = corrupt(
-        tokens, torch.ones_like(tokens, dtype=torch.bool), times, get_schedule(name), MASK, generator()
-    )
-    masked = canvas == MASK
+    canvas, labels, *_ = masked(name).corrupt(tokens, torch.ones_like(tokens, dtype=torch.bool), "nelbo", generator())
+    changed = canvas == MASK
     rate = {"linear": times, "cosine": torch.sin(math.pi / 2 * times) ** 2}[name]
     error = (rate * (1 - rate) / 20_000).sqrt()
-    assert bool(((masked.float().mean(-1) - rate).abs() <= 4 * error + 1e-6).all())
-    assert torch.equal(canvas[~masked], tokens[~masked])
-    assert torch.equal(labels[masked], tokens[masked])
-    assert bool((labels[~masked] == -100).all())
+    assert bool(((changed.float().mean(-1) - rate).abs() <= 4 * error + 1e-6).all())
+    assert torch.equal(canvas[~changed], tokens[~changed])
+    assert torch.equal(labels[changed], tokens[changed])
+    assert bool((labels[~changed] == -100).all())
 
 
-def test_only_maskable_positions_are_masked():
+def test_only_maskable_positions_are_masked(monkeypatch):
     tokens = torch.randint(0, 9, (6, 30))
     maskable = torch.rand(6, 30) < 0.7
-    canvas, labels = corrupt(tokens, maskable, torch.ones(6), get_schedule("linear"), MASK, generator())
+    monkeypatch.setattr(order_mdlm, "sample_timesteps", lambda *args: torch.ones(6))
+    canvas, labels, *_ = masked("linear").corrupt(tokens, maskable, "nelbo", generator())
     assert torch.equal(canvas == MASK, maskable)
     assert torch.equal(labels != -100, maskable)
 
 
 def test_weights_and_denominators():
     times = torch.tensor([0.25, 0.5])
-    assert loss_weights("nelbo", times) is None  # the model's own
-    assert loss_weights("low_variance", times).tolist() == [1.0, 1.0]
-    assert loss_weights("masked_mean", times).tolist() == [1.0, 1.0]
+    assert Masked(MASK).loss_weights("nelbo", times) is None  # the model's own
+    assert Masked(MASK).loss_weights("low_variance", times).tolist() == [1.0, 1.0]
+    assert Masked(MASK).loss_weights("masked_mean", times).tolist() == [1.0, 1.0]
     labels = torch.tensor([[-100, 3, 4, -100]])
     names = ("nelbo", "low_variance", "masked_mean")
     assert [DIFFUSION.loss_denominator(name, 17, labels != -100) for name in names] == [17, 17, 2]
     assert DIFFUSION.loss_denominator("masked_mean", 17, torch.zeros(1, 4, dtype=torch.bool)) == 1
     assert AUTOREGRESSIVE.loss_denominator("next_token", 17, labels != -100) == 2
     with pytest.raises(ValueError, match="objective='elbo' is not one of nelbo, low_variance, masked_mean"):
-        loss_weights("elbo", times)
+        Masked(MASK).loss_weights("elbo", times)
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +97,15 @@ def objective_of(model, objective: str, schedule: str, num_rows: int) -> torch.T
     rows = torch.cat([model.bos(num_rows), strings], dim=1)
     maskable = torch.ones_like(rows, dtype=torch.bool)
     maskable[:, 0] = False
-    mask_id = model.config.mask_token_id
-    batch = corrupt_batch(rows, maskable, objective, get_schedule(schedule), mask_id, generator(2))
+    batch = masked(schedule, model.config.mask_token_id).corrupt(rows, maskable, objective, generator(2))
     assert torch.equal(batch.input_ids[:, :1], rows[:, :1]), "BOS is never masked"
     positions = batch.labels != -100
     logits = model(batch.input_ids, positions=positions).logits
     nats = torch.nn.functional.cross_entropy(logits, batch.labels[positions], reduction="none")
-    weighted = nats * batch.loss_weights[positions.nonzero()[:, 0]]
+    weights = batch.loss_weights
+    if weights is None:  # the model's own
+        weights = get_schedule(schedule).weight(batch.timesteps)
+    weighted = nats * weights[positions.nonzero()[:, 0]]
     return torch.zeros(num_rows, dtype=torch.float64).index_add_(0, positions.nonzero()[:, 0], weighted)
 
 
@@ -129,3 +139,9 @@ def test_no_row_of_a_batch_always_gets_the_same_time():
     ranks = torch.arange(16.0).expand(2000, 16)
     correlation = torch.corrcoef(torch.stack([ranks.flatten(), times.flatten()]))[0, 1].item()
     assert abs(correlation) < 4 / (2000 * 16) ** 0.5
+
+
+def test_every_family_that_a_config_takes_is_there():
+    assert set(FAMILIES) == set(_CHOICES["diffusion"])
+    for name in FAMILIES:
+        assert isinstance(family_of(MDLMConfig(vocab_size=32, mask_token_id=31, diffusion=name)), Family)

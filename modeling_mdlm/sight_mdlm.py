@@ -1,0 +1,71 @@
+"""Which positions a position sees, as data: one rule over four whole numbers a position makes every attention mask.
+
+`sees(q, k) = document[q] == document[k] and (write[k] <= read[q] or group[k] == group[q])`
+
+| mask | document | write | read | group |
+|---|---|---|---|---|
+| full | 0 | 0 | 0 | 0 |
+| packed documents | number of the document | 0 | 0 | 0 |
+| block-causal | 0 | block | block | block |
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+
+class Sight(NamedTuple):
+    """Four numbers of each of L positions, each (B, L) int64: contiguous tensors of their own, as compiled attention wants them.
+
+    Args:
+        document: positions see their own document only.
+        write: what a position's token adds is seen by those whose `read` is at least this.
+        read: see `write`.
+        group: positions of one group see each other whatever `write` and `read` say.
+    """
+
+    document: torch.Tensor
+    write: torch.Tensor
+    read: torch.Tensor
+    group: torch.Tensor
+
+    def mask_function(self) -> Callable[..., torch.Tensor]:
+        """The rule as transformers' masking utilities call it: (row, head, query, key) to bool."""
+        document, write, read, group = self
+
+        def sees(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            near = (write[row, key] <= read[row, query]) | (group[row, key] == group[row, query])
+            return (document[row, key] == document[row, query]) & near
+
+        return sees
+
+    def window(self, columns: torch.Tensor) -> torch.Tensor:
+        """(R, W, L) bool: what the positions in `columns` (R, W) see of the L."""
+        document, write, read, group = self
+        here = [values.gather(1, columns)[..., None] for values in (document, read, group)]
+        near = (write[:, None] <= here[1]) | (group[:, None] == here[2])
+        return (document[:, None] == here[0]) & near
+
+
+def sight_of(position_ids: torch.Tensor, packed: bool, block_length: int | None) -> Sight | None:
+    """The sight of positions (B, L): of packed documents, each of which counts from its own start, of blocks of so many
+    positions, or of both; None where everything sees everything."""
+    if not packed and block_length is None:
+        return None
+    zeros = torch.zeros_like(position_ids)
+    document = documents_of(position_ids) if packed else zeros
+    block = zeros if block_length is None else position_ids // block_length
+    return Sight(document, block.contiguous(), block.clone(), block.clone())
+
+
+def documents_of(position_ids: torch.Tensor) -> torch.Tensor:
+    """Which document of its row each position (B, L) belongs to: another one begins where `position_ids` do not go on."""
+    return (position_ids.diff(dim=-1, prepend=position_ids[:, :1] - 1) != 1).cumsum(-1)
+
+
+def positions_from_mask(attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor:
+    """Position ids (B, L) or (1, L) that count real tokens only, so that left padding shifts nothing."""
+    if attention_mask is None or attention_mask.dim() != 2:
+        return torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,114 @@
+"""The rule of four numbers against every mask by enumeration, in the model, and in its cache."""
+
+import pytest
+import torch
+
+from arche_mdlm import MDLMConfig, MDLMModel
+from arche_mdlm.sight_mdlm import Sight, documents_of, sight_of
+
+LENGTH = 12
+POSITIONS = {
+    "one document": torch.arange(LENGTH)[None],
+    "three documents": torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 1, 2]]),
+    "padded on the left": torch.tensor([[0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]]),
+}
+
+
+def pairs(sight: Sight) -> torch.Tensor:
+    """(B, L, L) bool: what the mask function says for every query and key."""
+    rows, length = sight.document.shape
+    index = torch.meshgrid(torch.arange(rows), torch.arange(length), torch.arange(length), indexing="ij")
+    return sight.mask_function()(index[0], 0, index[1], index[2])
+
+
+def by_hand(position_ids: torch.Tensor, packed: bool, block_length: int | None) -> torch.Tensor:
+    documents, found = documents_of(position_ids), torch.zeros(1, LENGTH, LENGTH, dtype=torch.bool)
+    for query in range(LENGTH):
+        for key in range(LENGTH):
+            together = not packed or documents[0, query] == documents[0, key]
+            before = block_length is None or (
+                position_ids[0, key] // block_length <= position_ids[0, query] // block_length
+            )
+            found[0, query, key] = bool(together and before)
+    return found
+
+
+@pytest.mark.parametrize("block_length", [None, 1, 3, 5, 12])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", POSITIONS)
+def test_the_rule_makes_every_mask_of_today(name, packed, block_length):
+    sight = sight_of(POSITIONS[name], packed, block_length)
+    if sight is None:
+        assert not packed
+        assert block_length is None
+        return
+    assert torch.equal(pairs(sight), by_hand(POSITIONS[name], packed, block_length))
+    columns = torch.tensor([[7, 2, 2, 11]])
+    assert torch.equal(sight.window(columns), pairs(sight)[:, columns[0]])
+
+
+def doubled(length: int, block_length: int) -> tuple[Sight, torch.Tensor]:
+    """The sight of [z ; x] for training in blocks, and the same by hand: (1, 2L, 2L)."""
+    block, clean = torch.arange(length).repeat(2) // block_length, torch.arange(2 * length) >= length
+    # Clean positions write their block and read up to their own; noisy ones read the blocks before, and their own group.
+    write = torch.where(clean, block, 2 * length)
+    read = torch.where(clean, block, block - 1)
+    group = torch.where(clean, -1 - torch.arange(2 * length), block)
+    q, k = torch.meshgrid(torch.arange(2 * length), torch.arange(2 * length), indexing="ij")
+    same, before = block[k] == block[q], block[k] < block[q]
+    expected = torch.where(clean[q], clean[k] & (same | before), torch.where(clean[k], before, same))
+    zeros = torch.zeros(1, 2 * length, dtype=torch.long)
+    return Sight(zeros, write[None], read[None], group[None]), expected[None]
+
+
+@pytest.mark.parametrize("block_length", [1, 2, 3, 6])
+def test_the_rule_makes_the_mask_of_block_training(block_length):
+    sight, expected = doubled(6, block_length)
+    assert torch.equal(pairs(sight), expected)
+
+
+def trunk(attention: str, block_length: int | None = None) -> MDLMModel:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MDLMConfig(vocab_size=32, mask_token_id=31, attention_block_length=block_length, **sizes)
+    config._attn_implementation = attention
+    return MDLMModel(config).eval()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_positions_that_repeat_are_two_documents_only_where_no_sight_is_given(attention):
+    """A doubled input [z ; x] repeats its positions; read as packed documents its halves would not see each other."""
+    model = trunk(attention)
+    ids, changed = torch.randint(0, 31, (1, 12)), None
+    position_ids, (sight, _) = torch.arange(6).repeat(2)[None], doubled(6, 2)
+    changed = ids.clone()
+    changed[0, 6] += 1 if ids[0, 6] < 30 else -1  # the first clean token: block 0
+    for given, reached in ((None, []), (sight, [2, 3, 4, 5])):
+        before, after = (
+            model(row, position_ids=position_ids, sight=given).last_hidden_state[0] for row in (ids, changed)
+        )
+        moved = ((before - after).abs().amax(-1) > 1e-6).nonzero()[:, 0].tolist()
+        assert [position for position in moved if position < 6] == reached
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_no_position_learns_what_it_does_not_see(attention):
+    """One token is changed; exactly the positions that see it, by any number of layers, move."""
+    model, (sight, expected) = trunk(attention), doubled(6, 2)
+    ids, position_ids = torch.randint(0, 31, (1, 12)), torch.arange(6).repeat(2)[None]
+    reach = (expected[0].float() @ expected[0].float()) > 0  # two layers
+    before = model(ids, position_ids=position_ids, sight=sight).last_hidden_state[0]
+    for key in range(12):
+        changed = ids.clone()
+        changed[0, key] = (ids[0, key] + 1) % 31
+        after = model(changed, position_ids=position_ids, sight=sight).last_hidden_state[0]
+        assert torch.equal((before - after).abs().amax(-1) > 1e-7, reach[:, key])
+
+
+@torch.no_grad()
+def test_the_given_sight_is_that_of_the_config():
+    model, ids = trunk("sdpa", 4), torch.randint(0, 31, (2, 12))
+    sight = sight_of(torch.arange(12).expand(2, -1), False, 4)
+    assert torch.equal(model(ids).last_hidden_state, model(ids, sight=sight).last_hidden_state)
