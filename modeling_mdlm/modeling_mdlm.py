@@ -20,7 +20,7 @@ from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
 from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import module_loss
-from .last_layer_mdlm import CACHE_ARGUMENT, can_select, can_split, last_layer_at, mlp_at
+from .last_layer_mdlm import CACHE_ARGUMENT, last_layer
 from .sight_mdlm import Sight, positions_from_mask, sight_of
 from .time_embedding_mdlm import TimeEmbedding
 
@@ -151,26 +151,17 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             and_mask_function=None if sight is None else sight.mask_function(),
         )
         hidden_states = inputs_embeds
-        position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
-        layers = self.layers[: self.config.num_hidden_layers]
-        indexed = positions is not None and positions.dtype != torch.bool
-        inputs: dict[str, Any] = {
+        inputs: dict[str, Any] = kwargs | {
             "attention_mask": mask,
-            "position_embeddings": position_embeddings,
+            "position_embeddings": self.rotary_emb(hidden_states, position_ids=position_ids),
             "position_ids": position_ids,
         }
         if block_cache is not None:  # wants the keys and values of all layers
             inputs[CACHE_ARGUMENT] = block_cache
-        selects = positions is not None and (can_split if indexed else can_select)(layers[-1], **inputs, **kwargs)
-        for layer in layers[:-1] if selects else layers:
-            hidden_states = layer(hidden_states, **inputs, **kwargs)
-        if positions is not None and selects:
-            if indexed:
-                hidden_states = mlp_at(layers[-1], hidden_states, positions, **inputs, **kwargs)
-            else:
-                hidden_states = last_layer_at(layers[-1], hidden_states, positions, mask, position_embeddings)
-        elif positions is not None:
-            hidden_states = _at(hidden_states, positions)
+        *layers, last = self.layers[: self.config.num_hidden_layers]
+        for layer in layers:
+            hidden_states = layer(hidden_states, **inputs)
+        hidden_states = last_layer(last, hidden_states, positions, **inputs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 

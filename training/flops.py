@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from arche_mdlm.last_layer_mdlm import can_select, can_split
+from arche_mdlm.last_layer_mdlm import part_at_positions
 from arche_mdlm.training.arms import arm_of
 
 # Dense bf16 matrix products a second, from the makers' data sheets.
@@ -87,9 +87,7 @@ def part_at_labels(model: Any, indexed: bool = False) -> str:
     if not arm_of(model).trims_last_layer:
         return "nothing"
     layer = model.model.layers[-1]
-    if getattr(layer, "gradient_checkpointing", False) or not (can_split if indexed else can_select)(layer):
-        return "nothing"
-    return "mlp" if indexed else "most"
+    return "nothing" if getattr(layer, "gradient_checkpointing", False) else part_at_positions(layer, indexed)
 
 
 def peak_flops(device: torch.device) -> float | None:

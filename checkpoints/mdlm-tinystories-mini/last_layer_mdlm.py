@@ -20,15 +20,50 @@ CACHE_ARGUMENT = "cache" if "cache" in signature(LlamaDecoderLayer.forward).para
 _BACKENDS = ("sdpa", "eager")  # flash and flex attention take other masks
 
 
-def can_split(layer: nn.Module, **kwargs: Any) -> bool:
-    """Whether `mlp_at` can stand in for the whole layer: nothing looks inside it or is wrapped around it (hooks, offloading,
-    FSDP, checkpointing)."""
+def last_layer(
+    layer: nn.Module, hidden_states: torch.Tensor, positions: torch.Tensor | None, **inputs: Any
+) -> torch.Tensor:
+    """A layer's output (B, L, H), or (N, H) at N `positions`, by the shortest way that computes what the whole layer would.
+
+    Args:
+        hidden_states: (B, L, H), the layer's input.
+        positions: None; (B, L) bool, whose True positions come in row-major order; or (N,) flat indices, in any order.
+        **inputs: what the layer is called with.
+    """
+    if positions is None:
+        return layer(hidden_states, **inputs)
+    indexed = positions.dtype != torch.bool
+    part = part_at_positions(layer, indexed, **inputs)
+    if part == "mlp":
+        return _mlp_at(layer, hidden_states, positions, **inputs)
+    if part == "most":
+        return _most_at(layer, hidden_states, positions, inputs["attention_mask"], inputs["position_embeddings"])
+    states = layer(hidden_states, **inputs)
+    return states.flatten(0, 1)[positions] if indexed else states[positions]
+
+
+def part_at_positions(layer: nn.Module, indexed: bool, **inputs: Any) -> str:
+    """What of a layer runs at the wanted positions alone: `"nothing"`, `"mlp"` or `"most"` of it.
+
+    - `"mlp"`, for indices, whose number is known: nothing looks inside the layer or is wrapped around it (hooks,
+      offloading, FSDP, checkpointing).
+    - `"most"` (all but keys and values), for bools: besides, a known attention backend without dropout, without a cache, which
+      wants the keys and values of the layer itself, and without a compiler, which wants one shape.
+    """
     if type(layer) is not LlamaDecoderLayer or _is_hooked(layer):
-        return False
+        return "nothing"
     config = layer.self_attn.config
     checkpointed = layer.training and getattr(layer, "gradient_checkpointing", False)
-    wanted = kwargs.get("output_attentions") or config.output_attentions or kwargs.get("output_hidden_states")
-    return not (checkpointed or wanted or config.output_hidden_states)
+    wanted = inputs.get("output_attentions") or config.output_attentions or inputs.get("output_hidden_states")
+    if checkpointed or wanted or config.output_hidden_states:
+        return "nothing"
+    if indexed:
+        return "mlp"
+    looked_into = type(layer.self_attn) is not LlamaAttention or _is_hooked(layer.self_attn)
+    drops = layer.training and config.attention_dropout
+    if inputs.get(CACHE_ARGUMENT) is not None or looked_into or drops or torch.compiler.is_compiling():
+        return "nothing"
+    return "most" if config._attn_implementation in _BACKENDS else "nothing"
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -36,34 +71,17 @@ def _is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
-def can_select(layer: nn.Module, **kwargs: Any) -> bool:
-    """Whether `last_layer_at` can: as `can_split`, with a known backend and without dropout or a compiler, which wants one
-    shape."""
-    if kwargs.get(CACHE_ARGUMENT) is not None:  # a cache wants the keys and values of the layer itself
-        return False
-    if (
-        type(layer) is not LlamaDecoderLayer
-        or type(layer.self_attn) is not LlamaAttention
-        or _is_hooked(layer.self_attn)
-    ):
-        return False
-    config = layer.self_attn.config
-    if torch.compiler.is_compiling() or (layer.training and config.attention_dropout):
-        return False
-    return config._attn_implementation in _BACKENDS and can_split(layer, **kwargs)
-
-
-def mlp_at(layer: nn.Module, hidden_states: torch.Tensor, index: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+def _mlp_at(layer: nn.Module, hidden_states: torch.Tensor, index: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     """A Llama layer's output (N, H) at the flat positions `index` (N,) of `hidden_states` (B, L, H).
 
     Attention is that of the whole layer, in any backend; the MLP, two thirds of a layer, runs at the N alone. Nothing here
     depends on a value on the device: N is the length of a tensor that the caller made.
     """
-    run = _compiled_mlp_at() if layer._compiled_call_impl is not None else _mlp_at
+    run = _compiled_mlp_at() if layer._compiled_call_impl is not None else _eager_mlp_at
     return run(layer, hidden_states, index, **kwargs)
 
 
-def _mlp_at(layer: Any, hidden_states: torch.Tensor, index: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+def _eager_mlp_at(layer: Any, hidden_states: torch.Tensor, index: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)
     states = (hidden_states + attended).flatten(0, 1)[index]
     return states + layer.mlp(layer.post_attention_layernorm(states))
@@ -71,10 +89,10 @@ def _mlp_at(layer: Any, hidden_states: torch.Tensor, index: torch.Tensor, **kwar
 
 @cache
 def _compiled_mlp_at() -> Callable[..., torch.Tensor]:
-    return torch.compile(_mlp_at, dynamic=False)
+    return torch.compile(_eager_mlp_at, dynamic=False)
 
 
-def last_layer_at(
+def _most_at(
     layer: Any,
     hidden_states: torch.Tensor,
     positions: torch.Tensor,
@@ -87,7 +105,7 @@ def last_layer_at(
     whole layer up to rounding.
 
     Args:
-        layer: a `LlamaDecoderLayer` of which `can_select` is True.
+        layer: a `LlamaDecoderLayer`.
         hidden_states: (B, L, H), the layer's input.
         positions: (B, L) bool.
         attention_mask: None or (B, 1, L, L) as the backend takes it.

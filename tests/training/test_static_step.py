@@ -105,7 +105,7 @@ def test_the_step_reads_nothing_from_the_device(arm):
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_compiled_layers_meet_few_shapes(arm, monkeypatch):
-    monkeypatch.setattr(last_layer_mdlm, "_compiled_mlp_at", lambda: last_layer_mdlm._mlp_at)
+    monkeypatch.setattr(last_layer_mdlm, "_compiled_mlp_at", lambda: last_layer_mdlm._eager_mlp_at)
     torch._dynamo.reset()
     counter = CompileCounter()
     model, plain = make(arm), make(arm)
