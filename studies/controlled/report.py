@@ -144,7 +144,7 @@ def _samples(report: dict, key: str) -> str:
     rows = []
     for group, suffix in (("mean", ""), ("mean_cut", f", first {report['settings']['cut_tokens']} tokens")):
         for figure in _ROWS:
-            label, _, style = FIGURES[figure]
+            label, _, style, _ = FIGURES[figure]
             if suffix and figure not in CUT_FIGURES:
                 continue
             cells = [arm["samples"].get(key, {}).get(group, {}).get(figure) for arm in report["arms"].values()]

@@ -27,6 +27,7 @@ def run_study(
     files: tuple[str, ...],
     show: Callable[[str], None],
     tell: Callable[[Path], None] = lambda report: None,
+    greet: Callable[[], None] = lambda: None,
 ) -> int:
     """Print the plan, or run its remaining jobs and write the report; 0, or 1 if a job failed.
 
@@ -36,6 +37,7 @@ def run_study(
         files: all that `write_report` may write. Before any work: ValueError where one is there and not ours.
         write_report: called with the summary, `about`, what failed and the folder; returns the report's path.
         tell: called with that path, to show what is in the report.
+        greet: called before the first job.
 
     Raises RuntimeError if failed jobs prevent a report.
     """
@@ -49,6 +51,7 @@ def run_study(
     if args.dry_run:
         runner.dry_run()
         return 0
+    greet()
     failed = runner.run()
     folder = StudyFolder(args.output, plan)
     if not folder.is_done(SUMMARY):

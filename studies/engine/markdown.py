@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from arche_mdlm.studies.engine.plots import NO_PICTURES
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def table(header: list[str], rows: list[list[str]], words: tuple[int, ...] = (0,)) -> str:
+    """A table whose columns hold numbers, but for those at `words`."""
+    columns = {index % len(header) for index in words}
+    lines = [header, ["---" if index in columns else "---:" for index in range(len(header))], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

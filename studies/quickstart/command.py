@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from arche_mdlm.studies.engine.arguments import add_running_arguments
 from arche_mdlm.training.command_line import SEED, TEMPERATURE, checkpoint, count
@@ -52,7 +53,16 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     args.mdlm, args.ar = _shipped("--mdlm", args.mdlm), _shipped("--ar", args.ar)
     settings = settings_of(ComparisonSettings, args)
     plan, tell = partial(build_plan, settings), partial(_tell, show=show)
-    return run_study(args, plan, asdict(settings), write_report, FILES, show, tell)
+    return run_study(args, plan, asdict(settings), write_report, FILES, show, tell, partial(_greet, settings, show))
+
+
+def _greet(settings: Any, show: Callable[[str], None]) -> None:
+    from arche_mdlm.studies.engine.pair import check_pair
+    from arche_mdlm.studies.quickstart.first_look import show_first
+    from arche_mdlm.studies.quickstart.plan import COOLER
+
+    show_first(check_pair(settings.mdlm, settings.ar), min(COOLER, settings.temperature), show)
+    show("Now the whole comparison, which takes some minutes.\n")
 
 
 def _shipped(option: str, source: str) -> str:

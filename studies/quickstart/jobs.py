@@ -2,6 +2,7 @@
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -10,6 +11,8 @@ from arche_mdlm.metrics.diversity import diversity, unsplit_share
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of, seconds_taken
 from arche_mdlm.studies.engine.pair import Arm
 from arche_mdlm.studies.engine.references import draw, fitting_stories
+from arche_mdlm.studies.quickstart.first_look import fill
+from arche_mdlm.training.arms import AUTOREGRESSIVE
 from arche_mdlm.training.data import prepare_data
 from arche_mdlm.training.evaluation import Evaluator
 from arche_mdlm.training.loading import context_length
@@ -64,6 +67,36 @@ def reference(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     return {"source": Path(settings["source"]).name, "sha256": settings["sha256"], "figures": _figures(texts, settings)}
 
 
+def gaps(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Each text with its gaps filled."""
+    model, tokenizer = Arm(**settings["arm"]).load()
+    temperature, seed = settings["temperature"], settings["seed"]
+    return {"filled": {text: fill(model, tokenizer, text, temperature, seed) for text in settings["texts"]}}
+
+
+def temperatures(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Diversity of each arm's first texts at two temperatures, and the AR twin's NLL of them, nats a token."""
+    twin, tokenizer = Arm(**settings["twin"]).load()
+    rows = []
+    for name, path in inputs.items():
+        arm, _, kind = name.partition("-")
+        texts = [story["text"] for story in read_samples(path)][: settings["number"]]
+        written = [text for text in texts if text.strip()]
+        row = {"arm": arm, "temperature": settings["temperatures"][kind], "texts": len(texts)}
+        row["diversity"] = _figures(texts, settings) if written else None
+        row["twin_nats"] = _nats_a_token(twin, tokenizer, written) if written else None
+        rows.append(row)
+    return {"rows": rows}
+
+
+def _nats_a_token(model: Any, tokenizer: Any, texts: list[str]) -> float:
+    length = context_length(model)
+    rows = [ids[:length] for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    return AUTOREGRESSIVE.score(
+        model, rows, canvas_length=length, pad_token_id=tokenizer.pad_token_id, num_samples=1, seed=0
+    ).nats_per_token
+
+
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """The report's figures."""
     return {
@@ -72,6 +105,8 @@ def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
         "arms": {name: _arm(name, own, settings["corpus"], inputs) for name, own in settings["arms"].items()},
         "reference": result_of(inputs["reference"]) if "reference" in inputs else settings["reference"],
+        "gaps": result_of(inputs["MDLM-gaps"])["filled"],
+        "temperatures": result_of(inputs["temperatures"])["rows"],
         "seconds": sum(map(seconds_taken, inputs.values())),
     }
 

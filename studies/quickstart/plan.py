@@ -13,12 +13,15 @@ from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_pair
 from arche_mdlm.studies.engine.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
+from arche_mdlm.studies.quickstart.first_look import gaps_that_fit
 from arche_mdlm.training.arms import arm_of
 from arche_mdlm.training.corpus import SAMPLE_CORPUS
 from arche_mdlm.training.data import prepare_data
 from arche_mdlm.training.loading import context_length
 
 COUNTS = ("words", "characters")
+COOLER = 0.7  # the temperature that the report sets beside that of the settings
+_COOLER_SAMPLES = 50
 _SAMPLE_ROWS = 100  # of the shipped corpus
 _JOBS = "arche_mdlm.studies.quickstart.jobs"
 PROMPTS = (
@@ -71,6 +74,7 @@ def build_plan(settings: ComparisonSettings) -> Plan:
     reference, figures = _reference(settings, arms["MDLM"])
     jobs = [job for name, arm in arms.items() for job in _arm_jobs(settings, name, arm)]
     jobs += reference
+    jobs += _mdlm_alone(settings, arms)
     own = {
         "arms": {name: {"arm": arm.to_dict(), "card": card_figures(arm.source)} for name, arm in arms.items()},
         "corpus": Path(settings.data).name if settings.data else "shipped sample corpus (written by our own AR model)",
@@ -95,8 +99,12 @@ def _arm_jobs(settings: ComparisonSettings, name: str, arm: Arm) -> Iterator[Job
     options |= own_arm.step_options(settings.num_diffusion_steps)
     forwards = own_arm.forwards_of_text(settings.num_diffusion_steps)
     common = {"arm": arm.to_dict(), "seed": settings.seed, "batch_size": settings.batch_size, "options": options}
-    for kind, prompts in (("unprompted", [""] * settings.num_samples), ("prompted", list(PROMPTS))):
+    few = [""] * min(_COOLER_SAMPLES, settings.num_samples)
+    sets = {"unprompted": [""] * settings.num_samples, "cooler": few, "prompted": list(PROMPTS)}
+    for kind, prompts in sets.items():
         own = common | {"prompts": prompts, "description": f"{name}, {kind}"}
+        if kind != "unprompted":
+            own["options"] = options | {"temperature": min(COOLER, settings.temperature)}
         seconds = seconds_of(model, arm.device, len(prompts) * forwards * context_length(model))
         yield Job(f"{name}-{kind}", "stories", f"{_JOBS}:stories", own, seconds=seconds)
     data = settings.data or str(SAMPLE_CORPUS)
@@ -109,6 +117,18 @@ def _arm_jobs(settings: ComparisonSettings, name: str, arm: Arm) -> Iterator[Job
     yield Job(f"{name}-likelihood", "likelihood", f"{_JOBS}:likelihood", own, seconds=seconds)
     own = {"seed": settings.seed, "count": settings.count}
     yield Job(f"{name}-diversity", "diversity", f"{_JOBS}:diversity_of", own, (f"{name}-unprompted",), 3.0)
+
+
+def _mdlm_alone(settings: ComparisonSettings, arms: dict[str, Arm]) -> Iterator[Job]:
+    """Gaps that it fills; and, as the twin reads them, its texts at both temperatures."""
+    own = {"arm": arms["MDLM"].to_dict(), "texts": gaps_that_fit(*arms["MDLM"].load()), "temperature": min(COOLER, settings.temperature),
+           "seed": settings.seed}  # fmt: skip
+    yield Job("MDLM-gaps", "gaps", f"{_JOBS}:gaps", own, seconds=2.0)
+    number = min(_COOLER_SAMPLES, settings.num_samples)
+    own = {"twin": arms["AR"].to_dict(), "number": number, "count": settings.count, "seed": settings.seed,
+           "temperatures": {"unprompted": settings.temperature, "cooler": min(COOLER, settings.temperature)}}  # fmt: skip
+    needs = tuple(f"{name}-{kind}" for name in arms for kind in own["temperatures"])
+    yield Job("temperatures", "temperatures", f"{_JOBS}:temperatures", own, needs, 6.0)
 
 
 def card_figures(source: str) -> dict | None:

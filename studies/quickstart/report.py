@@ -6,8 +6,10 @@ from pathlib import Path
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.markdown import figure_cell, number, quoted, table, with_captions
-from arche_mdlm.studies.quickstart.plan import training_log
+from arche_mdlm.studies.quickstart.first_look import HOLE
+from arche_mdlm.studies.quickstart.plan import COOLER, training_log
 from arche_mdlm.studies.quickstart.plots import draw
+from arche_mdlm.training.provenance import portable
 
 FILES = ("report.md", "report.json", "diversity.png", "lengths.png", "training.png")
 
@@ -26,33 +28,130 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
 
 def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
     settings = report["settings"]
-    counts = {name: arm["parameters"] for name, arm in report["arms"].items()}
-    equal = "equal" if len(set(counts.values())) == 1 else "NOT equal"
     return [
         "# MDLM and AR, side by side",
-        f"{settings['num_samples']} unprompted stories an arm, each from a BOS; temperature {settings['temperature']}, no "
-        f"truncation, no penalty; MDLM: ancestral sampling in {settings['num_diffusion_steps']} steps. "
-        f"Parameters: {', '.join(f'{name} {count:,}' for name, count in counts.items())} ({equal}). "
-        f"Seed {settings['seed']}; {report['machine']}; torch {report['versions']['torch']}, transformers "
-        f"{report['versions']['transformers']}; {report['seconds']:.0f} s in all.",
+        *_what(report),
+        "## Is it good?",
+        _verdict(report),
+        "## What next?",
+        _next_steps(settings),
+        "## Stories",
+        f"Both arms got the same beginnings (bold); temperature {report['temperatures'][-1]['temperature']}.",
+        *_stories(report, "prompted", 3),
+        "## Gaps filled by MDLM",
+        table(
+            ["before", "after"],
+            [[text.replace("[MASK]", HOLE), filled] for text, filled in report["gaps"].items()],
+            (0, 1),
+        ),
+        "AR cannot do this: it writes from left to right only.",
+        "## Temperature: better text for less variety",
+        _temperature_table(report),
+        _temperature_note(report),
         "## Likelihood",
         _likelihood_table(report),
-        "AR: exact NLL. MDLM: NELBO, an upper bound on its NLL, so the two differ by the bound's gap as well as by the "
-        "models. Nats divided by the story's tokens (EOS counted, BOS not); MDLM also pays for the padded tail of its "
-        "canvas, by which it says how long the story is.",
+        "How well a model predicts text that it has not seen; lower is better. AR: exact NLL. MDLM: NELBO, an upper bound on its "
+        "NLL, so the two differ by the bound's gap as well as by the models. Nats divided by the story's tokens (EOS counted, "
+        "BOS not); MDLM also pays for the padded tail of its canvas, by which it says how long the story is.",
         "## Diversity",
+        f"{settings['num_samples']} stories an arm without a prompt, at temperature {settings['temperature']}, where each arm "
+        "writes what it has learnt: no truncation, no penalty.",
         _diversity_table(report),
         _reference_note(report),
         _counting_note(report),
         *with_captions(pictures),
-        "## Speed and length of the stories above",
+        "## Speed and length of these stories",
         _speed_table(report),
-        "## Prompted stories",
-        *_stories(report, "prompted", 4),
-        "## Unprompted stories",
-        *_stories(report, "unprompted", 3),
+        *_stories(report, "unprompted", 2),
         "All stories, with their seeds, are in `report.json`.",
+        "## Words used here",
+        _TERMS,
     ]
+
+
+_TERMS = """- **AR**: autoregressive; writes one token after another, each given those before it. **MDLM**: masked diffusion language
+  model; starts from masks and fills some of them at each of its **denoising steps**, in any order.
+- **Token**: a word or a piece of one. **BOS**, **EOS**: the tokens that begin and end a text. **Canvas**: all positions that MDLM fills.
+- **NLL**, in **nats a token** or **bits a byte** (of text): the negative log-likelihood, how surprised a model is by a text. **NELBO**: what can
+  be computed of it for MDLM, an upper bound.
+- **Temperature**: below 1, probable tokens become more probable.
+- In brackets: intervals that hold the figure of many more stories of the same model with a probability of about 95 %."""
+
+
+def _what(report: dict) -> list[str]:
+    settings = report["settings"]
+    counts = {name: arm["parameters"] for name, arm in report["arms"].items()}
+    equal = "equal" if len(set(counts.values())) == 1 else "NOT equal"
+    return [
+        "**What have I got?** Two small language models with the same tokenizer: MDLM fills masks in any order, AR, its twin, writes "
+        f"from left to right. Parameters: {', '.join(f'{name} {count:,}' for name, count in counts.items())} ({equal}). This report "
+        "shows what they write and measures it.",
+        f"MDLM: ancestral sampling in {settings['num_diffusion_steps']} steps. Seed {settings['seed']}; {report['machine']}; torch "
+        f"{report['versions']['torch']}, transformers {report['versions']['transformers']}; {report['seconds']:.0f} s in all.",
+    ]
+
+
+def _verdict(report: dict) -> str:
+    """What the figures say, without a judgement that they do not decide."""
+    arms, settings = report["arms"], report["settings"]
+    lines = []
+    corpus = next(iter(arms["MDLM"]["likelihood"]))
+    scores = {name: arm["likelihood"].get(corpus) for name, arm in arms.items()}
+    if all(scores.values()):
+        unit, key = (
+            ("bits a byte", "bits_per_byte") if scores["AR"]["bits_per_byte"] else ("nats a token", "nats_per_token")
+        )
+        lines.append(
+            f"**Prediction** ({corpus}): AR needs {scores['AR'][key]:.3f} {unit}, MDLM at most {scores['MDLM'][key]:.3f}; lower is "
+            "better. Judge the texts below yourself."
+        )
+    for key in ("distinct_openings", "distinct_2"):
+        label, style = FIGURES[key].label, FIGURES[key].style
+        found = {name: figure_cell(arm["diversity"], key, style) for name, arm in arms.items()}
+        real = report["reference"]
+        compared = f"; real stories {figure_cell(real['figures'], key, style)}" if real else ""
+        lines.append(
+            f"**Variety**, {label}: " + ", ".join(f"{name} {cell}" for name, cell in found.items()) + compared + "."
+        )
+    rates = ", ".join(f"{name} {arm['stories_per_second']:.2f}" for name, arm in arms.items())
+    lines.append(
+        f"**Speed**, stories a second in batches of {settings['batch_size']} on this machine: {rates}. MDLM is faster with fewer "
+        "steps (`--num_diffusion_steps`), at a cost in quality."
+    )
+    lines.append(
+        "MDLM's texts that vary more are not better for it: a worse model varies more, too. The aim is the column of real stories."
+    )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _next_steps(settings: dict) -> str:
+    mdlm, cooler = portable(settings["mdlm"]), min(COOLER, settings["temperature"])
+    commands = {
+        "write stories": f'arche-mdlm generate {mdlm} --prompt "One day, a cat" --temperature {cooler} --num_samples 3',
+        "fill gaps": f'arche-mdlm generate {mdlm} --prompt "The cat [MASK] [MASK] and ran home." --max_new_tokens 0',
+        "teach it your own text (a text file or JSON lines)": f"arche-mdlm train --init_from {mdlm} --data YOUR_FILE.txt "
+        "--max_steps 200 --output_dir runs/mine",
+    }
+    return "\n".join(f"- {what}: `{command}`" for what, command in commands.items())
+
+
+def _temperature_table(report: dict) -> str:
+    keys = ("distinct_2", "self_bleu", "distinct_first_words", "distinct_openings")
+    rows = [
+        [f"{row['arm']} at {row['temperature']}", number(row["twin_nats"], ".3f"),
+         *(figure_cell(row["diversity"], key, FIGURES[key].style) for key in keys)]
+        for row in report["temperatures"]
+    ]  # fmt: skip
+    return table(["", "AR's NLL of it, nats a token", *(FIGURES[key].short for key in keys)], rows)
+
+
+def _temperature_note(report: dict) -> str:
+    count = report["temperatures"][0]["texts"]
+    return (
+        f"{count} stories a line (so these figures are not those of the table of diversity, which has more). AR's NLL says how odd "
+        "the text is to the twin, lower is more usual; of its own text it says only how sure it was. To read, use the lower "
+        "temperature (`--temperature`); to measure what a model has learnt, 1."
+    )
 
 
 def _likelihood_table(report: dict) -> str:
@@ -79,10 +178,10 @@ def _diversity_table(report: dict) -> str:
     reference = report["reference"]
     rows = []
     for key in _ROWS:
-        label, _, style = FIGURES[key]
+        label, _, style, meaning = FIGURES[key]
         columns = [report["arms"][name]["diversity"] for name in names] + ([reference["figures"]] if reference else [])
-        rows.append([label, *(figure_cell(figures, key, style) for figures in columns)])
-    return table(["", *names, *(["held-out stories"] if reference else [])], rows)
+        rows.append([label, *(figure_cell(figures, key, style) for figures in columns), meaning])
+    return table(["", *names, *(["real stories"] if reference else []), "what it is"], rows, words=(0, -1))
 
 
 def _reference_note(report: dict) -> str:
@@ -93,7 +192,7 @@ def _reference_note(report: dict) -> str:
             "`--references FILE` to compute them for this number."
         )
     return (
-        f"In brackets: 95 % intervals. Held-out stories: {reference['source']} (sha256 `{reference['sha256'][:16]}`), as "
+        f"In brackets: 95 % intervals. Real stories: {reference['source']} (sha256 `{reference['sha256'][:16]}`), as "
         "many as an arm wrote. An arm does well where it is close to that column, not where it is far above it."
     )
 

@@ -9,10 +9,12 @@ import torch
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.metrics.corpus_likelihood import corpus_nll
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.studies.quickstart import jobs as comparison
+from arche_mdlm.studies.quickstart.first_look import GAPS, HOLE, with_holes
 from arche_mdlm.training.build import build_model
-from arche_mdlm.training.loading import save_arm, set_generation_defaults
+from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
 from arche_mdlm.training.tokenizers_io import train_bpe
 from arche_mdlm.writing import stories
 
@@ -63,7 +65,23 @@ def test_report(pair, tmp_path, capsys):
     for picture in ("diversity.png", "lengths.png"):
         assert (tmp_path / "report" / picture).stat().st_size > 10_000
         assert picture in text
-    assert "The report is in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "The report is in" in said
+    assert said.index("MDLM fills masks") < said.index(" jobs, 0 of them done"), "something to look at comes first"
+    for heading in ("**What have I got?**", "## Is it good?", "## What next?", "## Words used here"):
+        assert heading in text
+    assert f"arche-mdlm generate {(pair / 'mdlm').name} --prompt" in text
+    assert set(report["gaps"]) == set(GAPS)
+    assert not any("[MASK]" in filled for filled in report["gaps"].values())
+    assert [(row["arm"], row["temperature"]) for row in report["temperatures"]] == [
+        ("MDLM", 1.0), ("MDLM", 0.7), ("AR", 1.0), ("AR", 0.7)]  # fmt: skip
+    twin, tokenizer = load_arm(pair / "ar")
+    for row in report["temperatures"]:
+        assert row["diversity"] is not None
+    texts = [story["text"] for story in report["arms"]["AR"]["unprompted"]]
+    rows = [ids[:96] for ids in tokenizer([text for text in texts if text.strip()])["input_ids"]]
+    expected = corpus_nll(twin, rows, pad_token_id=tokenizer.pad_token_id).nats_per_token
+    assert report["temperatures"][2]["twin_nats"] == pytest.approx(expected)
 
 
 @pytest.mark.filterwarnings("ignore:data has")
@@ -89,7 +107,7 @@ def test_a_job_that_fails_is_named_and_all_others_are_kept(pair, tmp_path, monke
     assert not (tmp_path / "x" / "report.md").exists()
     monkeypatch.setattr(stories, "write_batch", None)  # all stories are there
     assert run(pair, tmp_path / "x", "--dry_run") == 0
-    assert "9 jobs, 6 of them done, 3 to do" in capsys.readouterr().out
+    assert "13 jobs, 10 of them done, 3 to do" in capsys.readouterr().out
     assert run(pair, tmp_path / "x") == 0
 
 
@@ -99,11 +117,11 @@ def test_it_is_a_study_like_the_others(pair, tmp_path, capsys):
     words = ["--mdlm", str(pair / "mdlm"), "--ar", str(pair / "ar"), "--output", str(tmp_path / "x"), "--num_samples", "4",
              "--num_diffusion_steps", "2", "--data", str(pair / "held_out.jsonl")]  # fmt: skip
     assert main(["study", "quickstart", *words, "--dry_run"]) == 0
-    assert "9 jobs, 0 of them done" in capsys.readouterr().out
+    assert "13 jobs, 0 of them done" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()
     assert main(["compare", *words]) == 0
     assert main(["study", "quickstart", *words, "--publish", str(tmp_path / "page")]) == 0
-    assert "9 jobs, 9 of them done, 0 to do" in capsys.readouterr().out
+    assert "13 jobs, 13 of them done, 0 to do" in capsys.readouterr().out
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "](page/lengths.png)" in text
     assert "`page.json`" in text
@@ -164,8 +182,8 @@ def figures(output) -> dict:
 @pytest.mark.filterwarnings("ignore:data has")
 def test_an_interrupted_comparison_goes_on_to_the_same_figures(pair, tmp_path, monkeypatch, capsys):
     assert run(pair, tmp_path / "whole") == 0
-    # 3 batches of 12 unprompted stories and 2 of 8 prompted ones, an arm.
-    for calls in (1, 4, 3):
+    # 3 batches of 12 unprompted stories, 3 of the cooler ones and 2 of 8 prompted ones, an arm.
+    for calls in (1, 7, 6):
         with monkeypatch.context() as patch:
             stop_after(patch, calls)
             assert run(pair, tmp_path / "parts") == 130
@@ -174,7 +192,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_figures(pair, tmp_path, m
     with monkeypatch.context() as patch:
         seen = stop_after(patch, 99)
         assert run(pair, tmp_path / "parts") == 0
-        assert 0 < len(seen) <= 10 - 7
+        assert 0 < len(seen) <= 16 - 13
     assert figures(tmp_path / "parts") == figures(tmp_path / "whole")
 
     # A finished one is reported again: no story is written, no likelihood measured.
@@ -193,7 +211,8 @@ def test_few_stories(pair, tmp_path, count):
     assert (
         run(pair, tmp_path / "x", "--num_samples", count, "--likelihood_samples", "2", "--batch_size", "1000000") == 0
     )
-    assert "## Unprompted stories" in (tmp_path / "x" / "report.md").read_text(encoding="utf-8")
+    text = (tmp_path / "x" / "report.md").read_text(encoding="utf-8")
+    assert f"{count} stories an arm without a prompt" in text
 
 
 @pytest.mark.filterwarnings("ignore:data has")
@@ -254,3 +273,13 @@ def test_everything_is_checked_before_a_story_is_written(pair, tmp_path, extra, 
     assert run(pair, tmp_path / "x", *(word.format(file=tmp_path / "file") for word in extra)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_canvas_is_shown_with_its_holes(pair):
+    _, tokenizer = load_arm(pair / "mdlm")
+    ids = tokenizer("Tom saw a dog.")["input_ids"]
+    ids[-2] = tokenizer.mask_token_id
+    ids += [tokenizer.eos_token_id, ids[-1]]
+    shown = with_holes(ids, tokenizer)
+    assert shown.startswith("Tom saw")
+    assert shown.count(HOLE) == 1
