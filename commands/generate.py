@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     from arche_mdlm.commands.processes import Processes
-    from arche_mdlm.training.loading import is_diffusion, load_config
+    from arche_mdlm.training.models.loading import is_diffusion, load_config
 
     logging.disable_progress_bar()
     processes = Processes(cpu=args.device == "cpu")
@@ -55,7 +55,7 @@ def _plan(args, config, prompts: list[str], processes):
 
     Where the memory sets the size of a batch, these are single texts, which are put together once the model is loaded.
     """
-    from arche_mdlm.training.loading import is_diffusion
+    from arche_mdlm.training.models.loading import is_diffusion
     from arche_mdlm.writing.sample_file import SampleFile
 
     total, size = len(prompts) * args.num_samples, options.fixed_batch_size(args, is_diffusion(config)) or 1
@@ -136,7 +136,7 @@ class _Writer:
         import torch
 
         from arche_mdlm.compiling_mdlm import compile_layers
-        from arche_mdlm.training.loading import is_diffusion, load_arm
+        from arche_mdlm.training.models.loading import is_diffusion, load_arm
 
         self.args, self.prompts = args, prompts
         model, self.tokenizer = load_arm(args.model, getattr(torch, args.dtype))

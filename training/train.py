@@ -16,9 +16,11 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.presets import ModelSettings, Preset, TrainingSettings, check_fit, preset_from_dict
 from arche_mdlm.training.arguments import DEFAULT_PRESET, build_parser, changes_of, preset_from
-from arche_mdlm.training.batching import BatchPlanner
-from arche_mdlm.training.build import build_model, model_of_checkpoint
-from arche_mdlm.training.checkpointing import (
+from arche_mdlm.training.batches.batching import BatchPlanner
+from arche_mdlm.training.batches.step_batches import StepBatches
+from arche_mdlm.training.data.corpus import Corpus, load_corpus, source_hashes
+from arche_mdlm.training.effects import without_effect
+from arche_mdlm.training.files.checkpointing import (
     CheckpointError,
     list_checkpoints,
     read_state,
@@ -27,20 +29,18 @@ from arche_mdlm.training.checkpointing import (
     write_folder_atomically,
     write_json_atomically,
 )
-from arche_mdlm.training.corpus import Corpus, load_corpus, source_hashes
-from arche_mdlm.training.effects import without_effect
-from arche_mdlm.training.evaluation import Evaluator
+from arche_mdlm.training.files.output_folder import check_output_dir
+from arche_mdlm.training.files.own_files import MANIFEST
 from arche_mdlm.training.launcher import accelerator_arguments, apply_launcher, asks_for_cpu, is_main_process
-from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
-from arche_mdlm.training.loop import Trainer, TrainingDiverged
-from arche_mdlm.training.model_card import write_model_card
-from arche_mdlm.training.optimizers import decay_start
-from arche_mdlm.training.output_folder import check_output_dir
-from arche_mdlm.training.own_files import MANIFEST
-from arche_mdlm.training.provenance import describe_run
-from arche_mdlm.training.resuming import data_changes, refuse_changes, setting_changes
-from arche_mdlm.training.sharding import sharding_plugin
-from arche_mdlm.training.step_batches import StepBatches
+from arche_mdlm.training.loop.evaluation import Evaluator
+from arche_mdlm.training.loop.optimizers import decay_start
+from arche_mdlm.training.loop.provenance import describe_run
+from arche_mdlm.training.loop.resuming import data_changes, refuse_changes, setting_changes
+from arche_mdlm.training.loop.sharding import sharding_plugin
+from arche_mdlm.training.loop.trainer import Trainer, TrainingDiverged
+from arche_mdlm.training.models.build import build_model, model_of_checkpoint
+from arche_mdlm.training.models.loading import load_arm, save_arm, set_generation_defaults
+from arche_mdlm.training.models.model_card import write_model_card
 
 
 def main(argv: list[str] | None = None) -> int:

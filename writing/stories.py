@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from arche_mdlm.training.loading import is_diffusion
+from arche_mdlm.training.models.loading import is_diffusion
 from arche_mdlm.writing.sample_file import SampleFile, read_records
 
 

@@ -12,9 +12,9 @@ from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.ordered_samplers_mdlm import ArcheSampler
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
-from arche_mdlm.training.batching import BatchPlanner
-from arche_mdlm.training.loading import is_diffusion
-from arche_mdlm.training.step_batches import StepBatches
+from arche_mdlm.training.batches.batching import BatchPlanner
+from arche_mdlm.training.batches.step_batches import StepBatches
+from arche_mdlm.training.models.loading import is_diffusion
 from arche_mdlm.writing.sample_file import SampleFile
 from arche_mdlm.writing.stories import own_seed
 

@@ -3,7 +3,7 @@
 from arche_mdlm.studies.arche.factors import LABELS, NAMES
 from arche_mdlm.studies.engine.colours import ARMS
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
-from arche_mdlm.training.own_files import OutputFolder
+from arche_mdlm.training.files.own_files import OutputFolder
 
 _FIGURES = {"distinct_openings": "distinct five-word openings", "self_bleu": "Self-BLEU, as the paper's code has it"}
 

@@ -16,10 +16,10 @@ from arche_mdlm.studies.controlled.summary import summary
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.references import draw
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
-from arche_mdlm.training.batching import BatchPlanner
-from arche_mdlm.training.build import build_model
-from arche_mdlm.training.loading import is_diffusion
-from arche_mdlm.training.step_batches import StepBatches
+from arche_mdlm.training.batches.batching import BatchPlanner
+from arche_mdlm.training.batches.step_batches import StepBatches
+from arche_mdlm.training.models.build import build_model
+from arche_mdlm.training.models.loading import is_diffusion
 from arche_mdlm.writing.sample_file import SampleFile
 from arche_mdlm.writing.stories import write_stories
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from arche_mdlm.studies.engine.jobs import Plan, StudyFolder, check_format
 from arche_mdlm.studies.engine.runner import StudyRunner
-from arche_mdlm.training.own_files import OutputFolder
+from arche_mdlm.training.files.own_files import OutputFolder
 
 SUMMARY = "summarise"  # the name of a plan's last job, which gives the report's figures
 Settings = TypeVar("Settings")

@@ -17,8 +17,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from arche_mdlm.studies.engine.keys import code_hash
-from arche_mdlm.training.checkpointing import write_json_atomically
-from arche_mdlm.training.own_files import carry_over, check_writable, record_all
+from arche_mdlm.training.files.checkpointing import write_json_atomically
+from arche_mdlm.training.files.own_files import carry_over, check_writable, record_all
 
 FORMAT_VERSION = 1  # of a study's folder
 RESULT_FILE = "result.json"

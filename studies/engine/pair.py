@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
-from arche_mdlm.training.loading import is_diffusion, load_arm, load_config
+from arche_mdlm.training.models.loading import is_diffusion, load_arm, load_config
 from arche_mdlm.writing.checkpoint_hash import checkpoint_hash
 
 

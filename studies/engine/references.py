@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arche_mdlm.training.sources import open_source
+from arche_mdlm.training.data.sources import open_source
 
 REFERENCE_FIGURES = Path(__file__).parents[2] / "metrics" / "data" / "tinystories_references.json"
 

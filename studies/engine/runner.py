@@ -13,7 +13,7 @@ from pathlib import Path
 from arche_mdlm.studies.engine import worker as worker_script
 from arche_mdlm.studies.engine.jobs import Job, Plan, StudyFolder, describe_time
 from arche_mdlm.studies.engine.worker import ANSWER_FILE, LOG_FILE, ORDER_FILE, answer_of
-from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.files.checkpointing import write_json_atomically
 
 _POLL_SECONDS = 0.05
 

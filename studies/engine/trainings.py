@@ -9,9 +9,9 @@ import torch
 from arche_mdlm.configuration.presets import DataSettings
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.training.arguments import build_parser
-from arche_mdlm.training.checkpointing import list_checkpoints, read_state, write_json_atomically
-from arche_mdlm.training.corpus import Corpus, load_corpus
-from arche_mdlm.training.loading import load_arm
+from arche_mdlm.training.data.corpus import Corpus, load_corpus
+from arche_mdlm.training.files.checkpointing import list_checkpoints, read_state, write_json_atomically
+from arche_mdlm.training.models.loading import load_arm
 
 TRAIN = "arche_mdlm.studies.engine.trainings:train"  # as a job names it
 

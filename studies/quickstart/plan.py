@@ -13,9 +13,9 @@ from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_pair
 from arche_mdlm.studies.engine.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
-from arche_mdlm.training.corpus import SAMPLE_CORPUS
-from arche_mdlm.training.data import prepare_data
-from arche_mdlm.training.loading import context_length, is_diffusion
+from arche_mdlm.training.data.corpus import SAMPLE_CORPUS
+from arche_mdlm.training.data.preparing import prepare_data
+from arche_mdlm.training.models.loading import context_length, is_diffusion
 
 COUNTS = ("words", "characters")
 _SAMPLE_ROWS = 100  # of the shipped corpus

@@ -14,8 +14,8 @@ from arche_mdlm.metrics.judge import Judge, load_judge, unigram_entropy
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.pair import Arm
 from arche_mdlm.studies.engine.references import draw, fitting_stories
-from arche_mdlm.training.loading import context_length, is_diffusion
-from arche_mdlm.training.provenance import cpu_name
+from arche_mdlm.training.loop.provenance import cpu_name
+from arche_mdlm.training.models.loading import context_length, is_diffusion
 from arche_mdlm.writing.stories import own_seed
 
 QUICK_SECONDS = 5  # a call that takes less is timed several times

@@ -2,7 +2,7 @@
 
 from arche_mdlm.studies.engine.colours import SERIES
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
-from arche_mdlm.training.own_files import OutputFolder
+from arche_mdlm.training.files.own_files import OutputFolder
 
 _MARKERS = "osD^vPX<>h"
 _LINES = ("-", "--", ":")

@@ -8,7 +8,7 @@ from transformers import Trainer, TrainingArguments
 
 from arche_mdlm import MDLMForMaskedDiffusion
 from arche_mdlm.schedule_mdlm import get_schedule
-from arche_mdlm.training.objectives import corrupt_batch
+from arche_mdlm.training.batches.objectives import corrupt_batch
 
 ROWS = [{"input_ids": torch.randint(4, 12, (10,), generator=torch.Generator().manual_seed(i))} for i in range(24)]
 

@@ -16,8 +16,8 @@ from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.extras import install_command
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.training import command_line
-from arche_mdlm.training.build import build_model
-from arche_mdlm.training.loading import save_arm, set_generation_defaults
+from arche_mdlm.training.models.build import build_model
+from arche_mdlm.training.models.loading import save_arm, set_generation_defaults
 from arche_mdlm.writing import sample_file, stories
 
 REPOSITORY = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from arche_mdlm.studies.controlled.plan import AR_COLUMNS, ControlledSettings, b
 from arche_mdlm.studies.controlled.texts import prompts
 from arche_mdlm.studies.engine.jobs import StudyFolder
 from arche_mdlm.studies.engine.keys import data_hash
-from arche_mdlm.training.loop import Trainer
+from arche_mdlm.training.loop.trainer import Trainer
 
 TINY = {
     "data.vocab_size": 280,

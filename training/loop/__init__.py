@@ -1,0 +1,1 @@
+"""Steps of training, from their first to their last checkpoint."""
