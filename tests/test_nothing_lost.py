@@ -233,5 +233,5 @@ def test_an_output_folder_replaces_its_own_files_one_by_one(tmp_path):
         folder.write_text("a.txt", "through a link")
     assert (folder.path / "moved").read_text() == "three"
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="cannot write to .*Not a directory"):
+    with pytest.raises(ValueError, match="cannot write to .* is a file; give a folder"):
         OutputFolder(tmp_path / "file" / "out", []).check()

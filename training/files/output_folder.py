@@ -1,10 +1,10 @@
 """The output folder of a run: which files belong to a run and which to the user, whose files are kept."""
 
 import json
-import os
 from pathlib import Path
 
 from arche_mdlm.training.files.checkpointing import list_checkpoints
+from arche_mdlm.training.files.own_files import check_writable
 
 # A run replaces these; of `final/` it keeps what it has not written, but a whole model there is somebody's.
 _OURS = ("run.json", "training_log.json", "final/config.json")
@@ -12,13 +12,7 @@ _OURS = ("run.json", "training_log.json", "final/config.json")
 
 def check_output_dir(output_dir: Path) -> None:
     """ValueError if a run cannot be written, or would overwrite files that no run has written."""
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"--output_dir {output_dir} is a file; give a folder")
-    there = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise ValueError(f"--output_dir {output_dir}: {there} is a file; give a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"--output_dir {output_dir}: no permission to write in {there}")
+    check_writable(output_dir, "--output_dir")
     if list_checkpoints(output_dir) or _is_run(output_dir / "run.json"):
         return
     foreign = [name for name in _OURS if (output_dir / name).exists()]

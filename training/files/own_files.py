@@ -3,7 +3,6 @@
 Other files are never overwritten or removed. A file that was changed after we wrote it counts as the user's.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -71,20 +70,23 @@ class OutputFolder:
         return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def check_writable(folder: Path) -> None:
-    """ValueError where no file can be made in `folder`, or `folder` cannot be made. Tries it, and leaves nothing."""
-    folder = Path(folder)
+def check_writable(folder: Path, name: str = "") -> None:
+    """ValueError where no file can be made in `folder`, or `folder` cannot be made. Tries it, and leaves nothing.
+
+    `name`: the option that names the folder, for the message.
+    """
+    folder, where = Path(folder), f"{name} {folder}".strip()
     place = folder
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"cannot write to {where}: {place} is a file; give a folder")
     try:
-        if not place.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"0" * 4096)
             file.flush()
     except OSError as error:
-        raise ValueError(f"cannot write to {folder}: {place}: {error.strerror or error}") from error
+        raise ValueError(f"cannot write to {where}: {place}: {error.strerror or error}") from error
 
 
 def check_new_folder(folder: Path, name: str = "destination") -> None:
