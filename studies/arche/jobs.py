@@ -14,6 +14,7 @@ from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
 from arche_mdlm.training.batches.batching import BatchPlanner
 from arche_mdlm.training.batches.step_batches import StepBatches
+from arche_mdlm.training.data.corpus import row_lengths
 from arche_mdlm.training.models.loading import is_diffusion
 from arche_mdlm.writing.sample_file import SampleFile
 from arche_mdlm.writing.stories import own_seed
@@ -53,8 +54,9 @@ def _loss(model, tokenizer, corpus, preset: dict) -> float:
     rows = corpus.validation.dataset
     size = min(training.batch_size, len(rows))
     training = TrainingSettings(**preset["training"] | {"batch_size": size, "accumulation": 1})
-    lengths = [len(ids) for ids in rows[:]["input_ids"]]
-    planner = BatchPlanner(lengths, size, preset["data"]["context_length"], training.seed, 0.0, corpus.leading_bos)
+    planner = BatchPlanner(
+        row_lengths(rows), size, preset["data"]["context_length"], training.seed, 0.0, corpus.leading_bos
+    )
     batches = StepBatches(rows, planner, training, model.config, tokenizer.pad_token_id)
     count, total = min(VALIDATION_BATCHES, planner.batches_per_epoch), 0.0
     one = torch.ones((), device=model.device)

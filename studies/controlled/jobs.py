@@ -5,10 +5,10 @@ Each is called as `job(settings, inputs, folder)` by `studies.engine.runner`.
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
+from arche_mdlm.configuration.model_config import make_config
 from arche_mdlm.configuration.presets import ModelSettings, TrainingSettings
 from arche_mdlm.metrics.diversity import diversity_differences
 from arche_mdlm.studies.controlled import texts as texts_of
@@ -59,21 +59,21 @@ def supervision(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """
     corpus, training = read_corpus(settings), TrainingSettings(**settings["preset"]["training"])
     tokenizer, pad = corpus.tokenizer, corpus.tokenizer.pad_token_id
+    lengths = corpus.train_lengths
     planner = BatchPlanner(
-        corpus.train_lengths, training.batch_size, settings["preset"]["data"]["context_length"], training.seed,
+        lengths, training.batch_size, settings["preset"]["data"]["context_length"], training.seed,
         training.short_canvas_share, corpus.leading_bos, training.length_multiple,
         training.length_pool,
     )  # fmt: skip
-    schedule = settings["preset"]["model"]["config"].get("noise_schedule", "linear")
-    config = SimpleNamespace(model_type="mdlm", noise_schedule=schedule, mask_token_id=tokenizer.mask_token_id)
+    config = make_config("mdlm", settings["preset"]["model"]["config"], mask_token_id=tokenizer.mask_token_id)
     batches = StepBatches(corpus.train.dataset, planner, training, config, pad)
     seen, supervised, tail = [], 0, 0
     for step in range(training.max_steps):
         batch = batches[step]
-        width = [len(ids) for ids in corpus.train.dataset[planner.plan(step).rows]["input_ids"]]
+        width = torch.from_numpy(lengths[planner.plan(step).rows])
         labels = torch.cat([part["labels"] for part in batch["inputs"]])
         chosen = labels != -100
-        real = torch.arange(labels.shape[1]) < torch.tensor(width)[:, None]  # GPT-2's pad is a token of stories too
+        real = torch.arange(labels.shape[1]) < width[:, None]  # GPT-2's pad is a token of stories too
         supervised += int((chosen & real).sum())
         tail += int((chosen & ~real).sum())
         seen.append(batch["num_tokens"])

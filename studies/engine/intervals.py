@@ -9,11 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-
-# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-      2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
-_NORMAL = 1.96
+from scipy import stats
 
 
 class Interval(NamedTuple):
@@ -59,8 +55,7 @@ def seeds_interval(estimates: Sequence[float]) -> Interval:
     Differences of two arms at the same seed are given as one estimate a seed. Raises ValueError below two seeds.
     """
     values = _column("estimates", estimates)
-    quantile = _T[len(values) - 2] if len(values) - 2 < len(_T) else _NORMAL
-    half = quantile * float(values.std(ddof=1)) / np.sqrt(len(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * float(values.std(ddof=1)) / np.sqrt(len(values))
     mean = float(values.mean())
     return Interval(mean, mean - half, mean + half)
 

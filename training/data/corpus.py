@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.presets import DataSettings
@@ -56,8 +57,7 @@ def row_lengths(dataset: datasets.Dataset) -> np.ndarray:
     """Tokens of each row, (rows,) int32, from the offsets alone: the tokens themselves stay on the disk."""
     table = dataset.data.table
     column = table.column("input_ids")
-    stored = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
-    lengths = np.concatenate(stored) if stored else np.empty(0, np.int32)
+    lengths = pc.list_value_length(column).to_numpy()
     # Windows are a selection of what is stored. `datasets` would make a table of a piece a row, nearly a kilobyte each.
     return lengths if dataset._indices is None else lengths[dataset._indices.column(0).to_numpy()]
 
