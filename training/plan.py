@@ -79,7 +79,9 @@ def make_plan(request: TrainingRequest) -> TrainingPlan:
     start = _start(request, output_dir, preset.training)
     if start is None and request.resume:
         notes.append(f"note: no checkpoint in {output_dir} yet: the run starts afresh")
-    init_from = request.init_from or (start and start.state.get("run", {}).get("init_from"))
+    init_from = request.init_from
+    if init_from is None and start is not None:
+        init_from = start.state.get("run", {}).get("init_from")
     preset = _with_model(preset, request, start, init_from)
     if start is not None:
         notes += _changes_since(start, preset, request)

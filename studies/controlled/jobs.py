@@ -161,8 +161,8 @@ def paired(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         if name.startswith(prefix):
             key = name.removeprefix(prefix)
             base = inputs[f"sample-{settings['base']}-s{settings['seed']}-{key}"]
-            texts = [[story["text"] for story in read_samples(source)] for source in (path, base)]
-            found[key] = diversity_differences(*texts)
+            first, second = ([story["text"] for story in read_samples(source)] for source in (path, base))
+            found[key] = diversity_differences(first, second)
     return found
 
 

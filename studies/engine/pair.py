@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Any
 
 from arche_mdlm.training.models.loading import is_diffusion, load_arm, load_config
 from arche_mdlm.writing.checkpoint_hash import checkpoint_hash
@@ -21,7 +22,7 @@ class Arm:
     checkpoint: str
     device: str = "cpu"
 
-    def load(self):
+    def load(self) -> tuple[Any, Any]:
         """(model, tokenizer), ready to generate; kept for the next job of this process."""
         return _load(self.source, self.checkpoint, self.device)
 
@@ -30,7 +31,7 @@ class Arm:
 
 
 @lru_cache(maxsize=2)
-def _load(source: str, checkpoint: str, device: str):
+def _load(source: str, checkpoint: str, device: str) -> tuple[Any, Any]:
     model, tokenizer = load_arm(source)
     return model.to(device).eval(), tokenizer
 

@@ -3,8 +3,10 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.presets import DataSettings
 from arche_mdlm.studies.engine.inputs import result_of
@@ -17,7 +19,7 @@ from arche_mdlm.training.request import TrainingRequest
 TRAIN = "arche_mdlm.studies.engine.trainings:train"  # as a job names it
 
 
-def read_corpus(settings: dict, tokenizer=None) -> Corpus:
+def read_corpus(settings: dict, tokenizer: PreTrainedTokenizerBase | None = None) -> Corpus:
     """Both splits, as the training prepares them (from its cache)."""
     data = settings.get("preset") or settings["arms"]["mdlm"]
     return load_corpus(DataSettings(**data["data"]), settings["validation_data"], tokenizer)
@@ -70,7 +72,7 @@ def _request(settings: dict, inputs: dict[str, Path], output: Path) -> TrainingR
     )
 
 
-def load_checkpoint(settings: dict, inputs: dict[str, Path]):
+def load_checkpoint(settings: dict, inputs: dict[str, Path]) -> tuple[Any, Any]:
     """(model, tokenizer) of the training that a job needs, best or last."""
     source = next(path for name, path in inputs.items() if name.startswith("train"))
     model, tokenizer = load_arm(source / result_of(source)[settings["checkpoint"]])

@@ -49,7 +49,7 @@ class Settings:
     device: str = "cpu"
     threads: int = field(default_factory=torch.get_num_threads)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "batch_sizes"):
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) < len(values):
