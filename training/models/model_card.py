@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
 from arche_mdlm.configuration.presets import DataSettings, Preset
 from arche_mdlm.training.data.sources import DEFAULT_SOURCE
 
@@ -46,7 +48,7 @@ def write_model_card(
     exported: dict | None = None,
     license: str | None = None,
 ) -> None:
-    """Write `README.md` into `folder` from the run's own records.
+    """Write `README.md` into `folder` from the run's own records: only what is known, also in its metadata for the Hub.
 
     `exported`: figures of the rounded weights that are in the folder, measured with more draws than during training.
     `license`: of the model; none is claimed by default.
@@ -63,8 +65,7 @@ def write_model_card(
     fine_tuned = f"Fine-tuned from `{base}`. " if base else ""
     rows = preset.training.eval_rows
     part = f"the first {rows:,} of " if rows and rows < validation["stories"] and not exported else ""
-    text = f"""{_front_matter(preset, facts, base, license, diffusion)}
-# {name}: {kind} language model
+    text = f"""# {name}: {kind} language model
 
 {fine_tuned}Trained with arche-mdlm, settings of the preset `{preset.name}`.
 
@@ -92,22 +93,47 @@ The whole log is in `training_log.json`.
 
 {_limits(preset, run, history, facts, base)}
 """
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        license=license,
+        language=facts.language,
+        base_model=base,
+        datasets=_hub_datasets(preset, run),
+        tags=[*(["masked-diffusion"] if diffusion else []), "arche-mdlm"],
+        model_name=name,
+        eval_results=_measured(best, validation, facts, diffusion),
+    )
+    ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(folder / "README.md")
 
 
-def _front_matter(preset: Preset, facts: DataFacts, base: str | None, license: str | None, diffusion: bool) -> str:
-    """Only what is known: an unknown licence or language is left out."""
-    source = preset.data.source if preset.data.source == DEFAULT_SOURCE else None
-    lines = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "license": license,
-        "language": facts.language,
-        "base_model": base,
-        "datasets": source and f"[{source}]",
-        "tags": f"[{'masked-diffusion, ' if diffusion else ''}arche-mdlm]",
+def _hub_datasets(preset: Preset, run: dict) -> list[str] | None:
+    """The dataset of the Hub that the run read, whose summary has a revision; None for files."""
+    on_the_hub = preset.data.source == DEFAULT_SOURCE or run["data"]["train"].get("revision")
+    return [preset.data.source] if on_the_hub else None
+
+
+def _measured(best: dict, validation: dict, facts: DataFacts, diffusion: bool) -> list[EvalResult]:
+    """The likelihood of the validation split by its name: a diffusion arm's is a bound."""
+    kind = "NELBO, an upper bound on the NLL" if diffusion else "NLL"
+    figures = {
+        "nats_per_token": (f"nats a token ({kind})", best["validation_nats"]),
+        "bits_per_byte": (f"bits a byte ({kind})", best["validation_bits_per_byte"]),
     }
-    return "\n".join(["---", *(f"{key}: {value}" for key, value in lines.items() if value), "---"])
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=validation["source"],
+            dataset_name=facts.description or validation["source"],
+            dataset_split="validation",
+            dataset_revision=validation.get("revision"),
+            metric_type=name,
+            metric_name=label,
+            metric_value=round(value, 4),
+        )
+        for name, (label, value) in figures.items()
+        if value is not None  # windows do not know their bytes
+    ]
 
 
 def _table(scores: list[dict], diffusion: bool) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from arche_mdlm.configuration.presets import available_presets, load_preset
-from arche_mdlm.training.models.model_card import write_model_card
+from arche_mdlm.training.models.model_card import DataFacts, _measured, write_model_card
 
 CHECKPOINTS = Path(__file__).parents[3] / "checkpoints"
 HISTORY = [
@@ -76,6 +77,26 @@ def test_long_texts_are_counted(tmp_path):
     part = part | {"left_out": 0, "chunked": 2}
     body = card_of(tmp_path, load_preset("quickstart-mdlm"), data={"train": part, "validation": part})[1]
     assert "2 texts longer than the context were cut into several rows" in body
+
+
+@pytest.mark.parametrize("arm", ["mdlm", "ar"])
+def test_the_hub_reads_the_likelihood_by_its_name(tmp_path, arm):
+    """As its own client parses a card; a figure that was not measured is left out."""
+    card_of(tmp_path, load_preset(f"mini-{arm}", {"data.source": "fables.jsonl"}))
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.model_name == "fables"
+    found = {result.metric_type: result for result in data.eval_results}
+    assert {name: result.metric_value for name, result in found.items()} == {
+        "nats_per_token": 1.5,
+        "bits_per_byte": 0.5,
+    }
+    for result in found.values():
+        assert ("upper bound" in result.metric_name) == (arm == "mdlm")
+        assert (result.dataset_type, result.dataset_split) == ("fables.jsonl", "validation")
+    no_bytes = [entry | {"validation_bits_per_byte": None} for entry in HISTORY if "validation_nats" in entry]
+    assert [r.metric_type for r in _measured(no_bytes[0], {"source": "a"}, DataFacts(), arm == "mdlm")] == [
+        "nats_per_token"
+    ]
 
 
 @pytest.mark.parametrize("arm", ["mdlm", "ar"])
