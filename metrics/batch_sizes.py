@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from arche_mdlm.configuration.extras import require
+from arche_mdlm.configuration.extras import install_command
 
 AUTO = "auto"
 # Bytes of float32 logits that exist at once: on a CPU few enough to stay near its caches.
@@ -128,9 +128,13 @@ class BatchSize:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    require("halving a batch", "accelerate")
-    from accelerate.utils.memory import should_reduce_batch_size
-
+    try:
+        from accelerate.utils.memory import should_reduce_batch_size
+    except ModuleNotFoundError:
+        if isinstance(error, torch.OutOfMemoryError):
+            why = f"memory ran out, and halving the batch needs accelerate: {install_command('train')}"
+            raise ImportError(why) from error
+        return False
     return should_reduce_batch_size(error)
 
 

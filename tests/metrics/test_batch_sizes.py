@@ -1,5 +1,7 @@
 """Batch sizes: the estimate follows the memory, and a batch that is too large is halved without changing a result."""
 
+import sys
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -99,6 +101,22 @@ def test_what_is_not_halved():
         list(BatchSize(4, halves=True).run(range(8), out_of_memory))
     with pytest.raises(RuntimeError, match="shapes"):
         list(BatchSize(4, halves=True).run(range(8), other))
+
+
+def test_without_accelerate_it_says_what_halving_needs(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "accelerate"] + ["accelerate"]:
+        monkeypatch.setitem(sys.modules, name, None)
+
+    def fails(error):
+        def work(part):
+            raise error
+
+        return list(BatchSize(4, halves=True).run(range(8), work))
+
+    with pytest.raises(ImportError, match=r"memory ran out.*arche-mdlm\[train\]"):
+        fails(torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(RuntimeError, match="shapes"):
+        fails(RuntimeError("shapes do not fit"))
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.0, True, "large", None])
