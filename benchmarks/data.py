@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from arche_mdlm.training.data import prepare_data
+from arche_mdlm.training.data.preparing import prepare_data
 from benchmarks.report import REPOSITORY
 
 REPEATS = 12  # of the sample corpus, to measure more than the start

@@ -25,8 +25,8 @@ import torch
 from tqdm.auto import tqdm
 
 from arche_mdlm.training.command_line import exit_status
-from arche_mdlm.training.provenance import portable
-from arche_mdlm.training.sources import open_source
+from arche_mdlm.training.data.sources import open_source
+from arche_mdlm.training.loop.provenance import portable
 from benchmarks.memory import peak_resident
 from benchmarks.report import REPOSITORY, Report, describe_machine, note, write
 
@@ -102,7 +102,7 @@ def measure(job: str, **order) -> dict:
 def prepare(file: str, layout: str, workers: int, cache: str) -> dict:
     from transformers import AutoTokenizer
 
-    from arche_mdlm.training.data import prepare_data
+    from arche_mdlm.training.data.preparing import prepare_data
 
     summary = prepare_data(
         file, AutoTokenizer.from_pretrained(_TOKENIZER), layout=layout, context_length=CONTEXT, num_workers=workers,
@@ -139,9 +139,9 @@ def start_training(file: str, layout: str, workers: int, cache: str) -> dict:
 
     from arche_mdlm import MDLMConfig
     from arche_mdlm.configuration.presets import DataSettings, TrainingSettings
-    from arche_mdlm.training.batching import BatchPlanner
-    from arche_mdlm.training.corpus import load_corpus
-    from arche_mdlm.training.step_batches import StepBatches
+    from arche_mdlm.training.batches.batching import BatchPlanner
+    from arche_mdlm.training.batches.step_batches import StepBatches
+    from arche_mdlm.training.data.corpus import load_corpus
 
     os.environ["ARCHE_MDLM_CACHE"] = cache
     tokenizer = AutoTokenizer.from_pretrained(_TOKENIZER)
@@ -161,7 +161,7 @@ _JOBS = {"prepare": prepare, "bare": bare, "start": start_training}
 
 def child() -> None:
     order = json.load(sys.stdin)
-    import arche_mdlm.training.corpus  # noqa: F401  (keep imports out of the timing)
+    import arche_mdlm.training.data.corpus  # noqa: F401  (keep imports out of the timing)
 
     before, started, cpu = peak_resident(), time.perf_counter(), time.process_time()
     with _own_memory() as own:

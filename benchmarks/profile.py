@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from arche_mdlm.compiling_mdlm import can_compile
 from arche_mdlm.training.command_line import exit_status
-from arche_mdlm.training.provenance import portable
+from arche_mdlm.training.loop.provenance import portable
 from benchmarks.__main__ import make_shape, parse
 from benchmarks.report import current_commit, describe_machine, describe_versions, destination
 from benchmarks.train_step import our_step, paper_step

@@ -12,8 +12,8 @@ import torch
 import transformers
 
 import arche_mdlm
-from arche_mdlm.training.own_files import OutputFolder
-from arche_mdlm.training.provenance import cpu_name
+from arche_mdlm.training.files.own_files import OutputFolder
+from arche_mdlm.training.loop.provenance import cpu_name
 from benchmarks.timing import compare
 
 REPOSITORY = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ import transformers
 
 from arche_mdlm import available_samplers
 from arche_mdlm.configuration.presets import load_preset
-from arche_mdlm.training.provenance import portable
+from arche_mdlm.training.loop.provenance import portable
 from benchmarks import sampling
 from benchmarks.__main__ import MIN_ROUNDS
 from benchmarks.report import Report, describe_machine, note, write

@@ -6,7 +6,7 @@ import torch
 from transformers import CompileConfig
 
 from arche_mdlm.configuration.presets import ModelSettings
-from arche_mdlm.training.build import build_model
+from arche_mdlm.training.models.build import build_model
 from benchmarks import naive
 
 Contestant = tuple[Callable[[], None], int]  # a call, and how many texts it writes

@@ -14,7 +14,7 @@ import torch
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.studies.engine.plots import can_draw
 from arche_mdlm.training.command_line import exit_status
-from arche_mdlm.training.provenance import portable
+from arche_mdlm.training.loop.provenance import portable
 from benchmarks.memory import measure
 from benchmarks.report import current_commit, describe_machine, describe_versions, destination, note
 from benchmarks.train_step import Shape

@@ -10,11 +10,11 @@ import torch
 from arche_mdlm.compiling_mdlm import compile_layers
 from arche_mdlm.configuration.presets import ModelSettings, Preset
 from arche_mdlm.family_mdlm import family_of
-from arche_mdlm.training.arms import DIFFUSION, arm_of
-from arche_mdlm.training.batching import label_positions
-from arche_mdlm.training.build import build_model
-from arche_mdlm.training.fused_head import fuse_head, next_tokens
-from arche_mdlm.training.optimizers import build_optimizers
+from arche_mdlm.training.batches.batching import label_positions
+from arche_mdlm.training.loop.optimizers import build_optimizers
+from arche_mdlm.training.models.arms import DIFFUSION, arm_of
+from arche_mdlm.training.models.build import build_model
+from arche_mdlm.training.models.fused_head import fuse_head, next_tokens
 from benchmarks import naive
 from benchmarks.timing import interleave
 

@@ -15,7 +15,7 @@ import torch
 from arche_mdlm.compiling_mdlm import can_compile
 from arche_mdlm.configuration.presets import COMPILE_MODES
 from arche_mdlm.training.command_line import exit_status
-from arche_mdlm.training.provenance import portable
+from arche_mdlm.training.loop.provenance import portable
 from benchmarks.__main__ import make_shape, parse
 from benchmarks.report import Report, describe_machine, note, write
 from benchmarks.timing import side_by_side

@@ -29,9 +29,9 @@ def run(args: argparse.Namespace) -> int:
     """Convert and print a summary; ValueError for a source that cannot be converted."""
     from transformers.utils import logging
 
-    from arche_mdlm.training.checkpointing import write_folder_atomically
-    from arche_mdlm.training.loading import save_arm
-    from arche_mdlm.training.own_files import check_new_folder
+    from arche_mdlm.training.files.checkpointing import write_folder_atomically
+    from arche_mdlm.training.files.own_files import check_new_folder
+    from arche_mdlm.training.models.loading import save_arm
 
     logging.disable_progress_bar()
     check_new_folder(args.destination)
@@ -58,7 +58,7 @@ def convert(source: str | Path, noise_schedule: str = "linear", context_length: 
     """
     from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
     from arche_mdlm.schedule_mdlm import get_schedule
-    from arche_mdlm.training.loading import load_arm, set_generation_defaults
+    from arche_mdlm.training.models.loading import load_arm, set_generation_defaults
 
     get_schedule(noise_schedule)
     _check_type(source)
@@ -122,7 +122,7 @@ def _complete_tokenizer(tokenizer, source: str | Path) -> list[str]:
     """Add a mask and a pad token if missing, in place; returns the added tokens."""
     from tokenizers import AddedToken
 
-    from arche_mdlm.training.tokenizers_io import MASK, PAD, check_tokenizer
+    from arche_mdlm.training.data.tokenizers_io import MASK, PAD, check_tokenizer
 
     added = []
     if tokenizer.mask_token_id is None:

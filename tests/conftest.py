@@ -12,7 +12,7 @@ import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.training.tokenizers_io import train_bpe
+from arche_mdlm.training.data.tokenizers_io import train_bpe
 
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 torch.set_num_threads(1)  # two threads on contended cores are many times slower

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from arche_mdlm.commands import convert
-from arche_mdlm.training.tokenizers_io import train_bpe
+from arche_mdlm.training.data.tokenizers_io import train_bpe
 
 TEXT = "Once upon a time there was a little girl."
 

@@ -13,10 +13,10 @@ from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.studies.engine import command as job_command
 from arche_mdlm.studies.engine import pair as pair_of_a_study
 from arche_mdlm.studies.engine.jobs import Job, Plan
-from arche_mdlm.training.build import build_model
 from arche_mdlm.training.command_line import exit_status
-from arche_mdlm.training.loading import save_arm, set_generation_defaults
-from arche_mdlm.training.own_files import MANIFEST, OutputFolder
+from arche_mdlm.training.files.own_files import MANIFEST, OutputFolder
+from arche_mdlm.training.models.build import build_model
+from arche_mdlm.training.models.loading import save_arm, set_generation_defaults
 from tools import animation, export
 
 MINE = b"years of work \x00\xff\n"
@@ -157,7 +157,7 @@ def test_a_file_of_the_user_with_the_name_of_ours_is_refused_before_any_work(
     place, tmp_path, name, file, monkeypatch, capsys
 ):
     put(tmp_path / "out", [file])
-    for work in ("arche_mdlm.training.loading.load_arm", "arche_mdlm.writing.stories.write_batch"):
+    for work in ("arche_mdlm.training.models.loading.load_arm", "arche_mdlm.writing.stories.write_batch"):
         monkeypatch.setattr(work, None)
     monkeypatch.setattr(pair_of_a_study, "load_arm", None)
     assert WRITERS[name][0](place, tmp_path / "out") == 2
@@ -233,5 +233,5 @@ def test_an_output_folder_replaces_its_own_files_one_by_one(tmp_path):
         folder.write_text("a.txt", "through a link")
     assert (folder.path / "moved").read_text() == "three"
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="cannot write to .*Not a directory"):
+    with pytest.raises(ValueError, match="cannot write to .* is a file; give a folder"):
         OutputFolder(tmp_path / "file" / "out", []).check()

@@ -13,7 +13,7 @@ import torch
 
 from arche_mdlm.studies.engine.pair import check_pair
 from arche_mdlm.training.command_line import SEED, ArgumentParser, checkpoint, count, exit_status, output_file
-from arche_mdlm.training.own_files import OutputFolder
+from arche_mdlm.training.files.own_files import OutputFolder
 from tools.text_layout import Layout, lay_out, pieces_of
 
 SIZE = (900, 380)

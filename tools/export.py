@@ -10,20 +10,20 @@ import torch
 
 from arche_mdlm.configuration.presets import DataSettings, ModelSettings, Preset, TrainingSettings
 from arche_mdlm.studies.quickstart.plots import plot_training
-from arche_mdlm.training.arms import arm_of
-from arche_mdlm.training.checkpointing import (
+from arche_mdlm.training.command_line import ArgumentParser, count, exit_status
+from arche_mdlm.training.data.preparing import prepare_data
+from arche_mdlm.training.files.checkpointing import (
     list_checkpoints,
     read_state,
     write_folder_atomically,
     write_json_atomically,
 )
-from arche_mdlm.training.command_line import ArgumentParser, count, exit_status
-from arche_mdlm.training.data import prepare_data
-from arche_mdlm.training.evaluation import Evaluator
-from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
-from arche_mdlm.training.model_card import write_model_card
-from arche_mdlm.training.own_files import check_new_folder
-from arche_mdlm.training.provenance import portable
+from arche_mdlm.training.files.own_files import check_new_folder
+from arche_mdlm.training.loop.evaluation import Evaluator
+from arche_mdlm.training.loop.provenance import portable
+from arche_mdlm.training.models.arms import arm_of
+from arche_mdlm.training.models.loading import load_arm, save_arm, set_generation_defaults
+from arche_mdlm.training.models.model_card import write_model_card
 
 _LICENSE = "apache-2.0"  # of the checkpoints that ship with this library
 

@@ -7,9 +7,9 @@ from transformers import AutoTokenizer
 
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.studies.engine.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
-from arche_mdlm.training.checkpointing import write_json_atomically
 from arche_mdlm.training.command_line import SEED, ArgumentParser, checkpoint, count, exit_status
-from arche_mdlm.training.own_files import check_writable
+from arche_mdlm.training.files.checkpointing import write_json_atomically
+from arche_mdlm.training.files.own_files import check_writable
 
 
 def main(argv: list[str] | None = None) -> int:

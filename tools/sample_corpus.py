@@ -5,9 +5,9 @@ import json
 import os
 
 from arche_mdlm.training.command_line import SEED, TEMPERATURE, ArgumentParser, checkpoint, count, exit_status
-from arche_mdlm.training.corpus import SAMPLE_CORPUS
-from arche_mdlm.training.loading import load_arm
-from arche_mdlm.training.own_files import check_writable
+from arche_mdlm.training.data.corpus import SAMPLE_CORPUS
+from arche_mdlm.training.files.own_files import check_writable
+from arche_mdlm.training.models.loading import load_arm
 from arche_mdlm.writing.stories import write_stories
 
 

@@ -1,4 +1,4 @@
-"""The command line of training: a preset, and what to change in it."""
+"""The command line of training: what it asks, as a `TrainingRequest`."""
 
 import argparse
 import re
@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from arche_mdlm.configuration.presets import NULL, Preset, available_presets, load_preset, preset_from_dict
+from arche_mdlm.configuration.presets import NULL, available_presets
+from arche_mdlm.training.request import DEFAULT_PRESET, SAVE_DTYPES, TrainingRequest
 
-DEFAULT_PRESET = "quickstart-mdlm"
 _SHORTCUTS = {  # option: preset key, type
     "max_steps": ("training.max_steps", int),
     "batch_size": ("training.batch_size", int),
@@ -31,6 +31,7 @@ _SHORTCUTS = {  # option: preset key, type
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """All options of training."""
     parser = argparse.ArgumentParser(
         description="Train or fine-tune an MDLM or an AR arm. Without arguments: the quickstart preset on the sample "
         "corpus that ships with the project.",
@@ -71,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--streaming", action="store_true", help="read the source as a stream")
     add("--compile", action="store_true", help="torch.compile the model")
-    add("--save_dtype", default="float32", choices=("float32", "bfloat16"), help="of the final model")
+    add("--save_dtype", default="float32", choices=SAVE_DTYPES, help="of the final model")
     add("--push_to_hub", metavar="REPO", help="push the final model there")
     add("--stop_after", type=int, help="stop (and save) after this many steps of this session")
     add(
@@ -86,8 +87,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def changes_of(args: argparse.Namespace) -> dict:
-    """The command line's changes of the preset, by key; ValueError for unreadable values."""
+def request_of(args: argparse.Namespace) -> TrainingRequest:
+    """The request of a parsed command line; ValueError for values that cannot be read or are not allowed."""
+    own = {name: getattr(args, name) for name in TrainingRequest.__dataclass_fields__ if name != "changes"}
+    return TrainingRequest(**own, changes=_changes_of(args))
+
+
+def _changes_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The changes of the preset, by key."""
     changes = {key: getattr(args, option) for option, (key, _) in _SHORTCUTS.items()}
     changes["data.source"] = args.data
     changes["data.validation_fraction"] = args.validation_fraction
@@ -101,17 +108,7 @@ def changes_of(args: argparse.Namespace) -> dict:
     return changes
 
 
-def preset_from(args: argparse.Namespace, stored: dict | None = None) -> Preset:
-    """The preset with the command line's changes; ValueError for invalid ones.
-
-    `stored` is the preset of the run that goes on, for when the command line names none.
-    """
-    if args.preset is None and stored is not None:
-        return preset_from_dict(stored, changes_of(args))
-    return load_preset(args.preset or DEFAULT_PRESET, changes_of(args))
-
-
-def parse_changes(items: Iterable[str]) -> dict:
+def parse_changes(items: Iterable[str]) -> dict[str, Any]:
     """`KEY=VALUE` strings as `load_preset` takes them; ValueError for another form."""
     changes = {}
     for item in items:

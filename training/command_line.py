@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from arche_mdlm.configuration.extras import explain
+
 INTERRUPTED, BAD_INPUT, CLOSED_PIPE = 130, 2, 141
 LARGEST_SEED = 2**32 - 1  # what NumPy takes
 MANY = 10**9  # more of anything is a slip of the finger
@@ -44,6 +46,8 @@ def describe(error: Exception) -> str | None:
     if not known and type(error).__name__ not in ("SafetensorError", "ArrowException"):
         return None
     text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError):
+        return explain(error) or text
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" ({error.filename})" if error.filename and str(error.filename) not in text else ""
         return f"the disk is full: {text}{where}; free some space and give the same command again"

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from arche_mdlm.configuration.presets import Preset
-from arche_mdlm.training.arms import DIFFUSION, arm_of_architecture
+from arche_mdlm.training.models.arms import DIFFUSION, arm_of_architecture
 
 
 def without_effect(preset: Preset, explicit: Collection[str], fine_tuned: bool) -> list[str]:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arche_mdlm.training.checkpointing import write_json_atomically
-from arche_mdlm.training.own_files import check_writable
+from arche_mdlm.training.files.checkpointing import write_json_atomically
+from arche_mdlm.training.files.own_files import check_writable
 
 FORMAT = "samples of arche-mdlm, 1"  # tells our settings file from somebody else's of that name
 

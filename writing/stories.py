@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from arche_mdlm.training.arms import arm_of
+from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.writing.sample_file import SampleFile, read_records
 
 

@@ -1,5 +1,7 @@
 """What each choice of the paper's protocol does to a figure, from the 2 x 2 x 2 cells of an arm."""
 
+from typing import Any
+
 from arche_mdlm.studies.arche.factors import FACTORS, LABELS, LAYOUTS, LENGTHS
 
 
@@ -33,16 +35,18 @@ def contrasts(cells: list[dict], figure: str) -> list[dict]:
     found = []
     for layout in LAYOUTS:
         for length in LENGTHS:
-            entry = {"layout": layout, "length": length}
+            entry: dict[str, Any] = {"layout": layout, "length": length}
             for name, variants in (("paper", ("penalty", "once")), ("alike", ("plain", "free"))):
                 both = [
                     values.get((arm, layout, length, own)) for arm, own in zip(("mdlm", "ar"), variants, strict=True)
                 ]
-                entry[name] = (
-                    None if None in both else {"mdlm": both[0], "ar": both[1], "difference": both[0] - both[1]}
-                )
+                entry[name] = _beside(*both)
             found.append(entry)
     return found
+
+
+def _beside(mdlm: float | None, ar: float | None) -> dict[str, float] | None:
+    return None if mdlm is None or ar is None else {"mdlm": mdlm, "ar": ar, "difference": mdlm - ar}
 
 
 def sentence(cells: list[dict], arm: str, name: str) -> str:

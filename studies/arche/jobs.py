@@ -2,9 +2,11 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from arche_mdlm import available_samplers, register_sampler
 from arche_mdlm.configuration.presets import TrainingSettings
@@ -12,9 +14,10 @@ from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.ordered_samplers_mdlm import ArcheSampler
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
-from arche_mdlm.training.arms import arm_of
-from arche_mdlm.training.batching import BatchPlanner
-from arche_mdlm.training.step_batches import StepBatches
+from arche_mdlm.training.batches.batching import BatchPlanner
+from arche_mdlm.training.batches.step_batches import StepBatches
+from arche_mdlm.training.data.corpus import Corpus, row_lengths
+from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.writing.sample_file import SampleFile
 from arche_mdlm.writing.stories import own_seed
 
@@ -48,13 +51,14 @@ def validation(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 
 @torch.no_grad()
-def _loss(model, tokenizer, corpus, preset: dict) -> float:
+def _loss(model: Any, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, preset: dict) -> float:
     training = TrainingSettings(**preset["training"])
     rows = corpus.validation.dataset
     size = min(training.batch_size, len(rows))
     training = TrainingSettings(**preset["training"] | {"batch_size": size, "accumulation": 1})
-    lengths = [len(ids) for ids in rows[:]["input_ids"]]
-    planner = BatchPlanner(lengths, size, preset["data"]["context_length"], training.seed, 0.0, corpus.leading_bos)
+    planner = BatchPlanner(
+        row_lengths(rows), size, preset["data"]["context_length"], training.seed, 0.0, corpus.leading_bos
+    )
     batches = StepBatches(rows, planner, training, model.config, tokenizer.pad_token_id)
     count, total = min(VALIDATION_BATCHES, planner.batches_per_epoch), 0.0
     one = torch.ones((), device=model.device)
@@ -80,7 +84,7 @@ def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     return {"texts": len(starts)}
 
 
-def _starts(settings: dict, tokenizer, inputs) -> list[list[int]]:
+def _starts(settings: dict, tokenizer: PreTrainedTokenizerBase, inputs: dict[str, Path]) -> list[list[int]]:
     """Tokens that each sample begins with: a BOS with rows; AR's "Once", or its free first token with windows."""
     number, rows = settings["num_samples"], settings["layout"] == "rows"
     start = [tokenizer.bos_token_id] if rows else []
@@ -93,7 +97,9 @@ def _starts(settings: dict, tokenizer, inputs) -> list[list[int]]:
     return [[ids[0]] for ids in windows[chosen.tolist()]["input_ids"]]
 
 
-def _write(model, tokenizer, starts: torch.Tensor, first: int, settings: dict) -> list[str]:
+def _write(
+    model: Any, tokenizer: PreTrainedTokenizerBase, starts: torch.Tensor, first: int, settings: dict
+) -> list[str]:
     """Texts of `tokens` tokens, the BOS not counted, from starts (B, P), cut at EOS."""
     rows = settings["layout"] == "rows"
     context = settings["preset"]["data"]["context_length"]
@@ -113,7 +119,7 @@ def _write(model, tokenizer, starts: torch.Tensor, first: int, settings: dict) -
     return [_text(ids[int(rows) :], tokenizer) for ids in sequences.tolist()]
 
 
-def _text(ids: list[int], tokenizer) -> str:
+def _text(ids: list[int], tokenizer: Any) -> str:
     if tokenizer.eos_token_id in ids:
         ids = ids[: ids.index(tokenizer.eos_token_id)]
     return tokenizer.decode(ids, skip_special_tokens=True)

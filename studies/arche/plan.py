@@ -46,7 +46,7 @@ class ArcheSettings:
     batch_size: int = 50
     seed: int = 42
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         least = {"num_samples": 4, "short_length": 6, "num_diffusion_steps": 1, "batch_size": 1, "seed": 0}
         for name, value in least.items():
             if getattr(self, name) < value:

@@ -1,9 +1,11 @@
 """The picture of the paper's protocol: every cell of both factor tables beside the paper's own figure."""
 
+from typing import Any
+
 from arche_mdlm.studies.arche.factors import LABELS, NAMES
 from arche_mdlm.studies.engine.colours import ARMS
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
-from arche_mdlm.training.own_files import OutputFolder
+from arche_mdlm.training.files.own_files import OutputFolder
 
 _FIGURES = {"distinct_openings": "distinct five-word openings", "self_bleu": "Self-BLEU, as the paper's code has it"}
 
@@ -16,7 +18,7 @@ def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     }
 
 
-def _factors(report: dict):
+def _factors(report: dict) -> Any:
     """A row a cell."""
     figure, axes = subplots(len(NAMES), len(_FIGURES), size=(11, 7), squeeze=False)
     for row, arm in enumerate(NAMES):
@@ -38,7 +40,7 @@ def _label(cell: dict) -> str:
     return ", ".join(LABELS[cell[key]] for key in ("layout", "length", "variant"))
 
 
-def _point(axis, cell: dict, key: str, place: int, own: bool) -> None:
+def _point(axis: Any, cell: dict, key: str, place: int, own: bool) -> None:
     if not cell["figures"]:
         axis.text(0.5, place, "missing", ha="center", va="center", fontsize=8)
         return

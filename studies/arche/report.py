@@ -1,6 +1,7 @@
 """The report of the paper's protocol: our rows beside the paper's, and the factor table."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from arche_mdlm.studies.arche.effects import contrasts, effects, sentence
@@ -93,7 +94,7 @@ def _contrasts(report: dict) -> str:
     return table(header, rows)
 
 
-def _beside(report: dict, figures: dict, ours) -> str:
+def _beside(report: dict, figures: dict, ours: Callable[[dict, str], dict]) -> str:
     header, rows = ["", *(label for label, _ in figures.values())], []
     for arm, name in NAMES.items():
         for label, values in (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from arche_mdlm import MDLMConfig
+from arche_mdlm.configuration.model_config import make_config
 from arche_mdlm.configuration.presets import ModelSettings, TrainingSettings
 from arche_mdlm.metrics.diversity import diversity_differences
 from arche_mdlm.studies.controlled import texts as texts_of
@@ -16,10 +16,10 @@ from arche_mdlm.studies.controlled.summary import summary
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.references import draw
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
-from arche_mdlm.training.arms import arm_of
-from arche_mdlm.training.batching import BatchPlanner
-from arche_mdlm.training.build import build_model
-from arche_mdlm.training.step_batches import StepBatches
+from arche_mdlm.training.batches.batching import BatchPlanner
+from arche_mdlm.training.batches.step_batches import StepBatches
+from arche_mdlm.training.models.arms import arm_of
+from arche_mdlm.training.models.build import build_model
 from arche_mdlm.writing.sample_file import SampleFile
 from arche_mdlm.writing.stories import write_stories
 
@@ -59,21 +59,21 @@ def supervision(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """
     corpus, training = read_corpus(settings), TrainingSettings(**settings["preset"]["training"])
     tokenizer, pad = corpus.tokenizer, corpus.tokenizer.pad_token_id
+    lengths = corpus.train_lengths
     planner = BatchPlanner(
-        corpus.train_lengths, training.batch_size, settings["preset"]["data"]["context_length"], training.seed,
+        lengths, training.batch_size, settings["preset"]["data"]["context_length"], training.seed,
         training.short_canvas_share, corpus.leading_bos, training.length_multiple,
         training.length_pool,
     )  # fmt: skip
-    schedule = settings["preset"]["model"]["config"].get("noise_schedule", "linear")
-    config = MDLMConfig(vocab_size=len(tokenizer), mask_token_id=tokenizer.mask_token_id, noise_schedule=schedule)
+    config = make_config("mdlm", settings["preset"]["model"]["config"], mask_token_id=tokenizer.mask_token_id)
     batches = StepBatches(corpus.train.dataset, planner, training, config, pad)
     seen, supervised, tail = [], 0, 0
     for step in range(training.max_steps):
         batch = batches[step]
-        width = [len(ids) for ids in corpus.train.dataset[planner.plan(step).rows]["input_ids"]]
+        width = torch.from_numpy(lengths[planner.plan(step).rows])
         labels = torch.cat([part["labels"] for part in batch["inputs"]])
         chosen = labels != -100
-        real = torch.arange(labels.shape[1]) < torch.tensor(width)[:, None]  # GPT-2's pad is a token of stories too
+        real = torch.arange(labels.shape[1]) < width[:, None]  # GPT-2's pad is a token of stories too
         supervised += int((chosen & real).sum())
         tail += int((chosen & ~real).sum())
         seen.append(batch["num_tokens"])
@@ -158,8 +158,8 @@ def paired(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         if name.startswith(prefix):
             key = name.removeprefix(prefix)
             base = inputs[f"sample-{settings['base']}-s{settings['seed']}-{key}"]
-            texts = [[story["text"] for story in read_samples(source)] for source in (path, base)]
-            found[key] = diversity_differences(*texts)
+            first, second = ([story["text"] for story in read_samples(source)] for source in (path, base))
+            found[key] = diversity_differences(first, second)
     return found
 
 

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from arche_mdlm.configuration.presets import Preset, load_preset
 from arche_mdlm.studies.controlled.summary import BASE
@@ -51,7 +52,7 @@ class ControlledSettings:
     judge_samples: int | None = None  # the judge sees the first so many texts of a set; None: all
     scale: str = ""  # a name for the reports; the preset's where none is given
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in (("objectives", MDLM_OBJECTIVES), ("prompts", PROMPTS)):
             values = getattr(self, name)
             if not values or set(values) - set(allowed) or len(set(values)) < len(values):
@@ -145,10 +146,10 @@ def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str)
     for checkpoint in CHECKPOINTS:
         chosen = about | {"checkpoint": checkpoint} | data_settings(settings, preset)
         draws = settings.likelihood_samples if arm == "mdlm" else 1
-        needs = (train, *_same(f"likelihood-{run}", checkpoint))
+        likelihood_needs = (train, *_same(f"likelihood-{run}", checkpoint))
         yield Job(
             f"likelihood-{run}-{checkpoint}", "likelihood", f"{_JOBS}:likelihood",
-            chosen | {"num_samples": settings.likelihood_samples}, needs, forward_seconds(preset, device, 1200 * draws),
+            chosen | {"num_samples": settings.likelihood_samples}, likelihood_needs, forward_seconds(preset, device, 1200 * draws),
         )  # fmt: skip
     for checkpoint, prompt, temperature in sampled(settings):
         yield from _sample_jobs(
@@ -156,8 +157,8 @@ def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str)
         )
     if column != BASE:
         names = [f"s{seed}-{sample_key_name(*key)}" for key in sampled(settings) if key[2] == 1.0]
-        needs = tuple(f"sample-{own}-{name}" for name in names for own in (column, BASE))
-        yield Job(f"paired-{run}", "paired", f"{_JOBS}:paired", about | {"base": BASE}, needs, 5.0 * len(names))
+        pairs = tuple(f"sample-{own}-{name}" for name in names for own in (column, BASE))
+        yield Job(f"paired-{run}", "paired", f"{_JOBS}:paired", about | {"base": BASE}, pairs, 5.0 * len(names))
 
 
 def _same(job: str, checkpoint: str, rest: str = "") -> tuple[str, ...]:
@@ -180,11 +181,19 @@ def sampled(settings: ControlledSettings) -> Iterator[tuple[str, str, float]]:
             yield "best", settings.prompts[0], temperature
 
 
-def _sample_jobs(settings, preset, about, prompt, temperature, train, device) -> Iterator[Job]:
+def _sample_jobs(
+    settings: ControlledSettings,
+    preset: Preset,
+    about: dict[str, Any],
+    prompt: str,
+    temperature: float,
+    train: str,
+    device: str,
+) -> Iterator[Job]:
     about = about | {"prompt": prompt, "temperature": temperature}
     run, checkpoint = f"{about['column']}-s{about['seed']}", about["checkpoint"]
     name, rest = f"{run}-{sample_key_name(checkpoint, prompt, temperature)}", f"-{prompt}-t{temperature}"
-    kept = ("num_samples", "num_diffusion_steps", "batch_size")
+    kept: tuple[str, ...] = ("num_samples", "num_diffusion_steps", "batch_size")
     if not about["column"].startswith("mdlm"):  # AR's samples do not depend on MDLM's steps
         kept = ("num_samples", "batch_size")
     own = about | data_settings(settings, preset) | {key: getattr(settings, key) for key in kept}

@@ -1,9 +1,12 @@
 """Pictures of the controlled comparison: validation curves, the sweep of temperatures, intervals."""
 
+from functools import partial
+from typing import Any
+
 from arche_mdlm.studies.engine.colours import SERIES
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
-from arche_mdlm.training.own_files import OutputFolder
+from arche_mdlm.training.files.own_files import OutputFolder
 
 _PANELS = ("distinct_2", "distinct_4", "self_bleu", "distinct_openings", "unigram_entropy", "mean_words")
 
@@ -25,12 +28,12 @@ def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     ):
         figure = plot(report, colours)
         if figure is not None:
-            output.write(name, lambda path, figure=figure: save(figure, path))
+            output.write(name, partial(save, figure))
             pictures[name] = caption
     return pictures
 
 
-def _curves(report: dict, colours: dict):
+def _curves(report: dict, colours: dict) -> Any:
     figure, axis = subplots(size=(8, 4.5))
     for name, arm in report["arms"].items():
         for number, run in enumerate(arm["training"].values()):
@@ -54,7 +57,7 @@ def _validation(history: list[dict]) -> list[dict]:
     return found
 
 
-def _frontier(report: dict, colours: dict):
+def _frontier(report: dict, colours: dict) -> Any:
     """Against Self-BLEU: generative perplexity where there is a judge, else the unigram entropy."""
     groups = {name: _sweep(arm["samples"]) for name, arm in report["arms"].items()}
     judged = any(g["mean"].get("generative_perplexity") for found in groups.values() for _, g in found)
@@ -90,7 +93,7 @@ def _sweep(samples: dict) -> list[tuple[float, dict]]:
                   key=lambda pair: pair[0])  # fmt: skip
 
 
-def _intervals(report: dict, colours: dict):
+def _intervals(report: dict, colours: dict) -> Any:
     figure, axes = subplots(2, 3, size=(11, 6))
     for axis, key in zip(axes.flat, _PANELS, strict=True):
         for x, (name, arm) in enumerate(report["arms"].items()):

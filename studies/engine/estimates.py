@@ -1,5 +1,7 @@
 """How long a job may take, before anything of its kind has been measured: floating-point operations over a rate."""
 
+import torch
+
 from arche_mdlm.configuration.presets import Preset
 
 RATES = {"cpu": 5e10, "cuda": 8e13}  # operations a second that small models reach, on one core and on one large GPU
@@ -25,7 +27,7 @@ def forward_seconds(preset: Preset, device: str, rows: int) -> float:
     return _OVERHEAD + 2 * parameters(preset) * rows * preset.data.context_length / RATES[device]
 
 
-def seconds_of(model, device: str, tokens: float) -> float:
+def seconds_of(model: torch.nn.Module, device: str, tokens: float) -> float:
     """Two operations a parameter and token, of a model that is loaded already."""
     size = sum(parameter.numel() for parameter in model.parameters())
     return 2 * size * tokens / RATES["cuda" if device.startswith("cuda") else "cpu"]

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-# 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-      2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
-_NORMAL = 1.96
+Numbers = Sequence[float] | np.ndarray
 
 
 class Interval(NamedTuple):
@@ -24,48 +22,49 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(values: Sequence[float], seed: int = 0, resamples: int = 1000) -> Interval:
+def mean_interval(values: Numbers, seed: int = 0, resamples: int = 1000) -> Interval:
     """Of the mean of one value a story, bootstrapped over stories."""
     return ratio_interval(values, np.ones(len(values)), seed, resamples)
 
 
-def ratio_interval(values: Sequence[float], weights: Sequence[float], seed: int = 0, resamples: int = 1000) -> Interval:
+def ratio_interval(values: Numbers, weights: Numbers, seed: int = 0, resamples: int = 1000) -> Interval:
     """Of sum(values) / sum(weights), such as nats a token of a corpus, bootstrapped over stories.
 
     Raises ValueError for fewer than two stories, numbers of values and weights that differ, or weights without a sum.
     """
-    values, weights = _column("values", values), _column("weights", weights)
-    if len(values) != len(weights) or not weights.sum() > 0:
-        raise ValueError(f"weights: {len(weights)} for {len(values)} values, sum {weights.sum()}; give one a story")
+    over, under = _column("values", values), _column("weights", weights)
+    if len(over) != len(under) or not under.sum() > 0:
+        raise ValueError(f"weights: {len(under)} for {len(over)} values, sum {under.sum()}; give one a story")
     rng = np.random.default_rng([seed, 7])
     estimates = np.empty(resamples)
     for index in range(resamples):
-        chosen = rng.integers(len(values), size=len(values))
-        estimates[index] = values[chosen].sum() / max(weights[chosen].sum(), 1e-300)
-    return _holding(float(values.sum() / weights.sum()), *np.percentile(estimates, [2.5, 97.5]))
+        chosen = rng.integers(len(over), size=len(over))
+        estimates[index] = over[chosen].sum() / max(under[chosen].sum(), 1e-300)
+    return _holding(float(over.sum() / under.sum()), *np.percentile(estimates, [2.5, 97.5]))
 
 
-def paired_interval(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Interval:
+def paired_interval(first: Numbers, second: Numbers, seed: int = 0) -> Interval:
     """Of mean(first - second), the two values of a pair from the same prompt; bootstrapped over prompts."""
-    first, second = _column("first", first), _column("second", second)
-    if len(first) != len(second):
-        raise ValueError(f"first has {len(first)} values and second {len(second)}: paired values need the same prompts")
-    return mean_interval(first - second, seed)
+    minuend, subtrahend = _column("first", first), _column("second", second)
+    if len(minuend) != len(subtrahend):
+        raise ValueError(
+            f"first has {len(minuend)} values and second {len(subtrahend)}: paired values need the same prompts"
+        )
+    return mean_interval(minuend - subtrahend, seed)
 
 
-def seeds_interval(estimates: Sequence[float]) -> Interval:
+def seeds_interval(estimates: Numbers) -> Interval:
     """Of the mean of one estimate a seed (of training), by Student's t: it holds the noise of the stories as well.
 
     Differences of two arms at the same seed are given as one estimate a seed. Raises ValueError below two seeds.
     """
     values = _column("estimates", estimates)
-    quantile = _T[len(values) - 2] if len(values) - 2 < len(_T) else _NORMAL
-    half = quantile * float(values.std(ddof=1)) / np.sqrt(len(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * float(values.std(ddof=1)) / np.sqrt(len(values))
     mean = float(values.mean())
     return Interval(mean, mean - half, mean + half)
 
 
-def _column(name: str, values: Sequence[float]) -> np.ndarray:
+def _column(name: str, values: Numbers) -> np.ndarray:
     column = np.asarray(values, dtype=np.float64)
     if column.ndim != 1 or len(column) < 2:
         raise ValueError(f"{name} of shape {column.shape} must be at least two numbers")

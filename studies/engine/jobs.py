@@ -17,8 +17,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from arche_mdlm.studies.engine.keys import code_hash
-from arche_mdlm.training.checkpointing import write_json_atomically
-from arche_mdlm.training.own_files import carry_over, check_writable, record_all
+from arche_mdlm.training.files.checkpointing import write_json_atomically
+from arche_mdlm.training.files.own_files import carry_over, check_writable, record_all
 
 FORMAT_VERSION = 1  # of a study's folder
 RESULT_FILE = "result.json"
@@ -53,7 +53,7 @@ class Job:
     fresh: bool = False
     tolerant: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name={self.name!r} of a job must consist of letters, digits, dots, dashes, underscores")
         if not re.fullmatch(r"[\w.]+:\w+", self.function):
@@ -77,8 +77,10 @@ class Plan:
 
     jobs: tuple[Job, ...]
     data_hash: str = ""
+    by_name: dict[str, Job] = field(init=False, repr=False, compare=False)
+    keys: dict[str, str] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         by_name = {job.name: job for job in self.jobs}
         if len(by_name) < len(self.jobs):
             names = [job.name for job in self.jobs]
@@ -217,7 +219,8 @@ class StudyFolder:
 
     def estimate(self, jobs: Iterable[Job], workers: int = 1) -> float:
         """Seconds that `jobs` will take, from the times of similar jobs; at least that of the longest chain of dependencies."""
-        paces, ends, total = self.paces(), {}, 0.0
+        paces, total = self.paces(), 0.0
+        ends: dict[str, float] = {}
         for job in jobs:  # in the plan's order
             seconds = job.seconds * paces.get(job.kind, 1.0)
             total += seconds

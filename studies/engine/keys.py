@@ -5,11 +5,12 @@ import hashlib
 import json
 import sys
 from functools import lru_cache
+from importlib.machinery import ModuleSpec
 from importlib.util import resolve_name
 from pathlib import Path
 
 from arche_mdlm.configuration.presets import Preset
-from arche_mdlm.training.sources import open_source
+from arche_mdlm.training.data.sources import open_source
 
 _PACKAGE = "arche_mdlm"
 
@@ -37,17 +38,20 @@ def code_hash(module: str) -> str:
 
 
 def _model_modules() -> list[str]:
-    folder = _path(_PACKAGE).parent
+    package = _path(_PACKAGE)
+    assert package is not None, _PACKAGE
+    folder = package.parent
     return [_PACKAGE, *(f"{_PACKAGE}.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__")]
 
 
 def _path(name: str) -> Path | None:
     """File of a module; None if the name is not a module (but a function, say) or lacks a source file."""
     found = _spec(name)
-    return Path(found.origin) if found and str(found.origin).endswith(".py") and Path(found.origin).is_file() else None
+    path = Path(found.origin) if found is not None and found.origin is not None else None
+    return path if path is not None and path.suffix == ".py" and path.is_file() else None
 
 
-def _spec(name: str):
+def _spec(name: str) -> ModuleSpec | None:
     """As `importlib.util.find_spec`, which imports the packages that a module is in."""
     parent, locations = name.rpartition(".")[0], None
     if parent:
@@ -72,7 +76,7 @@ def _read(path: Path, changed: int, name: str, is_package: bool) -> tuple[str, t
         if isinstance(node, ast.Import):
             imported += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module or ""
             imported += [base, *(f"{base}.{alias.name}" for alias in node.names)]
         _drop_docstring(node)
     # A module's packages are run before it.

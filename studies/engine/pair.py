@@ -2,9 +2,10 @@
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Any
 
-from arche_mdlm.training.arms import arm_of
-from arche_mdlm.training.loading import load_arm, load_config
+from arche_mdlm.training.models.arms import arm_of
+from arche_mdlm.training.models.loading import load_arm, load_config
 from arche_mdlm.writing.checkpoint_hash import checkpoint_hash
 
 
@@ -22,7 +23,7 @@ class Arm:
     checkpoint: str
     device: str = "cpu"
 
-    def load(self):
+    def load(self) -> tuple[Any, Any]:
         """(model, tokenizer), ready to generate; kept for the next job of this process."""
         return _load(self.source, self.checkpoint, self.device)
 
@@ -31,7 +32,7 @@ class Arm:
 
 
 @lru_cache(maxsize=2)
-def _load(source: str, checkpoint: str, device: str):
+def _load(source: str, checkpoint: str, device: str) -> tuple[Any, Any]:
     model, tokenizer = load_arm(source)
     return model.to(device).eval(), tokenizer
 

@@ -1,6 +1,7 @@
 """Pictures with matplotlib, which is an extra: it is imported when the first one is drawn."""
 
 from pathlib import Path
+from typing import Any
 
 from arche_mdlm.configuration.extras import install_command
 
@@ -18,14 +19,14 @@ def can_draw() -> bool:
     return True
 
 
-def subplots(rows: int = 1, columns: int = 1, *, size: tuple[float, float], **options):
+def subplots(rows: int = 1, columns: int = 1, *, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
     """(figure, axes), as matplotlib's; `size` in inches."""
     import matplotlib.pyplot as plt
 
     return plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
 
 
-def finish(axis, legend: bool = False) -> None:
+def finish(axis: Any, legend: bool = False) -> None:
     """The look of all axes: a light grid, no frame at the top and on the right."""
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
@@ -33,7 +34,7 @@ def finish(axis, legend: bool = False) -> None:
         axis.legend(frameon=False)
 
 
-def save(figure, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure.savefig(path, dpi=120)

@@ -4,13 +4,14 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
-from arche_mdlm.training.sources import open_source
+from arche_mdlm.training.data.sources import open_source
 
 REFERENCE_FIGURES = Path(__file__).parents[2] / "metrics" / "data" / "tinystories_references.json"
 
 
-def fitting_stories(source: str, tokenizer, context_length: int) -> list[str]:
+def fitting_stories(source: str, tokenizer: PreTrainedTokenizerBase, context_length: int) -> list[str]:
     """Stories of at most `context_length` tokens with BOS and EOS: longer ones neither arm was trained on or can write."""
     texts = list(open_source(source, split="train"))
     lengths = [

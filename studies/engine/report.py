@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from arche_mdlm.studies.engine.plots import can_draw
-from arche_mdlm.training.own_files import OutputFolder
-from arche_mdlm.training.provenance import portable
+from arche_mdlm.training.files.own_files import OutputFolder
+from arche_mdlm.training.loop.provenance import portable
 
 Pictures = dict[str, str]  # caption by file name
 

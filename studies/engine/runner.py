@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from arche_mdlm.studies.engine import worker as worker_script
 from arche_mdlm.studies.engine.jobs import Job, Plan, StudyFolder, describe_time
 from arche_mdlm.studies.engine.worker import ANSWER_FILE, LOG_FILE, ORDER_FILE, answer_of
-from arche_mdlm.training.checkpointing import write_json_atomically
+from arche_mdlm.training.files.checkpointing import write_json_atomically
 
 _POLL_SECONDS = 0.05
 
@@ -159,13 +160,11 @@ class StudyRunner:
         worker = self._workers.get(slot)
         if worker is not None:
             with suppress(BrokenPipeError):  # it has died since its last job
-                worker.stdin.write(line)
-                worker.stdin.flush()
+                _send(worker, line)
                 return
             self._dismiss(slot)
         self._workers[slot] = worker = self._launch(slot)
-        worker.stdin.write(line)
-        worker.stdin.flush()
+        _send(worker, line)
 
     def _launch(self, slot: int) -> subprocess.Popen:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
@@ -199,7 +198,7 @@ class StudyRunner:
         worker = self._workers.pop(slot, None)
         if worker is not None:
             with suppress(BrokenPipeError):
-                worker.stdin.close()
+                _pipe_of(worker).close()
             worker.wait()
 
     def _stop(self, running: dict) -> None:
@@ -209,10 +208,21 @@ class StudyRunner:
                 self._workers[slot].send_signal(signal.SIGINT)
         for slot, (job, start) in running.items():
             self._workers[slot].wait()
-            if (self.folder.work(job.name) / ANSWER_FILE).is_file():  # it was just about done
-                self._note_end(job, time.perf_counter() - start, self._answer(slot, job))
+            written = (self.folder.work(job.name) / ANSWER_FILE).is_file()
+            if written and (answer := self._answer(slot, job)) is not None:  # it was just about done
+                self._note_end(job, time.perf_counter() - start, answer)
         for slot in list(self._workers):
             self._dismiss(slot)
+
+
+def _pipe_of(worker: subprocess.Popen) -> IO[bytes]:
+    assert worker.stdin is not None, "a worker is started with a pipe"
+    return worker.stdin
+
+
+def _send(worker: subprocess.Popen, line: bytes) -> None:
+    _pipe_of(worker).write(line)
+    _pipe_of(worker).flush()
 
 
 def _gpus() -> list[str]:
@@ -229,7 +239,7 @@ def _tail(path: Path, lines: int = 20) -> str:
 
 
 @contextmanager
-def _locked(root: Path):
+def _locked(root: Path) -> Iterator[None]:
     """Keep other studies out of the folder; the lock goes with this process, however it ends."""
     with (root / ".lock").open("a") as file:  # never emptied: it might be somebody's
         try:

@@ -3,20 +3,23 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.presets import DataSettings
 from arche_mdlm.studies.engine.inputs import result_of
-from arche_mdlm.training.arguments import build_parser
-from arche_mdlm.training.checkpointing import list_checkpoints, read_state, write_json_atomically
-from arche_mdlm.training.corpus import Corpus, load_corpus
-from arche_mdlm.training.loading import load_arm
+from arche_mdlm.training.arguments import parse_changes
+from arche_mdlm.training.data.corpus import Corpus, load_corpus
+from arche_mdlm.training.files.checkpointing import list_checkpoints, read_state, write_json_atomically
+from arche_mdlm.training.models.loading import load_arm
+from arche_mdlm.training.request import TrainingRequest
 
 TRAIN = "arche_mdlm.studies.engine.trainings:train"  # as a job names it
 
 
-def read_corpus(settings: dict, tokenizer=None) -> Corpus:
+def read_corpus(settings: dict, tokenizer: PreTrainedTokenizerBase | None = None) -> Corpus:
     """Both splits, as the training prepares them (from its cache)."""
     data = settings.get("preset") or settings["arms"]["mdlm"]
     return load_corpus(DataSettings(**data["data"]), settings["validation_data"], tokenizer)
@@ -40,26 +43,36 @@ def train(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 
 def _train(settings: dict, inputs: dict[str, Path], output: Path) -> dict:
-    from arche_mdlm.training import train as training
+    from arche_mdlm.training.run import run
 
-    argv = ["--preset", settings["preset"], "--output_dir", str(output), "--resume"]
-    for option in ("data", "validation_data"):
-        argv += [f"--{option}", settings[option]] if settings[option] is not None else []
-    for change in settings["changes"]:
-        argv += ["--set", change]
-    if settings["matched"]:
-        steps = next(result_of(path)["ar_steps"] for name, path in inputs.items() if name.startswith("supervision"))
-        argv += ["--set", f"training.max_steps={steps}"]
-    if training.run(build_parser().parse_args(argv)) == 130:
+    if run(_request(settings, inputs, output)).interrupted:
         raise KeyboardInterrupt  # it has saved itself
     last = list_checkpoints(output)[-1]
-    state, run = read_state(last), json.loads((output / "run.json").read_text(encoding="utf-8"))
+    state, described = read_state(last), json.loads((output / "run.json").read_text(encoding="utf-8"))
     kept = ("best_step", "seconds", "tokens", "supervised", "history")
     return {"best": "run/final", "last": f"run/{last.name}", "steps": state["step"], **{k: state[k] for k in kept},
-            "parameters": run["parameters"], "device": run["device"], "versions": run["versions"]}  # fmt: skip
+            "parameters": described["parameters"], "device": described["device"],
+            "versions": described["versions"]}  # fmt: skip
 
 
-def load_checkpoint(settings: dict, inputs: dict[str, Path]):
+def _request(settings: dict, inputs: dict[str, Path], output: Path) -> TrainingRequest:
+    """What the training is asked; a matched one has as many steps as the supervision job has found."""
+    changes = parse_changes(settings["changes"])
+    if settings["data"] is not None:
+        changes["data.source"] = settings["data"]
+    if settings["matched"]:
+        found = next(path for name, path in inputs.items() if name.startswith("supervision"))
+        changes["training.max_steps"] = result_of(found)["ar_steps"]
+    return TrainingRequest(
+        preset=settings["preset"],
+        changes=changes,
+        validation_data=settings["validation_data"],
+        output_dir=output,
+        resume=True,
+    )
+
+
+def load_checkpoint(settings: dict, inputs: dict[str, Path]) -> tuple[Any, Any]:
     """(model, tokenizer) of the training that a job needs, best or last."""
     source = next(path for name, path in inputs.items() if name.startswith("train"))
     model, tokenizer = load_arm(source / result_of(source)[settings["checkpoint"]])

@@ -12,10 +12,10 @@ from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of, s
 from arche_mdlm.studies.engine.pair import Arm
 from arche_mdlm.studies.engine.references import draw, fitting_stories
 from arche_mdlm.studies.quickstart.first_look import fill
-from arche_mdlm.training.arms import AUTOREGRESSIVE
-from arche_mdlm.training.data import prepare_data
-from arche_mdlm.training.evaluation import Evaluator
-from arche_mdlm.training.loading import context_length
+from arche_mdlm.training.data.preparing import prepare_data
+from arche_mdlm.training.loop.evaluation import Evaluator
+from arche_mdlm.training.models.arms import AUTOREGRESSIVE
+from arche_mdlm.training.models.loading import context_length
 from arche_mdlm.writing.sample_file import SampleFile
 from arche_mdlm.writing.stories import write_stories
 

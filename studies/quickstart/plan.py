@@ -14,10 +14,10 @@ from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_pair
 from arche_mdlm.studies.engine.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
 from arche_mdlm.studies.quickstart.first_look import gaps_that_fit
-from arche_mdlm.training.arms import arm_of
-from arche_mdlm.training.corpus import SAMPLE_CORPUS
-from arche_mdlm.training.data import prepare_data
-from arche_mdlm.training.loading import context_length
+from arche_mdlm.training.data.corpus import SAMPLE_CORPUS
+from arche_mdlm.training.data.preparing import prepare_data
+from arche_mdlm.training.models.arms import arm_of
+from arche_mdlm.training.models.loading import context_length
 
 COUNTS = ("words", "characters")
 COOLER = 0.7  # the temperature that the report sets beside that of the settings

@@ -9,7 +9,7 @@ from arche_mdlm.studies.engine.markdown import figure_cell, number, quoted, tabl
 from arche_mdlm.studies.quickstart.first_look import HOLE
 from arche_mdlm.studies.quickstart.plan import COOLER, training_log
 from arche_mdlm.studies.quickstart.plots import draw
-from arche_mdlm.training.provenance import portable
+from arche_mdlm.training.loop.provenance import portable
 
 FILES = ("report.md", "report.json", "diversity.png", "lengths.png", "training.png")
 

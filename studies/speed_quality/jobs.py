@@ -2,21 +2,24 @@
 
 import json
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import torch
 import transformers
+from transformers import PreTrainedTokenizerBase
 
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.metrics.judge import Judge, load_judge, unigram_entropy
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.pair import Arm
 from arche_mdlm.studies.engine.references import draw, fitting_stories
-from arche_mdlm.training.arms import arm_of
-from arche_mdlm.training.loading import context_length
-from arche_mdlm.training.provenance import cpu_name
+from arche_mdlm.training.loop.provenance import cpu_name
+from arche_mdlm.training.models.arms import arm_of
+from arche_mdlm.training.models.loading import context_length
 from arche_mdlm.writing.stories import own_seed
 
 QUICK_SECONDS = 5  # a call that takes less is timed several times
@@ -73,7 +76,7 @@ def _row(row: dict, results: dict[str, dict]) -> dict:
             "stories_per_second": speeds}  # fmt: skip
 
 
-def _ready(settings: dict):
+def _ready(settings: dict) -> tuple[Any, Any]:
     torch.set_num_threads(settings["threads"])
     return Arm(**settings["arm"]).load()
 
@@ -95,7 +98,9 @@ def _device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name()
 
 
-def generate(model, tokenizer, first: int, batch_size: int, seed: int, options: dict):
+def generate(
+    model: Any, tokenizer: PreTrainedTokenizerBase, first: int, batch_size: int, seed: int, options: dict
+) -> tuple[torch.Tensor, list[int], list[float]]:
     """(sequences (B, L) with their BOS, forwards (B,), canvas positions a forward (B,)) of stories first, first + 1, ...
 
     An MDLM story's stream is its own; AR has one a batch. AR's forwards are the tokens written, EOS counted.
@@ -115,7 +120,16 @@ def _written(ids: list[int], eos: int) -> int:
     return ids.index(eos, 1) if eos in ids[1:] else len(ids) - 1
 
 
-def write_texts(model, tokenizer, num_samples: int, repeats: int, *, batch_size: int, seed: int, options: dict) -> dict:
+def write_texts(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    num_samples: int,
+    repeats: int,
+    *,
+    batch_size: int,
+    seed: int,
+    options: dict,
+) -> dict:
     """Texts of a row of the table, means of the forwards and tokens they took, and the speed of the calls that wrote them.
 
     If these are fewer than `repeats` and quick, more are timed; a call that takes long is as steady by itself.
@@ -149,7 +163,7 @@ def write_texts(model, tokenizer, num_samples: int, repeats: int, *, batch_size:
     }
 
 
-def judge_texts(texts: list[str], tokenizer, judge: Judge | None, seed: int) -> dict:
+def judge_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase, judge: Judge | None, seed: int) -> dict:
     """Quality of texts: the judge's figures (None without a judge), unigram entropy of the pair's tokens, diversity."""
     entropy = unigram_entropy(texts, tokenizer)
     words = diversity(texts, seed=seed) if any(text.split() for text in texts) else dict.fromkeys(_DIVERSITY)
@@ -167,7 +181,9 @@ def judge_texts(texts: list[str], tokenizer, judge: Judge | None, seed: int) -> 
     return figures | found
 
 
-def time_calls(model, tokenizer, calls: int, *, batch_size: int, seed: int, options: dict) -> dict:
+def time_calls(
+    model: Any, tokenizer: PreTrainedTokenizerBase, calls: int, *, batch_size: int, seed: int, options: dict
+) -> dict:
     """Stories a second of each of `calls` calls, with stories of their own."""
     _warm_up(model, tokenizer, batch_size, options)
     seconds = [
@@ -180,12 +196,12 @@ def _summary(rates: list[float]) -> dict:
     return {"median": median(rates), "low": min(rates), "high": max(rates), "calls": len(rates)}
 
 
-def _warm_up(model, tokenizer, batch_size: int, options: dict) -> None:
+def _warm_up(model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int, options: dict) -> None:
     """A short call of the same shapes, so that one-time work is not timed."""
     generate(model, tokenizer, 0, batch_size, 0, options | arm_of(model).shortest_call)
 
 
-def _timed(call, model, *args):
+def _timed(call: Callable[..., Any], model: Any, *args: Any) -> tuple[Any, float]:
     """What `call(model, *args)` returns, and its seconds."""
     _wait(model.device)
     start = time.perf_counter()

@@ -18,7 +18,7 @@ from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_pair
 from arche_mdlm.studies.engine.references import draw, fingerprint, fitting_stories
-from arche_mdlm.training.loading import context_length
+from arche_mdlm.training.models.loading import context_length
 
 # More than one row of a sampler: label and settings. A sampler that is not here appears once, with its defaults.
 VARIANTS: dict[str, dict[str, dict]] = {
@@ -49,7 +49,7 @@ class Settings:
     device: str = "cpu"
     threads: int = field(default_factory=torch.get_num_threads)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "batch_sizes"):
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) < len(values):

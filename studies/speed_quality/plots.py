@@ -1,8 +1,10 @@
 """The picture of the speed-quality study."""
 
+from typing import Any
+
 from arche_mdlm.studies.engine.colours import SERIES
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
-from arche_mdlm.training.own_files import OutputFolder
+from arche_mdlm.training.files.own_files import OutputFolder
 
 _MARKERS = "osD^vPX<>h"
 _LINES = ("-", "--", ":")
@@ -17,7 +19,7 @@ def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     }
 
 
-def _frontier(report: dict):
+def _frontier(report: dict) -> Any:
     size = str(max(report["settings"]["batch_sizes"]))
     panels = {"generative_perplexity": "generative perplexity", "unigram_entropy_nats": "unigram entropy, nats"}
     if report["judge"] is None:
@@ -35,7 +37,7 @@ def _frontier(report: dict):
     return figure
 
 
-def _panel(axis, report: dict, key: str, size: str) -> None:
+def _panel(axis: Any, report: dict, key: str, size: str) -> None:
     """A line a sampler, AR as a star, held-out stories dashed."""
     for number, label in enumerate(dict.fromkeys(row["label"] for row in report["rows"])):
         rows = [row for row in report["rows"] if row["label"] == label and row[key] is not None]

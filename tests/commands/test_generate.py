@@ -17,8 +17,8 @@ from arche_mdlm.commands.main import main
 from arche_mdlm.compiling_mdlm import compile_layers, is_compiled
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics import batch_sizes
-from arche_mdlm.training.build import build_model
-from arche_mdlm.training.loading import save_arm, set_generation_defaults
+from arche_mdlm.training.models.build import build_model
+from arche_mdlm.training.models.loading import save_arm, set_generation_defaults
 from arche_mdlm.writing import sample_file, stories
 
 ARMS = ("mdlm", "ar")
@@ -318,7 +318,7 @@ def test_masks_in_a_prompt_are_filled_in_the_text(arms, tmp_path, tokenizer):
     ],
 )
 def test_what_does_not_fit_is_said_before_the_weights_are_loaded(arms, arm, options, message, monkeypatch, capsys):
-    monkeypatch.setattr("arche_mdlm.training.loading.load_arm", None)
+    monkeypatch.setattr("arche_mdlm.training.models.loading.load_arm", None)
     assert main(["generate", str(arms / arm), *options]) == 2
     assert message in capsys.readouterr().err
 

@@ -83,7 +83,7 @@ def test_a_terminal_sees_at_most_so_many_pictures_a_second(tokenizer, canvases):
 
 def test_without_rich_it_says_what_to_install(tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "rich", None)
-    with pytest.raises(ValueError, match=r"pip install 'rich>=13'"):
+    with pytest.raises(ValueError, match=r"pip install \"arche-mdlm\[live\]\""):
         LiveCanvases(tokenizer)
 
 

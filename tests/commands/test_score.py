@@ -9,7 +9,7 @@ import torch
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.metrics.likelihood import nll
-from arche_mdlm.training.loading import load_arm
+from arche_mdlm.training.models.loading import load_arm
 
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 TEXTS = ["Once upon a time there was a dog.", "Tom ran home. He was sad."]

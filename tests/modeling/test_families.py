@@ -15,7 +15,7 @@ from arche_mdlm.corruption_mdlm import Masked
 from arche_mdlm.family_mdlm import FAMILIES, Family, family_of
 from arche_mdlm.order_mdlm import Whole, sample_timesteps
 from arche_mdlm.schedule_mdlm import get_schedule
-from arche_mdlm.training.arms import AUTOREGRESSIVE, DIFFUSION
+from arche_mdlm.training.models.arms import AUTOREGRESSIVE, DIFFUSION
 
 MASK = 9
 

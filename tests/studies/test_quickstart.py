@@ -13,9 +13,9 @@ from arche_mdlm.metrics.corpus_likelihood import corpus_nll
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.studies.quickstart import jobs as comparison
 from arche_mdlm.studies.quickstart.first_look import GAPS, HOLE, with_holes
-from arche_mdlm.training.build import build_model
-from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
-from arche_mdlm.training.tokenizers_io import train_bpe
+from arche_mdlm.training.data.tokenizers_io import train_bpe
+from arche_mdlm.training.models.build import build_model
+from arche_mdlm.training.models.loading import load_arm, save_arm, set_generation_defaults
 from arche_mdlm.writing import stories
 
 TEXTS = [f"{a} {b} {c} a {d}. The end." for a in ("Tom", "Lily") for b in ("saw", "had") for c in ("then", "now")

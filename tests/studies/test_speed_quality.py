@@ -12,9 +12,9 @@ from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics.judge import load_judge, unigram_entropy
 from arche_mdlm.studies.speed_quality import jobs, plan
 from arche_mdlm.studies.speed_quality.jobs import judge_texts
-from arche_mdlm.training.build import build_model
-from arche_mdlm.training.loading import load_arm, save_arm, set_generation_defaults
-from arche_mdlm.training.own_files import MANIFEST
+from arche_mdlm.training.files.own_files import MANIFEST
+from arche_mdlm.training.models.build import build_model
+from arche_mdlm.training.models.loading import load_arm, save_arm, set_generation_defaults
 
 TEXTS = [f"The {a} saw the {b}. The end." for a in ("dog", "cat", "bird") for b in ("tree", "sun", "mat")]
 

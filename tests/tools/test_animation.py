@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from arche_mdlm.training.loading import save_arm
+from arche_mdlm.training.models.loading import save_arm
 from tools import animation
 from tools.text_layout import lay_out, pieces_of
 

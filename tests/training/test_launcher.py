@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.training import train
 from arche_mdlm.training.launcher import apply_launcher
+from arche_mdlm.training.loop.trainer import Trainer
 
 REPOSITORY = Path(__file__).parents[2]
 QUICK = ["--preset", "quickstart-mdlm", "--max_steps", "2", "--batch_size", "4", "--set", "training.eval_rows=4"]
@@ -131,13 +132,13 @@ def test_accumulation_of_the_launcher_does_not_scale_the_loss(fresh_state, tmp_p
 
 def test_bf16_of_the_launcher_is_trained_on_a_cpu(fresh_state, tmp_path, monkeypatch):
     seen = []
-    real = train.Trainer._loss
+    real = Trainer._loss
 
     def loss(self, inputs):
         seen.append((self.accelerator.mixed_precision, torch.is_autocast_enabled("cpu")))
         return real(self, inputs)
 
-    monkeypatch.setattr(train.Trainer, "_loss", loss)
+    monkeypatch.setattr(Trainer, "_loss", loss)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert train.main([*QUICK, "--output_dir", str(tmp_path / "run")]) == 0
     assert set(seen) == {("bf16", True)}

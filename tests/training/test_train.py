@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from arche_mdlm.training import loop, train
-from arche_mdlm.training.loop import Trainer
+from arche_mdlm.training import train
+from arche_mdlm.training.loop.trainer import Trainer
+from arche_mdlm.training.loop.trainer import trainer as loop
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = {
@@ -194,7 +195,7 @@ def test_a_signal_saves_and_resume_goes_on(whole, arguments, tmp_path, monkeypat
 KILLED = """
 import os, signal, sys
 from arche_mdlm.training import train
-from arche_mdlm.training.loop import Trainer
+from arche_mdlm.training.loop.trainer import Trainer
 
 real = Trainer._write
 

@@ -7,14 +7,16 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
 from arche_mdlm.configuration.presets import load_preset
-from arche_mdlm.training import data as data_module
+from arche_mdlm.training import run as run_module
 from arche_mdlm.training import train
+from arche_mdlm.training.data.preparing import preparing as data_module
 from arche_mdlm.training.effects import without_effect
 
 REPOSITORY = Path(__file__).parents[2]
@@ -110,7 +112,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(finished, tmp_pat
 
 
 def test_an_output_folder_that_is_a_file(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train, "load_corpus", lambda *_, **__: pytest.fail("data was prepared"))
+    monkeypatch.setattr(run_module, "load_corpus", lambda *_, **__: pytest.fail("data was prepared"))
     (tmp_path / "file").write_text("mine")
     for output in (tmp_path / "file", tmp_path / "file" / "run"):
         for more in ([], ["--overwrite"], ["--resume"]):
@@ -119,10 +121,17 @@ def test_an_output_folder_that_is_a_file(tmp_path, capsys, monkeypatch):
 
 
 def test_an_output_folder_without_permission(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train, "load_corpus", lambda *_, **__: pytest.fail("data was prepared"))
-    real = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and real(path, mode))
-    assert "no permission to write in" in error_of(capsys, [*QUICK, "--output_dir", str(tmp_path / "run")])
+    monkeypatch.setattr(run_module, "load_corpus", lambda *_, **__: pytest.fail("data was prepared"))
+    real = tempfile.TemporaryFile
+
+    def refuse(*arguments, dir=None, **more):
+        if dir == tmp_path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(*arguments, dir=dir, **more)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    message = error_of(capsys, [*QUICK, "--output_dir", str(tmp_path / "run")])
+    assert message == f"error: cannot write to --output_dir {tmp_path / 'run'}: {tmp_path}: Permission denied"
 
 
 # --- while it prepares ----------------------------------------------------------------------------------------------------
@@ -161,18 +170,18 @@ def test_an_error_of_the_system_is_one_line_wherever_it_is(tmp_path, capsys, mon
     def error(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", "/some/file")
 
-    monkeypatch.setattr(train, fails, error)
+    monkeypatch.setattr(run_module, fails, error)
     assert "Permission denied: '/some/file'" in error_of(capsys, [*QUICK, "--output_dir", str(tmp_path / "run")])
 
 
 def test_a_full_disk_for_the_run_itself(tmp_path):
     """A limit on the size of a file stands in for a full disk, in a process of its own: SIGXFSZ, EFBIG."""
     code = (
-        "import resource, sys; from arche_mdlm.training import train\n"
-        "real = train.load_corpus\n"
+        "import resource, sys; from arche_mdlm.training import run, train\n"
+        "real = run.load_corpus\n"
         "def load(*a, **k):\n"
         "    result = real(*a, **k); resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); return result\n"
-        "train.load_corpus = load; sys.exit(train.main(sys.argv[1:]))"
+        "run.load_corpus = load; sys.exit(train.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *QUICK, "--output_dir", str(tmp_path / "run")]
     process = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
@@ -208,7 +217,7 @@ def test_a_full_disk_for_the_run_itself(tmp_path):
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(tmp_path, capsys, monkeypatch, more, words):
     if "context_length=4" not in str(more) and "--data" not in more:
-        monkeypatch.setattr(train, "load_corpus", lambda *_, **__: pytest.fail("data was prepared"))
+        monkeypatch.setattr(run_module, "load_corpus", lambda *_, **__: pytest.fail("data was prepared"))
     message = error_of(capsys, [*QUICK, "--output_dir", str(tmp_path / "run"), *more])
     for word in words:
         assert word in message

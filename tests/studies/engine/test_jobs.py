@@ -144,7 +144,7 @@ def test_results_of_other_code_are_not_used(tmp_path):
         ("arche_mdlm.studies.controlled.jobs", ["metrics.diversity.diversity", "training.loop", "samplers_mdlm", "writing.stories"]),
         ("arche_mdlm.studies.arche.jobs", ["metrics.diversity.diversity", "ordered_samplers_mdlm", "studies.engine.trainings"]),
         ("arche_mdlm.studies.speed_quality.jobs", ["metrics.judge", "metrics.diversity.diversity", "generation_mdlm"]),
-        ("arche_mdlm.training.evaluation", ["metrics.corpus_likelihood", "metrics.likelihood", "modeling_mdlm"]),
+        ("arche_mdlm.training.loop.evaluation", ["metrics.corpus_likelihood", "metrics.likelihood", "modeling_mdlm"]),
     ],
 )  # fmt: skip
 def test_the_code_that_the_jobs_of_studies_reach(module, reached, monkeypatch):

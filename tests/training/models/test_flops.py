@@ -1,0 +1,71 @@
+"""The count of operations against PyTorch's own counter, which watches the products as they run."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+from arche_mdlm.training.models.flops import StepFlops, peak_flops
+from arche_mdlm.training.models.fused_head import fuse_head
+
+SHAPE = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "attn_implementation": "eager"}  # fmt: skip
+
+
+def make(arm):
+    if arm == "mdlm":
+        return MDLMForMaskedDiffusion(MDLMConfig(mask_token_id=49, **SHAPE))
+    if arm == "llama":
+        return LlamaForCausalLM(LlamaConfig(**SHAPE))
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=50, n_embd=24, n_layer=3, n_head=4, attn_implementation="eager", bos_token_id=0, eos_token_id=1
+        )
+    )
+
+
+@pytest.mark.parametrize("arm", ["mdlm", "llama", "gpt2"])
+def test_equal_to_the_counter(arm):
+    torch.manual_seed(0)
+    model = make(arm).train()
+    ids = torch.randint(0, 48, (3, 10))
+    labels = ids.clone()
+    if arm == "mdlm":  # as many in each row: so that the selected layer's attention lacks padded queries
+        labels[:, 4:] = -100
+        ids[:, :4] = 49
+        supervised = 12
+    else:
+        fuse_head(model)
+        labels[0, 7:] = -100
+        supervised = int((labels[:, 1:] != -100).sum())
+    extra = {} if arm == "mdlm" else {"use_cache": False}
+    # PyTorch's counter does not know the product that adds in place.
+    in_place = {torch.ops.aten.addmm_: lambda added, a, b, **_: 2 * a[0] * a[1] * b[1]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        model(input_ids=ids, labels=labels, **extra).loss.backward()
+    flops = StepFlops.of(model.config, "most" if arm == "mdlm" else "nothing")
+    # The eager attention of a causal model computes what it may not see, too.
+    assert flops.count(3, 10, supervised, causal_halving=False) == counter.get_total_flops()
+    assert (flops.count(3, 10, supervised) < counter.get_total_flops()) == (arm != "mdlm")
+
+
+def test_causal_halving_is_the_share_of_pairs():
+    flops = StepFlops.of(LlamaConfig(**SHAPE))
+    pairs = sum(range(1, 11)) / 100
+    difference = flops.count(3, 10, 0, causal_halving=False) - flops.count(3, 10, 0)
+    assert difference == pytest.approx(3 * 3 * 4 * 3 * 10 * 10 * 24 * (1 - pairs))
+
+
+def test_the_whole_last_layer_where_it_is_not_selected():
+    config = MDLMConfig(mask_token_id=49, **SHAPE)
+    whole, selected = StepFlops.of(config), StepFlops.of(config, "most")
+    assert whole.count(3, 10, 30) == selected.count(3, 10, 30)
+    assert whole.count(3, 10, 12) > selected.count(3, 10, 12)
+
+
+def test_the_peak_of_a_known_gpu(monkeypatch):
+    assert peak_flops(torch.device("cpu")) is None
+    for name, peak in (("NVIDIA H100 80GB HBM3", 989.4e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA Unknown", None)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert peak_flops(torch.device("cuda")) == peak

@@ -1,0 +1,163 @@
+"""The two splits a run needs, and its tokenizer, from the preset's data settings."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from arche_mdlm.configuration.presets import DataSettings
+from arche_mdlm.training.data.preparing import PreparedData, prepare_data, split_windows
+from arche_mdlm.training.data.sources import content_hash, is_files, open_source
+from arche_mdlm.training.data.tokenizers_io import check_tokenizer, gpt2_tokenizer, train_bpe
+
+SAMPLE_CORPUS = Path(__file__).parents[1] / "sample" / "stories.jsonl"
+_BPE_STORIES = 50_000  # enough for a vocabulary of thousands; the whole Hub corpus would add minutes, not merges
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Prepared splits and the tokenizer they were made with."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train: PreparedData
+    validation: PreparedData
+    leading_bos: bool
+
+    @property
+    def train_lengths(self) -> np.ndarray:
+        """Tokens of each training row, (rows,)."""
+        return row_lengths(self.train.dataset)
+
+    def describe(self) -> str:
+        def line(name: str, part: PreparedData) -> str:
+            s = part.summary
+            long = f"longer than {s.context_length} tokens"
+            remarks = (
+                (s.left_out, f"{long} and left out (--layout packed or --long_documents chunk keeps them)"),
+                (s.chunked, f"{long} and cut into several rows"),
+                (s.null, "without a text (null) left out"),
+            )
+            said = [f"{count:,} {remark}" for count, remark in remarks if count]
+            return (
+                f"{name}: {s.stories:,} texts, {s.tokens:,} tokens in {len(part.dataset):,} rows, sha256 {s.sha256[:12]}"
+                + "".join(f"; {remark}" for remark in said)
+            )
+
+        return "\n".join([line("training data", self.train), line("validation data", self.validation)])
+
+
+def row_lengths(dataset: datasets.Dataset) -> np.ndarray:
+    """Tokens of each row, (rows,) int32, from the offsets alone: the tokens themselves stay on the disk."""
+    table = dataset.data.table
+    column = table.column("input_ids")
+    lengths = pc.list_value_length(column).to_numpy()
+    # Windows are a selection of what is stored. `datasets` would make a table of a piece a row, nearly a kilobyte each.
+    return lengths if dataset._indices is None else lengths[dataset._indices.column(0).to_numpy()]
+
+
+def source_hashes(data: DataSettings, validation_source: str | None = None) -> dict[str, str | None]:
+    """What each split's data is, before it is read: a hash of its files, or the name of a Hub dataset.
+
+    `validation` is None where the held-out stories are a share of `train`.
+    """
+    source = _source_of(data)
+    hashes = {"train": content_hash(source, "train"), "validation": None}
+    if validation_source is not None:
+        hashes["validation"] = content_hash(
+            validation_source, "validation" if Path(validation_source).is_dir() else "train"
+        )
+    elif data.validation_fraction is None and data.layout != "windows" and not is_files(source):
+        hashes["validation"] = content_hash(source, "validation")
+    return hashes
+
+
+def _source_of(data: DataSettings) -> str:
+    return str(SAMPLE_CORPUS) if data.source == "sample" else data.source
+
+
+def load_corpus(
+    data: DataSettings,
+    validation_source: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    progress: bool = False,
+) -> Corpus:
+    """Prepare both splits.
+
+    Args:
+        validation_source: a file with the held-out text; default: `data.source`'s own validation split, or the share
+            `data.validation_fraction` of its stories.
+        tokenizer: overrides `data.tokenizer` (fine-tuning uses the model's own).
+
+    Raises:
+        ValueError, FileNotFoundError: as `prepare_data`; also where the validation text would be training text.
+    """
+    source = _source_of(data)
+    if source == str(SAMPLE_CORPUS) and not SAMPLE_CORPUS.is_file():
+        raise FileNotFoundError(f"data.source='sample': the sample corpus {SAMPLE_CORPUS.name} is not installed")
+    fraction = data.validation_fraction
+    if data.layout != "windows" and validation_source is None and fraction is None and is_files(source):
+        raise ValueError(
+            f"data.source={source!r} is one file: give --validation_data FILE, or --validation_fraction (such as 0.05)"
+        )
+    if tokenizer is None:
+        tokenizer = make_tokenizer(data, source, hold_out=validation_source is None)
+    check_tokenizer(tokenizer)
+    common: dict[str, Any] = {
+        "layout": data.layout,
+        "context_length": data.context_length,
+        "text_column": data.text_column,
+        "min_characters": data.min_characters,
+        "long_documents": data.long_documents,
+        "streaming": data.streaming,
+        "num_workers": data.num_workers,
+        "progress": progress,
+    }
+    if data.layout == "windows":
+        # The paper splits windows, not stories: kept to reproduce it.
+        whole = prepare_data(source, tokenizer, split="train", max_tokens=data.max_tokens, **common)
+        train, validation = split_windows(whole.dataset, data.validation_fraction or 0.05)
+        return Corpus(tokenizer, PreparedData(train, whole.summary), PreparedData(validation, whole.summary), False)
+    train_fraction = fraction if validation_source is None else None
+    train = prepare_data(
+        source, tokenizer, split="train", max_tokens=data.max_tokens, validation_fraction=train_fraction, **common
+    )
+    if validation_source is None:
+        validation = prepare_data(source, tokenizer, split="validation", validation_fraction=fraction, **common)
+    else:  # a single file is one split, regardless of its name
+        split = "validation" if Path(validation_source).is_dir() else "train"
+        validation = prepare_data(validation_source, tokenizer, split=split, **common)
+    if train.summary.sha256 == validation.summary.sha256:
+        raise ValueError(f"the validation data is the training data: {validation_source or source!r}")
+    return Corpus(tokenizer, train, validation, True)
+
+
+def make_tokenizer(data: DataSettings, source: str, hold_out: bool = False) -> PreTrainedTokenizerBase:
+    """`bpe`: trained on the training split, the same at every call; else loaded from a folder or repository."""
+    if data.tokenizer == "bpe":
+        fraction = data.validation_fraction if hold_out else None
+        texts: Iterator[str] = iter(
+            open_source(source, split="train", text_column=data.text_column, validation_fraction=fraction)
+        )
+        return train_bpe(islice(texts, _BPE_STORIES), vocab_size=data.vocab_size)
+    folder = Path(data.tokenizer)
+    if (folder / "merges.txt").is_file() and not (folder / "tokenizer.json").is_file():
+        return gpt2_tokenizer(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(data.tokenizer)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"data.tokenizer={data.tokenizer!r} is neither 'bpe', nor a folder or repository with a tokenizer: "
+            + " ".join(str(error).split())
+        ) from error
+    if tokenizer.mask_token is None and data.tokenizer == "gpt2":
+        with tempfile.TemporaryDirectory() as files:
+            tokenizer.backend_tokenizer.model.save(files)  # vocab.json and merges.txt
+            return gpt2_tokenizer(files)
+    return tokenizer

@@ -1,0 +1,57 @@
+"""The end of a run: its best checkpoint as a model folder with a card, and on the Hub."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.training.files.checkpointing import list_checkpoints, write_folder_atomically, write_json_atomically
+from arche_mdlm.training.files.own_files import MANIFEST
+from arche_mdlm.training.loop.trainer import RunState, TrainingDiverged
+from arche_mdlm.training.models.loading import load_arm, save_arm
+from arche_mdlm.training.models.model_card import write_model_card
+
+
+def export_best(output_dir: Path, preset: Preset, state: RunState, save_dtype: str) -> Path:
+    """Write the best checkpoint as `final/`, with the log and a card; its path.
+
+    Raises:
+        TrainingDiverged: if no evaluation gave a number.
+        CheckpointError: if it cannot be written.
+    """
+    step = state.best_step
+    if step is None:
+        raise TrainingDiverged(
+            f"the likelihood of the validation data was NaN or infinite at every evaluation; the checkpoints are in {output_dir}"
+        )
+    best = output_dir / f"checkpoint-{step:06d}"
+    model, tokenizer = load_arm(best if best.is_dir() else list_checkpoints(output_dir)[-1])
+    run = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
+
+    def write(folder: Path) -> None:
+        save_arm(model, tokenizer, folder, dtype=getattr(torch, save_dtype))
+        write_json_atomically(folder / "training_log.json", {"run": run, "history": state.history})
+        write_model_card(folder, preset, run, state.history, step, output_dir.name)
+
+    final = output_dir / "final"
+    write_folder_atomically(final, write)
+    print(f"done: the model of step {step} (best validation) is in {final}, the log beside it")
+    return final
+
+
+def push(folder: Path, repository: str) -> None:
+    """Upload a model folder; ValueError, with the command for another try, where the Hub does not take it."""
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=str(folder), ignore_patterns=[MANIFEST])
+    except Exception as error:  # the client raises many kinds: its own, httpx, OSError
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"the model is complete in {folder}, but was not pushed to {repository} ({type(error).__name__}: {why}); "
+            f"push it with: hf upload {repository} {folder}"
+        ) from error
+    print(f"pushed to {repository}")

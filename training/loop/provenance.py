@@ -1,0 +1,62 @@
+"""How a result was made: command, preset, data, versions, machine; without anything local to one machine, such as paths."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from arche_mdlm.configuration.presets import Preset
+    from arche_mdlm.training.data.corpus import Corpus
+
+
+def portable(value: Any) -> Any:
+    """`value` (nested dicts and lists) with every absolute path cut down to its last part."""
+    if isinstance(value, dict):
+        return {key: portable(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [portable(inner) for inner in value]
+    if isinstance(value, str) and os.path.isabs(value):
+        return Path(value).name
+    return value
+
+
+def cpu_name() -> str:
+    """The processor's name as its maker has it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_run(
+    preset: "Preset",
+    corpus: "Corpus",
+    model: torch.nn.Module,
+    accelerator: "Accelerator",
+    strategy: str,
+    init_from: str | None,
+) -> dict[str, Any]:
+    """The provenance of a training run, as `run.json` has it. `init_from`: a local folder is known by its name alone."""
+    on_gpu = accelerator.device.type == "cuda"
+    device = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+    data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
+    return {
+        "command": " ".join(["training/train.py", *portable(sys.argv[1 + (sys.argv[1:2] == ["train"]) :])]),
+        "preset": portable(preset.to_dict()),
+        "init_from": Path(init_from).name if init_from and Path(init_from).is_dir() else init_from,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "data": portable(data),
+        "device": device,
+        "processes": accelerator.num_processes,
+        "strategy": strategy,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }

@@ -1,0 +1,1 @@
+"""Models of both arms: made, loaded, saved, counted and described."""

@@ -1,0 +1,242 @@
+"""The two arms of a comparison: what a batch is for each, how it is scored and sampled, and what it is called.
+
+Everything that differs between a diffusion model and an autoregressive one is asked here: `arm_of(model)`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.family_mdlm import family_of
+from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, corpus_nelbo, corpus_nll
+from arche_mdlm.training.batches.batching import Canvas
+from arche_mdlm.training.models.fused_head import fuse_head, next_tokens
+
+
+class Written(NamedTuple):
+    """What an arm's `generate` wrote for B prompts."""
+
+    sequences: torch.Tensor  # (B, L), prompts included
+    num_forward_passes: list[int] | None  # (B,) of the model; None: not counted, a forward a token
+    tokens_per_forward: list[float] | None  # (B,)
+
+
+class Arm(ABC):
+    """What differs between the arms."""
+
+    name: ClassVar[str]  # in settings and file names
+    label: ClassVar[str]  # in tables and pictures
+    kind: ClassVar[str]  # in a sentence, with its article
+    likelihood: ClassVar[str]  # what `score` measures
+    is_bound: ClassVar[bool]  # whether that is an upper bound, estimated by Monte Carlo
+    causal: ClassVar[bool]  # whether a position sees those before it only
+    denoises: ClassVar[bool]  # whether it writes by denoising a canvas: masks in a prompt are filled, too
+    own_streams: ClassVar[bool]  # whether each text has a random stream of its own, so that batches change nothing
+    trims_last_layer: ClassVar[bool]  # whether training runs the last layer at labelled positions only
+    loss_arguments: ClassVar[dict[str, Any]]  # what training's forward is given besides the batch
+    shortest_call: ClassVar[dict[str, int]]  # options with which `generate` takes least time
+
+    # --- training ---
+
+    @abstractmethod
+    def prepare_for_training(self, model: PreTrainedModel) -> None:
+        """Change a model's forward, in place, so that training never holds the logits of a batch."""
+
+    @abstractmethod
+    def canvas_length(self, planned: int, longest: int) -> int:
+        """Length of a batch's rows, whose longest row has `longest` tokens; `planned` is the diffusion arm's."""
+
+    @abstractmethod
+    def inputs(
+        self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Keyword arguments of forward for a global batch of clean rows, with `labels` (B, L)."""
+
+    @abstractmethod
+    def targets(self, labels: torch.Tensor) -> torch.Tensor:
+        """(B, L): labels at the positions that predict them, -100 elsewhere."""
+
+    @abstractmethod
+    def loss_denominator(self, objective: str, num_real_tokens: int, supervised: torch.Tensor) -> int:
+        """What a global batch's sum of losses is divided by, so that losses are comparable: its real tokens, without BOS
+        and padding, or those that `supervised` (B, L) says are learnt."""
+
+    # --- likelihood ---
+
+    @abstractmethod
+    def score(
+        self,
+        model: PreTrainedModel,
+        rows: Sequence[Sequence[int]],
+        *,
+        canvas_length: int,
+        pad_token_id: int,
+        num_bytes: Sequence[int] | None = None,
+        num_samples: int,
+        seed: int,
+        **options: Any,
+    ) -> CorpusLikelihood:
+        """Likelihood of stories (BOS ... EOS ids).
+
+        Args:
+            canvas_length: tokens; a diffusion model's rows are padded to it, and their tail is scored.
+            num_samples, seed: draws a story of a bound, and what they are drawn from.
+            **options: `batch_size`, `progress` and `processes` of `corpus_nelbo` and `corpus_nll`.
+        """  # fmt: skip
+
+    @abstractmethod
+    def forwards_of_score(self, num_samples: int) -> int:
+        """Forwards of the model for a story's `score`."""
+
+    # --- sampling ---
+
+    @abstractmethod
+    def generation_config(self, tokenizer: PreTrainedTokenizerBase, defaults: dict[str, Any]) -> dict[str, Any]:
+        """`defaults` of a generation config, with those of the arm."""
+
+    @abstractmethod
+    def step_options(self, num_diffusion_steps: int) -> dict[str, int]:
+        """Options of `generate` for a number of denoising steps; none where they are not taken."""
+
+    @abstractmethod
+    def forwards_of_text(self, num_diffusion_steps: int) -> int:
+        """About how many forwards of a whole canvas a text costs."""
+
+    @abstractmethod
+    def generate(
+        self, model: Any, inputs: dict[str, torch.Tensor], seeds: Sequence[int], options: dict[str, Any]
+    ) -> Written:
+        """Texts of B prompts (`input_ids`, `attention_mask`) from their seeds; without `own_streams` the first seed is all's."""
+
+
+class DiffusionArm(Arm):
+    """Masked diffusion."""
+
+    name, label, kind = "mdlm", "MDLM", "a masked diffusion"
+    likelihood = "NELBO (an upper bound on the NLL), Monte Carlo"
+    is_bound = denoises = own_streams = trims_last_layer = True
+    causal = False
+    loss_arguments: ClassVar[dict[str, Any]] = {}
+    shortest_call: ClassVar[dict[str, int]] = {"num_diffusion_steps": 1}
+
+    def prepare_for_training(self, model: PreTrainedModel) -> None:
+        pass  # its own forward does it
+
+    def canvas_length(self, planned: int, longest: int) -> int:
+        return planned
+
+    def inputs(
+        self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        stratified = settings.time_sampling == "stratified"
+        corrupted = family_of(config).corrupt(
+            canvas.input_ids, canvas.maskable, settings.objective, generator, stratified
+        )
+        return {name: value for name, value in corrupted._asdict().items() if value is not None}
+
+    def targets(self, labels: torch.Tensor) -> torch.Tensor:
+        return labels
+
+    def loss_denominator(self, objective: str, num_real_tokens: int, supervised: torch.Tensor) -> int:
+        return max(int(supervised.sum()), 1) if objective == "masked_mean" else num_real_tokens
+
+    def score(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[int]], *, canvas_length: int, pad_token_id: int,
+        num_bytes: Sequence[int] | None = None, num_samples: int, seed: int, **options: Any,
+    ) -> CorpusLikelihood:  # fmt: skip
+        return corpus_nelbo(
+            model, rows, canvas_length=canvas_length, pad_token_id=pad_token_id, num_bytes=num_bytes,
+            num_samples=num_samples, generator=torch.Generator().manual_seed(seed), **options,
+        )  # fmt: skip
+
+    def forwards_of_score(self, num_samples: int) -> int:
+        return num_samples
+
+    def generation_config(self, tokenizer: PreTrainedTokenizerBase, defaults: dict[str, Any]) -> dict[str, Any]:
+        # No number of steps: the model's config has it, and samplers that set their own pace need none.
+        return defaults | {"sampler": "ancestral"}
+
+    def step_options(self, num_diffusion_steps: int) -> dict[str, int]:
+        return {"num_diffusion_steps": num_diffusion_steps}
+
+    def forwards_of_text(self, num_diffusion_steps: int) -> int:
+        return num_diffusion_steps
+
+    def generate(
+        self, model: Any, inputs: dict[str, torch.Tensor], seeds: Sequence[int], options: dict[str, Any]
+    ) -> Written:
+        streams = {"generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
+        out = model.generate(**inputs, **options | streams | {"return_dict_in_generate": True})
+        return Written(out.sequences, out.num_forward_passes.tolist(), out.tokens_per_forward.tolist())
+
+
+class AutoregressiveArm(Arm):
+    """A causal language model of transformers."""
+
+    name, label, kind = "ar", "AR", "an autoregressive"
+    likelihood = "exact NLL"
+    is_bound = denoises = own_streams = trims_last_layer = False
+    causal = True
+    loss_arguments: ClassVar[dict[str, Any]] = {"use_cache": False}
+    shortest_call: ClassVar[dict[str, int]] = {"max_length": 3}
+
+    def prepare_for_training(self, model: PreTrainedModel) -> None:
+        fuse_head(model)
+
+    def canvas_length(self, planned: int, longest: int) -> int:
+        return longest
+
+    def inputs(
+        self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        learnt = canvas.real & canvas.maskable
+        return {"input_ids": canvas.input_ids, "labels": canvas.input_ids.masked_fill(~learnt, -100)}
+
+    def targets(self, labels: torch.Tensor) -> torch.Tensor:
+        return next_tokens(labels)
+
+    def loss_denominator(self, objective: str, num_real_tokens: int, supervised: torch.Tensor) -> int:
+        return max(int(supervised.sum()), 1)
+
+    def score(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[int]], *, canvas_length: int, pad_token_id: int,
+        num_bytes: Sequence[int] | None = None, num_samples: int, seed: int, **options: Any,
+    ) -> CorpusLikelihood:  # fmt: skip
+        return corpus_nll(model, rows, pad_token_id=pad_token_id, num_bytes=num_bytes, **options)
+
+    def forwards_of_score(self, num_samples: int) -> int:
+        return 1
+
+    def generation_config(self, tokenizer: PreTrainedTokenizerBase, defaults: dict[str, Any]) -> dict[str, Any]:
+        # It shares the vocabulary, so it has a row for the mask: never to be written.
+        return defaults | {"suppress_tokens": [tokenizer.mask_token_id]}
+
+    def step_options(self, num_diffusion_steps: int) -> dict[str, int]:
+        return {}
+
+    def forwards_of_text(self, num_diffusion_steps: int) -> int:
+        return 2  # a token at a time with a cache
+
+    def generate(
+        self, model: Any, inputs: dict[str, torch.Tensor], seeds: Sequence[int], options: dict[str, Any]
+    ) -> Written:
+        torch.manual_seed(seeds[0])
+        return Written(model.generate(**inputs, **options), None, None)
+
+
+DIFFUSION, AUTOREGRESSIVE = DiffusionArm(), AutoregressiveArm()
+ARMS = {arm.name: arm for arm in (DIFFUSION, AUTOREGRESSIVE)}
+
+
+def arm_of(model_or_config: Any) -> Arm:
+    """The arm of a model or its config, also of one loaded as remote code, whose class is another object."""
+    return arm_of_architecture(getattr(model_or_config, "config", model_or_config).model_type)
+
+
+def arm_of_architecture(architecture: str) -> Arm:
+    """The arm of a model type, which is what a preset's `model.architecture` names."""
+    return DIFFUSION if architecture == "mdlm" else AUTOREGRESSIVE
