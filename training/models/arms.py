@@ -32,12 +32,14 @@ class Arm(ABC):
     label: ClassVar[str]  # in tables and pictures
     kind: ClassVar[str]  # in a sentence, with its article
     likelihood: ClassVar[str]  # what `score` measures
+    tags: ClassVar[tuple[str, ...]]  # on the Hub
     is_bound: ClassVar[bool]  # whether that is an upper bound, estimated by Monte Carlo
     causal: ClassVar[bool]  # whether a position sees those before it only
     denoises: ClassVar[bool]  # whether it writes by denoising a canvas: masks in a prompt are filled, too
     own_streams: ClassVar[bool]  # whether each text has a random stream of its own, so that batches change nothing
     trims_last_layer: ClassVar[bool]  # whether training runs the last layer at labelled positions only
     loss_arguments: ClassVar[dict[str, Any]]  # what training's forward is given besides the batch
+    remote_code: ClassVar[bool]  # whether its checkpoints carry their own code
     shortest_call: ClassVar[dict[str, int]]  # options with which `generate` takes least time
 
     # --- training ---
@@ -118,7 +120,8 @@ class DiffusionArm(Arm):
 
     name, label, kind = "mdlm", "MDLM", "a masked diffusion"
     likelihood = "NELBO (an upper bound on the NLL), Monte Carlo"
-    is_bound = denoises = own_streams = trims_last_layer = True
+    tags = ("masked-diffusion",)
+    is_bound = denoises = own_streams = trims_last_layer = remote_code = True
     causal = False
     loss_arguments: ClassVar[dict[str, Any]] = {}
     shortest_call: ClassVar[dict[str, int]] = {"num_diffusion_steps": 1}
@@ -179,7 +182,8 @@ class AutoregressiveArm(Arm):
 
     name, label, kind = "ar", "AR", "an autoregressive"
     likelihood = "exact NLL"
-    is_bound = denoises = own_streams = trims_last_layer = False
+    tags = ()
+    is_bound = denoises = own_streams = trims_last_layer = remote_code = False
     causal = True
     loss_arguments: ClassVar[dict[str, Any]] = {"use_cache": False}
     shortest_call: ClassVar[dict[str, int]] = {"max_length": 3}

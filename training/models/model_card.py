@@ -7,6 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from arche_mdlm.configuration.presets import DataSettings, Preset
 from arche_mdlm.training.data.sources import DEFAULT_SOURCE
+from arche_mdlm.training.models.arms import arm_of_architecture
 
 _USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -55,33 +56,31 @@ def write_model_card(
     """
     scores = [entry for entry in history if "validation_nats" in entry]
     best = exported or next(entry for entry in scores if entry["step"] == step)
-    diffusion = preset.model.architecture == "mdlm"
+    arm = arm_of_architecture(preset.model.architecture)
     facts, base = facts_of(preset.data), run.get("init_from")
-    kind = "a masked diffusion" if diffusion else "an autoregressive"
-    bound = "NELBO (an upper bound on the NLL), Monte Carlo" if diffusion else "exact NLL"
     validation = run["data"]["validation"]
-    note = f", of the saved weights, {exported['num_samples']} draws a text" if exported and diffusion else ""
-    error = f" (standard error {best['validation_standard_error']:.4f})" if diffusion else ""
+    note = f", of the saved weights, {exported['num_samples']} draws a text" if exported and arm.is_bound else ""
+    error = f" (standard error {best['validation_standard_error']:.4f})" if arm.is_bound else ""
     fine_tuned = f"Fine-tuned from `{base}`. " if base else ""
     rows = preset.training.eval_rows
     part = f"the first {rows:,} of " if rows and rows < validation["stories"] and not exported else ""
-    text = f"""# {name}: {kind} language model
+    text = f"""# {name}: {arm.kind} language model
 
 {fine_tuned}Trained with arche-mdlm, settings of the preset `{preset.name}`.
 
 {run["parameters"]:,} parameters. Architecture `{preset.model.architecture}`, objective `{preset.training.objective}`.
 
-{_USE.format(trust=", trust_remote_code=True" if diffusion else "")}
+{_USE.format(trust=", trust_remote_code=True" if arm.remote_code else "")}
 
 ## Figures
 
-Validation split ({part}{validation["stories"]:,} texts, sha256 `{validation["sha256"][:16]}`), {bound}, at step {step:,}{note}:
+Validation split ({part}{validation["stories"]:,} texts, sha256 `{validation["sha256"][:16]}`), {arm.likelihood}, at step {step:,}{note}:
 **{best["validation_nats"]:.4f} nats a token**{error},
 {best["validation_nats_per_story"]:.1f} nats a text, **{_number(best["validation_bits_per_byte"])} bits a byte**.
 
 During training, on {f"the first {rows:,} of these texts" if rows and rows < validation["stories"] else "all of them"}:
 
-{_table(scores, diffusion)}
+{_table(scores, arm.is_bound)}
 
 ## Training
 
@@ -100,9 +99,9 @@ The whole log is in `training_log.json`.
         language=facts.language,
         base_model=base,
         datasets=_hub_datasets(preset, run),
-        tags=[*(["masked-diffusion"] if diffusion else []), "arche-mdlm"],
+        tags=[*arm.tags, "arche-mdlm"],
         model_name=name,
-        eval_results=_measured(best, validation, facts, diffusion),
+        eval_results=_measured(best, validation, facts, arm.likelihood),
     )
     ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(folder / "README.md")
 
@@ -113,12 +112,11 @@ def _hub_datasets(preset: Preset, run: dict) -> list[str] | None:
     return [preset.data.source] if on_the_hub else None
 
 
-def _measured(best: dict, validation: dict, facts: DataFacts, diffusion: bool) -> list[EvalResult]:
-    """The likelihood of the validation split by its name: a diffusion arm's is a bound."""
-    kind = "NELBO, an upper bound on the NLL" if diffusion else "NLL"
+def _measured(best: dict, validation: dict, facts: DataFacts, kind: str) -> list[EvalResult]:
+    """The likelihood of the validation split by the name of its `kind`."""
     figures = {
-        "nats_per_token": (f"nats a token ({kind})", best["validation_nats"]),
-        "bits_per_byte": (f"bits a byte ({kind})", best["validation_bits_per_byte"]),
+        "nats_per_token": (f"nats a token, {kind}", best["validation_nats"]),
+        "bits_per_byte": (f"bits a byte, {kind}", best["validation_bits_per_byte"]),
     }
     return [
         EvalResult(
@@ -136,12 +134,12 @@ def _measured(best: dict, validation: dict, facts: DataFacts, diffusion: bool) -
     ]
 
 
-def _table(scores: list[dict], diffusion: bool) -> str:
+def _table(scores: list[dict], bound: bool) -> str:
     """The validation figures of the run; exact likelihoods come without a standard error."""
-    error = "standard error | " if diffusion else ""
-    rows = [f"| step | nats a token | {error}bits a byte |", f"|---:|---:|{'---:|' if diffusion else ''}---:|"]
+    error = "standard error | " if bound else ""
+    rows = [f"| step | nats a token | {error}bits a byte |", f"|---:|---:|{'---:|' if bound else ''}---:|"]
     for e in scores:
-        error = f"{e['validation_standard_error']:.4f} | " if diffusion else ""
+        error = f"{e['validation_standard_error']:.4f} | " if bound else ""
         bits = _number(e["validation_bits_per_byte"])
         rows.append(f"| {e['step']:,} | {e['validation_nats']:.4f} | {error}{bits} |")
     return "\n".join(rows)
