@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arche_mdlm.training import train
+from arche_mdlm.training.loop import trainer as loop
 from arche_mdlm.training.loop.trainer import Trainer
-from arche_mdlm.training.loop.trainer import trainer as loop
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = {

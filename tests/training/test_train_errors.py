@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.training import run as run_module
 from arche_mdlm.training import train
-from arche_mdlm.training.data.preparing import preparing as data_module
+from arche_mdlm.training.data import preparing as data_module
 from arche_mdlm.training.effects import without_effect
 
 REPOSITORY = Path(__file__).parents[2]

@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from arche_mdlm.configuration.presets import DataSettings
+from arche_mdlm.training.data import corpus
 from arche_mdlm.training.data.corpus import load_corpus, make_tokenizer, row_lengths, source_hashes
-from arche_mdlm.training.data.preparing import corpus, split_windows
+from arche_mdlm.training.data.preparing import split_windows
 
 LENGTHS = np.random.default_rng(0).integers(1, 2000, size=1000)
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 from hub_server import hub_environment, hub_server
 
-from arche_mdlm.training.data.preparing import prepare_data, preparing, readers, split_of, split_windows
+from arche_mdlm.training.data import preparing, readers
+from arche_mdlm.training.data.preparing import prepare_data, split_of, split_windows
 from arche_mdlm.training.data.sources import content_hash, is_files, open_source
 from arche_mdlm.training.data.tokenizers_io import train_bpe
 

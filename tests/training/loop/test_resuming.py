@@ -16,7 +16,7 @@ from arche_mdlm.configuration.presets import (
     preset_from_dict,
 )
 from arche_mdlm.training import train
-from arche_mdlm.training.data.preparing import preparing as data_module
+from arche_mdlm.training.data import preparing as data_module
 from arche_mdlm.training.loop.resuming import data_changes, refuse_changes, setting_changes
 
 # Every field of the settings, with another value, and whether a run may go on with it. A new field has to be added.
