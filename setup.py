@@ -7,6 +7,7 @@ from setuptools import setup
 HERE = Path(__file__).parent
 ROOMS = {
     "arche_mdlm": "modeling_mdlm",  # flat: exactly what is copied into a checkpoint as remote code
+    "arche_mdlm.checkpoints": "checkpoints",  # the shipped pair
     "arche_mdlm.configuration": "configuration",
     "arche_mdlm.pipelines": "pipelines",
     "arche_mdlm.training": "training",
@@ -14,6 +15,7 @@ ROOMS = {
     "arche_mdlm.writing": "writing",
     "arche_mdlm.studies": "studies",
     "arche_mdlm.commands": "commands",
+    "arche_mdlm_cli": "cli",
 }
 # Each room with the packages in it.
 PACKAGES = {
@@ -67,6 +69,7 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "arche_mdlm": ["py.typed"],
+        "arche_mdlm.checkpoints": ["*/*"],
         "arche_mdlm.configuration": ["presets/*.yaml", "accelerate/*.yaml"],
         "arche_mdlm.training": ["sample/*.jsonl"],
         "arche_mdlm.metrics": ["data/*.json"],
@@ -74,5 +77,5 @@ setup(
     },
     install_requires=BASE,
     extras_require={"train": TRAIN, "metrics": METRICS, "judge": JUDGE, "plot": PLOT, "live": LIVE, "dev": DEV},
-    entry_points={"console_scripts": ["arche-mdlm = arche_mdlm.commands.main:main"]},
+    entry_points={"console_scripts": ["arche-mdlm = arche_mdlm_cli:main"]},
 )

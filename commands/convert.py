@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from arche_mdlm.training.command_line import checkpoint, count
+from arche_mdlm.training.command_line import HelpFormatter, checkpoint, count
 
 # Fields of a source's config that say what it is, not what shape it has.
 _NOT_COPIED = ("architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "torch_dtype",
@@ -15,7 +15,7 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "convert",
         help="make an MDLM to be trained out of a Llama-type AR checkpoint",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("source", type=checkpoint, help="checkpoint folder or repository of a Llama-type AR model")

@@ -20,8 +20,11 @@ def run(args: argparse.Namespace) -> int:
     from arche_mdlm.commands.processes import Processes
     from arche_mdlm.training.models.arms import arm_of
     from arche_mdlm.training.models.loading import load_config
+    from arche_mdlm.training.threads import choose_threads
 
     logging.disable_progress_bar()
+    if args.device in (None, "cpu"):
+        choose_threads(args.threads)
     processes = Processes(cpu=args.device == "cpu")
     try:
         config = load_config(args.model)

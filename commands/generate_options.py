@@ -5,16 +5,39 @@ import hashlib
 import json
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from arche_mdlm import available_samplers
-from arche_mdlm.samplers_mdlm import get_sampler
-from arche_mdlm.training.command_line import HOTTEST, SEED, TEMPERATURE, Number, checkpoint, count, device, output_file
-from arche_mdlm.training.models.arms import Arm, arm_of
-from arche_mdlm.writing.checkpoint_hash import checkpoint_hash
+from arche_mdlm.checkpoints import SHIPPED
+from arche_mdlm.training.command_line import (
+    HOTTEST,
+    SEED,
+    TEMPERATURE,
+    Number,
+    add_threads,
+    checkpoint,
+    count,
+    device,
+    output_file,
+)
+
+if TYPE_CHECKING:
+    from arche_mdlm.training.models.arms import Arm
 
 _DRAWING = ("temperature", "temperature_end", "top_k", "top_p")
 _BOTH_ARMS = ("max_new_tokens", "max_length", "temperature", "top_k", "top_p", "repetition_penalty")
 _AR_BATCH_SIZE = 32
+# Named here, as the help must not load torch.
+SAMPLERS = (
+    "ancestral",
+    "arche",
+    "confidence",
+    "entropy",
+    "entropy_bound",
+    "first_hitting",
+    "margin",
+    "remdm",
+    "threshold",
+)
 _DIFFUSION_ONLY = (
     "temperature_end",
     "num_diffusion_steps",
@@ -32,7 +55,13 @@ _DIFFUSION_ONLY = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=checkpoint, help="checkpoint folder or repository, of either arm")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=checkpoint,
+        default=SHIPPED["mdlm"],
+        help=f"checkpoint folder or repository, of either arm (default: {SHIPPED['mdlm']}, which ships with the library)",
+    )
     add = parser.add_argument_group("what to write").add_argument
     add(
         "--prompt",
@@ -57,7 +86,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--greedy", action="store_true", help="the most probable tokens instead of drawn ones")
     add = parser.add_argument_group("diffusion arm only (default: the checkpoint's own settings)").add_argument
     add("--num_diffusion_steps", type=count(), metavar="N")
-    add("--sampler", metavar="NAME", help=", ".join(available_samplers()))
+    add("--sampler", metavar="NAME", help=", ".join(SAMPLERS))
     add("--block_length", type=count(), metavar="N", help="blocks of so many positions, one after another")
     add(
         "--prefix_cache",
@@ -109,6 +138,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="torch.compile the layers of a diffusion model: pays for many texts, needs a C++ compiler on a CPU",
     )
+    add_threads(parser)
     add("--stream", action="store_true", help="watch the text appear")
     add(
         "--output",
@@ -119,7 +149,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="delete what this command has written at --output, and start over")
 
 
-def fixed_batch_size(args: argparse.Namespace, arm: Arm) -> int | None:
+def fixed_batch_size(args: argparse.Namespace, arm: "Arm") -> int | None:
     """Texts in a batch; None: as many as fit into memory.
 
     That is for arms whose texts have their own random streams: texts of the AR arm depend on their batch, and must not depend
@@ -130,7 +160,7 @@ def fixed_batch_size(args: argparse.Namespace, arm: Arm) -> int | None:
     return None if arm.own_streams else _AR_BATCH_SIZE
 
 
-def check(args: argparse.Namespace, arm: Arm) -> None:
+def check(args: argparse.Namespace, arm: "Arm") -> None:
     """ValueError, naming the option, if it does not fit the arm or another option."""
     if args.temperature == 0:
         args.greedy, args.temperature = True, None
@@ -150,6 +180,8 @@ def check(args: argparse.Namespace, arm: Arm) -> None:
     if args.compile and args.prefix_cache:
         raise ValueError("--compile and --prefix_cache exclude each other; give one of them")
     if args.sampler is not None:
+        from arche_mdlm.samplers_mdlm import get_sampler
+
         get_sampler(args.sampler)  # its error names the nearest one
     if args.negative_prompt is not None and args.guidance_scale is None:
         raise ValueError("--negative_prompt needs --guidance_scale")
@@ -196,6 +228,9 @@ def _json_prompt(line: str, place: str) -> str:
 
 def settings_of(args: argparse.Namespace, config, prompts: list[str], device: str) -> dict:
     """Everything that a text depends on; two runs with equal settings write the same file."""
+    from arche_mdlm.training.models.arms import arm_of
+    from arche_mdlm.writing.checkpoint_hash import checkpoint_hash
+
     arm = arm_of(config)
     settings = {
         "model": args.model,

@@ -2,21 +2,29 @@
 
 import argparse
 
-from arche_mdlm.training.command_line import checkpoint, count
+from arche_mdlm.checkpoints import SHIPPED
+from arche_mdlm.training.command_line import HelpFormatter, add_threads, checkpoint, count
 
 
 def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "score",
         help="the likelihood of the texts of a file: NLL of an AR checkpoint, NELBO of an MDLM",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
-    add("model", type=checkpoint, help="checkpoint folder or repository of either arm")
+    add(
+        "model",
+        nargs="?",
+        type=checkpoint,
+        default=SHIPPED["mdlm"],
+        help="checkpoint folder or repository of either arm",
+    )
     add("file", help="jsonl, json, csv or parquet file, or txt with <|endoftext|> between its texts; also .gz")
     add("--text_column", default="text", help="field that holds the text, nested ones as a.b")
     add("--num_samples", type=count(2), default=8, help="draws a text of the NELBO estimate")
     add("--long_documents", choices=("drop", "chunk"), default="drop", help="texts longer than the context")
+    add_threads(parser)
     parser.set_defaults(run=run)
 
 
@@ -28,8 +36,10 @@ def run(args: argparse.Namespace) -> int:
     from arche_mdlm.training.loop.evaluation import Evaluator
     from arche_mdlm.training.models.arms import arm_of
     from arche_mdlm.training.models.loading import context_length, load_arm
+    from arche_mdlm.training.threads import choose_threads
 
     logging.disable_progress_bar()
+    choose_threads(args.threads)
     model, tokenizer = load_arm(args.model)
     length = context_length(model)
     data = prepare_data(

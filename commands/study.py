@@ -2,29 +2,38 @@
 
 import argparse
 from importlib import import_module
+from typing import Any
 
 from arche_mdlm.studies.registry import STUDIES
-from arche_mdlm.training.command_line import ArgumentParser
+from arche_mdlm.training.command_line import ArgumentParser, HelpFormatter
 
 
-def add_parser(subparsers) -> None:
+class _Help(argparse.Action):
+    """Prints the options of the study whose parser this belongs to."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        study_parser(parser.prog.split()[-1]).print_help()
+        raise SystemExit(0)
+
+
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("study", help="a study of a trained pair")
     studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
     for name, (_, text) in STUDIES.items():
-        # The study's options are read in `run`: its module imports torch.
+        # The study's options are read in `run`, by its own module.
         own = studies.add_parser(name, help=text, add_help=False)
-        own.add_argument("-h", "--help", action="store_true", dest="study_help")
+        own.add_argument("-h", "--help", action=_Help, nargs=0)
     parser.set_defaults(run=run, passes_on=True)
+
+
+def study_parser(name: str) -> ArgumentParser:
+    """The options of the study of this name."""
+    module, text = STUDIES[name]
+    parser = ArgumentParser(prog=f"arche-mdlm study {name}", description=text, formatter_class=HelpFormatter)
+    import_module(module).add_arguments(parser)
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Read the study's own options and run it."""
-    name, text = STUDIES[args.study]
-    module = import_module(name)
-    parser = ArgumentParser(
-        prog=f"arche-mdlm study {args.study}",
-        description=text,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    module.add_arguments(parser)
-    return module.run(parser.parse_args(["--help"] if args.study_help else args.rest))
+    return import_module(STUDIES[args.study][0]).run(study_parser(args.study).parse_args(args.rest))

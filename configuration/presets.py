@@ -10,12 +10,11 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from arche_mdlm.configuration.model_config import check_model
-from arche_mdlm.corruption_mdlm import Masked
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 ARCHITECTURES = ("mdlm", "llama", "gpt2")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-OBJECTIVES = (*Masked.objectives, "next_token")
+OBJECTIVES = ("nelbo", "low_variance", "masked_mean", "next_token")
 LONG_DOCUMENTS = ("drop", "chunk")
 
 

@@ -24,6 +24,8 @@ PACKAGES = {
     "writing": "arche_mdlm/writing",
     "studies": "arche_mdlm/studies",
     "commands": "arche_mdlm/commands",
+    "checkpoints": "arche_mdlm/checkpoints",
+    "cli": "arche_mdlm_cli",
 }
 
 
@@ -58,7 +60,9 @@ def test_the_wheel_holds_every_module_and_preset(wheel):
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
 
     assert expected - held == set()
-    assert {name.split("/")[0] for name in held} == {"arche_mdlm"}, "nothing else may be put on a user's path"
+    assert {name.split("/")[0] for name in held} == {"arche_mdlm", "arche_mdlm_cli"}, (
+        "nothing else may be put on a user's path"
+    )
     assert {"arche_mdlm/training/__init__.py", "arche_mdlm/metrics/diversity/__init__.py"} <= held
     assert any(re.fullmatch(r"arche_mdlm/configuration/presets/.+\.yaml", name) for name in held)
 
@@ -76,6 +80,8 @@ def test_type_checkers_find_every_package(tmp_path):
     (tmp_path / "modeling_mdlm" / "new_mdlm.py").touch()
     subprocess.run(["make", "--silent", "build/typed"], cwd=tmp_path, check=True)
     for name, package in PACKAGES.items():
+        if name == "cli":
+            continue
         (tmp_path / name).mkdir(exist_ok=True)
         if name != "modeling_mdlm":
             (tmp_path / name / "new.py").touch()
@@ -86,10 +92,69 @@ def test_type_checkers_find_every_package(tmp_path):
 def test_the_wheel_has_the_licence_and_the_command(wheel):
     (folder,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()
-    assert "arche-mdlm = arche_mdlm.commands.main:main" in wheel.read(f"{folder}/entry_points.txt").decode()
+    assert "arche-mdlm = arche_mdlm_cli:main" in wheel.read(f"{folder}/entry_points.txt").decode()
     metadata = wheel.read(f"{folder}/METADATA").decode()
     assert f"\nVersion: {arche_mdlm.__version__}\n" in metadata
     assert "\nLicense-Expression: Apache-2.0\n" in metadata
+
+
+RUN_ELSEWHERE = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import arche_mdlm, arche_mdlm_cli
+assert arche_mdlm.__file__.startswith(sys.path[0]), arche_mdlm.__file__
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Runs Python code with the wheel's packages, in a folder of its own, far from the checkout."""
+    site, here = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("elsewhere")
+    wheel.extractall(site)
+
+    def run(code: str, *argv: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", RUN_ELSEWHERE + code, str(site), *argv]
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=280, check=False)
+
+    return run
+
+
+COMMANDS = {
+    "generate": ["generate", "--prompt", "The cat [MASK] down.", "--max_new_tokens", "0", "--num_diffusion_steps", "2"],
+    "generate with the twin": ["generate", "ar-tinystories-mini", "--prompt", "The cat", "--max_new_tokens", "3"],
+    "score": ["score", "text.txt", "--num_samples", "2"],
+    "compare": [
+        "compare",
+        "--num_samples",
+        "2",
+        "--num_diffusion_steps",
+        "2",
+        "--likelihood_samples",
+        "2",
+        "--dry_run",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_pair_works_from_any_folder(installed, name):
+    prepare = "open('text.txt', 'w').write('The cat sat on the mat. It was happy.')\n"
+    done = installed(prepare + "sys.exit(arche_mdlm_cli.main(sys.argv[1:]))", *COMMANDS[name])
+    assert done.returncode == 0, done.stderr
+    expected = {"score": "NELBO, an upper bound", "compare": "13 jobs"}.get(name, "The cat")
+    assert expected in done.stdout
+
+
+def test_the_pipeline_and_the_diversity_work_from_any_folder(installed):
+    done = installed(
+        "import evaluate, transformers, arche_mdlm.pipelines\n"
+        "from arche_mdlm.metrics.diversity import SCRIPT\n"
+        "fill = transformers.pipeline('text-infilling')\n"
+        "print(fill('The [MASK] sat down.', num_diffusion_steps=2)[0]['generated_text'])\n"
+        "print(evaluate.load(SCRIPT).compute(data=['a b c d e'] * 3 + ['a d e f g'] * 3)['distinct_2'])\n"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sat down." in done.stdout
 
 
 def test_the_installed_version_is_the_package_s():

@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # From below to above; two rooms of one floor do not import each other.
-FLOORS = (("modeling_mdlm",), ("configuration",), ("metrics", "pipelines"), ("training",), ("writing",), ("studies",),
-          ("commands",), ("tools", "benchmarks"))  # fmt: skip
+FLOORS = (("modeling_mdlm",), ("checkpoints", "configuration"), ("metrics", "pipelines"), ("training",), ("writing",), ("studies",),
+          ("commands",), ("cli",), ("tools", "benchmarks"))  # fmt: skip
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 NOT_INSTALLED = FLOORS[-1]
 MOST_LINES = 2000
@@ -30,7 +30,8 @@ def modules(root: Path) -> dict[str, Path]:
     found = {}
     for room in FLOOR_OF:
         outer = [room] if room in NOT_INSTALLED else ["arche_mdlm"] + [room] * (room != "modeling_mdlm")
-        for path in sorted((root / room).rglob("*.py")):
+        outer = ["arche_mdlm_cli"] if room == "cli" else outer
+        for path in sorted((root / room).glob("*.py" if room == "checkpoints" else "**/*.py")):
             inner = [*path.parent.relative_to(root / room).parts, *([] if path.stem == "__init__" else [path.stem])]
             found[".".join(outer + inner)] = path
     return found

@@ -14,12 +14,13 @@ import torch
 from arche_mdlm.studies.engine.pair import check_pair
 from arche_mdlm.training.command_line import SEED, ArgumentParser, checkpoint, count, exit_status, output_file
 from arche_mdlm.training.files.own_files import OutputFolder
-from tools.text_layout import Layout, lay_out, pieces_of
+from tools.text_layout import lay_out, pieces_of
 
 SIZE = (900, 380)
 MARGIN, TOP = 20, 52  # of a panel: around the text; above it, for the title
 MAX_BYTES = 2_000_000
-PAPER, INK, GIVEN, NEW, MASK, TAIL, LINE = "#ffffff", "#1f2328", "#7d8590", "#0969da", "#d0d7de", "#e6eaef", "#d8dee4"
+PAPER, INK, GIVEN, NEW, MASK, LINE = "#ffffff", "#1f2328", "#7d8590", "#0969da", "#d0d7de", "#d8dee4"
+BOX = " ▒▒"  # a mask in the text of a canvas
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Track:
     """One arm's way to its text.
 
     `states` (N, L) are the ids after each forward, the first one before any; where `written` (N, L) is False there is
-    nothing yet. Only `layout`'s positions have a place in the picture; the `num_tail` behind them end as padding.
+    nothing yet. Positions behind the `pieces` end as padding, which shows as nothing.
     """
 
     title: str
@@ -35,7 +36,6 @@ class Track:
     num_given: int  # positions of the prompt
     states: torch.Tensor
     written: torch.Tensor
-    num_tail: int = 0
     is_canvas: bool = True  # unfilled positions are shown as masks; else text grows at its end
 
     @property
@@ -70,7 +70,7 @@ def mdlm_track(model, tokenizer, prompt: str, seed: int, **generate_kwargs) -> T
     written = states != tokenizer.mask_token_id
     written[-1] = True
     pieces = pieces_of(tokenizer, final[:length].tolist())
-    return Track("masked diffusion", pieces, given.shape[1], states, written, num_tail=states.shape[1] - length)
+    return Track("masked diffusion", pieces, given.shape[1], states, written)
 
 
 def ar_track(model, tokenizer, prompt: str, seed: int, **generate_kwargs) -> Track:
@@ -94,7 +94,11 @@ def _text_length(final: torch.Tensor, num_given: int, tokenizer) -> int:
 
 
 class Panel:
-    """Draws one track, in a box of its own; the text fits it."""
+    """Draws one track, in a box of its own; the text fits it.
+
+    A canvas is laid out anew at each forward, and every mask is a box of one size: how long a word will be, or where the text
+    ends, is not known before it is written.
+    """
 
     def __init__(self, track: Track, tokenizer, left: int, width: int, font_size: int):
         self.track, self.tokenizer, self.left, self.width = track, tokenizer, left, width
@@ -102,11 +106,32 @@ class Panel:
         self.cell = (self.font.getlength("m"), round(font_size * 1.42))
         self.columns = int((width - 2 * MARGIN) / self.cell[0])
         self.rows = (SIZE[1] - TOP - MARGIN // 2) // self.cell[1]
-        self.layout: Layout = lay_out(track.pieces, self.columns)
+        self._decoded: dict[int, str] = {}
 
     @property
     def fits(self) -> bool:
-        return self.layout.num_lines <= self.rows
+        """Whether the text does; masks may go on below the panel."""
+        return lay_out(self.track.pieces, self.columns).num_lines <= self.rows
+
+    def pieces(self, now: int) -> list[str]:
+        """What stands at each position after `now` forwards; a box for a mask."""
+        track, found = self.track, []
+        for position, (token, there) in enumerate(
+            zip(track.states[now].tolist(), track.written[now].tolist(), strict=True)
+        ):
+            if not there:
+                found.append(BOX if track.is_canvas else "")
+            elif position < len(track.pieces) and token == track.states[-1, position]:
+                found.append(track.pieces[position])
+            else:
+                found.append(self._text_of(token))
+        return found
+
+    def _text_of(self, token: int) -> str:
+        """Of a token alone: one that is taken back later, or behind the text's end."""
+        if token not in self._decoded:
+            self._decoded[token] = self.tokenizer.decode([token], skip_special_tokens=True)
+        return self._decoded[token]
 
     def draw(self, draw, frame: int) -> None:
         """The state after `frame` forwards, or the last one."""
@@ -115,21 +140,12 @@ class Panel:
         draw.text((x, 16), track.title, font=_font(15, bold=True), fill=INK)
         unit = "forward" if now == 1 else "forwards"
         draw.text((self.left + self.width - MARGIN, 17), f"{now:3d} {unit}", font=_font(14), fill=NEW, anchor="ra")
-        for position, cells in enumerate(self.layout.cells):
-            if not track.written[now, position]:
-                if track.is_canvas:
-                    self._block(draw, cells, MASK)
-                continue
-            self._text(draw, self._shown(now, position, cells), self._colour(now, position))
-        if track.is_canvas:
-            self._tail(draw, now)
-
-    def _shown(self, now: int, position: int, cells: list) -> list:
-        """The cells with what is there now: usually the final token, else (it may be taken back) as much as has room."""
-        if self.track.states[now, position] == self.track.states[-1, position]:
-            return cells
-        text = self.tokenizer.decode([int(self.track.states[now, position])], skip_special_tokens=True)
-        return [(line, column, letter) for (line, column, _), letter in zip(cells, text, strict=False)]
+        for position, cells in enumerate(lay_out(self.pieces(now), self.columns).cells):
+            cells = [cell for cell in cells if cell[0] < self.rows]
+            if track.written[now, position]:
+                self._text(draw, cells, self._colour(now, position))
+            else:
+                self._box(draw, cells)
 
     def _colour(self, now: int, position: int) -> str:
         if position < self.track.num_given:
@@ -142,26 +158,12 @@ class Panel:
             if letter.strip():
                 draw.text(self._place(line, column), letter, font=self.font, fill=colour)
 
-    def _block(self, draw, cells, colour: str) -> None:
-        """A token's letters as one grey box a line; the space before a word stays white."""
+    def _box(self, draw, cells) -> None:
         solid = [(line, column) for line, column, letter in cells if letter.strip()]
-        for line in sorted({line for line, _ in solid}):
-            columns = [column for other, column in solid if other == line]
-            left, top = self._place(line, min(columns))
-            right, _ = self._place(line, max(columns) + 1)
-            draw.rectangle((left + 1, top + 3, right - 2, top + self.cell[1] - 3), fill=colour)
-
-    def _tail(self, draw, now: int) -> None:
-        """Masks behind the text, which end as padding: boxes of one size."""
-        line, column = self.layout.end
-        for position in range(len(self.layout.cells), len(self.layout.cells) + self.track.num_tail):
-            if column + 5 > self.columns:
-                line, column = line + 1, 0
-            if line >= self.rows:
-                return
-            if not self.track.written[now, position]:
-                self._block(draw, [(line, column + 1 + i, "x") for i in range(4)], TAIL)
-            column += 5
+        if solid:
+            left, top = self._place(*solid[0])
+            right, _ = self._place(solid[0][0], solid[-1][1] + 1)
+            draw.rectangle((left + 1, top + 3, right - 2, top + self.cell[1] - 3), fill=MASK)
 
     def _place(self, line: int, column: int) -> tuple[float, float]:
         return round(self.left + MARGIN + column * self.cell[0]), TOP + line * self.cell[1]
@@ -211,7 +213,7 @@ def _palette(shades: int):
     from PIL import Image, ImageColor
 
     paper = ImageColor.getrgb(PAPER)
-    colours = [paper, *(ImageColor.getrgb(name) for name in (MASK, TAIL, LINE))]
+    colours = [paper, *(ImageColor.getrgb(name) for name in (MASK, LINE))]
     for name in (INK, GIVEN, NEW):
         letters = ImageColor.getrgb(name)
         for step in range(1, shades + 1):

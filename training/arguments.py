@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from arche_mdlm.configuration.presets import NULL, available_presets
+from arche_mdlm.training.command_line import ArgumentParser, HelpFormatter, add_threads
 from arche_mdlm.training.request import DEFAULT_PRESET, SAVE_DTYPES, TrainingRequest
 
 _SHORTCUTS = {  # option: preset key, type
@@ -30,12 +31,13 @@ _SHORTCUTS = {  # option: preset key, type
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All options of training."""
-    parser = argparse.ArgumentParser(
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """All options of training; `prog` is the program's name in the help."""
+    parser = ArgumentParser(
+        prog=prog,
         description="Train or fine-tune an MDLM or an AR arm. Without arguments: the quickstart preset on the sample "
         "corpus that ships with the project.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add(
@@ -70,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="start afresh in an --output_dir that holds a run, whose checkpoints are deleted",
     )
+    add_threads(parser)
     add("--streaming", action="store_true", help="read the source as a stream")
     add("--compile", action="store_true", help="torch.compile the model")
     add("--save_dtype", default="float32", choices=SAVE_DTYPES, help="of the final model")

@@ -1,6 +1,7 @@
 """Shared by all commands: one-line error messages, exit statuses, and numbers within a range."""
 
 import argparse
+import copy
 import errno
 import math
 import os
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from arche_mdlm.checkpoints import SHIPPED, resolve
 from arche_mdlm.configuration.extras import explain
 
 INTERRUPTED, BAD_INPUT, CLOSED_PIPE = 130, 2, 141
@@ -66,6 +68,21 @@ def _drop_standard_output() -> None:
                 nothing = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nothing, stream.fileno())
                 os.close(nothing)
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Shows an option's default, where it has one and its help does not name it."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """As argparse's."""
+        told = action.help is None or action.help == argparse.SUPPRESS or "default" in action.help
+        if not told and action.option_strings and action.default not in (None, False, [], (), argparse.SUPPRESS):
+            default = (
+                " ".join(map(str, action.default)) if isinstance(action.default, (list, tuple)) else action.default
+            )
+            action = copy.copy(action)
+            action.help = f"{action.help} (default: {str(default).replace('%', '%%')})"
+        super().add_argument(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -145,6 +162,17 @@ COLDEST, HOTTEST = 0.001, 1000.0  # beyond these the numbers of a softmax over- 
 TEMPERATURE = Number(float, COLDEST, HOTTEST)
 
 
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """The option `--threads`, for `threads.choose_threads`."""
+    most = 4 * (os.cpu_count() or 1)
+    parser.add_argument(
+        "--threads",
+        type=Number(int, 1, most),
+        metavar="N",
+        help="of the CPU (default: OMP_NUM_THREADS, else 1 or all cores, as a trial of a second at the start finds faster)",
+    )
+
+
 def device(text: str) -> str:
     """The type of an option: a device that torch has here."""
     import torch
@@ -169,12 +197,20 @@ def device(text: str) -> str:
 
 
 def checkpoint(text: str) -> str:
-    """The type of an option: a checkpoint folder, or a Hub repository; its content is checked when it is loaded."""
+    """The type of an option: a checkpoint folder, a Hub repository, or one of the shipped pair by its name; its content is
+    checked when it is loaded."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; give a checkpoint folder or a Hub repository like user/name")
     if Path(text).is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is a file; give the folder of a checkpoint")
-    return text
+    return resolve(text)
+
+
+def add_pair(parser: argparse.ArgumentParser) -> None:
+    """The options `--mdlm` and `--ar`."""
+    for arm, name in SHIPPED.items():
+        about = f"checkpoint folder or repository (default: {name}, which ships with the library)"
+        parser.add_argument(f"--{arm}", type=checkpoint, default=f"checkpoints/{name}", help=about)
 
 
 def output_file(text: str) -> Path:

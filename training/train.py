@@ -17,7 +17,9 @@ def _train(argv: list[str] | None) -> int:
     import torch
 
     from arche_mdlm.training.run import run
+    from arche_mdlm.training.threads import choose_threads
 
+    choose_threads(args.threads)
     try:
         result = run(request_of(args))
     except torch.OutOfMemoryError as error:

@@ -14,57 +14,17 @@ where such a model begins. Everything else is the paper's: temperature 0.8, MDLM
 
 import itertools
 import json
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from arche_mdlm.configuration.presets import Preset, load_preset
 from arche_mdlm.studies.arche.factors import LAYOUTS, LENGTHS, VARIANTS
+from arche_mdlm.studies.arche.settings import ArcheSettings
 from arche_mdlm.studies.engine.command import SUMMARY
 from arche_mdlm.studies.engine.estimates import forward_seconds, training_seconds
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.keys import data_hash
 from arche_mdlm.studies.engine.trainings import TRAIN
-from arche_mdlm.training.arguments import parse_changes
 
 _JOBS = "arche_mdlm.studies.arche.jobs"
-
-
-@dataclass(frozen=True)
-class ArcheSettings:
-    """The settings of `arche-mdlm study arche`; the defaults are the paper's."""
-
-    preset: str = "arche-paper"
-    data: str | None = None
-    validation_data: str | None = None
-    max_steps: int | None = None
-    changes: tuple[str, ...] = ()
-    num_samples: int = 1000
-    short_length: int = 128
-    num_diffusion_steps: int = 100
-    temperature: float = 0.8
-    batch_size: int = 50
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        least = {"num_samples": 4, "short_length": 6, "num_diffusion_steps": 1, "batch_size": 1, "seed": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} must be above 0")
-
-    def changed(self, layout: str) -> dict:
-        changes = parse_changes(self.changes)
-        return changes | {"training.max_steps": self.max_steps, "training.seed": self.seed, "data.layout": layout}
-
-    def arm(self, name: str, layout: str) -> Preset:
-        preset = load_preset(f"{self.preset}-{name}", self.changed(layout) | {"data.source": self.data})
-        if not self.short_length < preset.data.context_length:
-            raise ValueError(
-                f"short_length={self.short_length} must be below data.context_length={preset.data.context_length}"
-            )
-        return preset
 
 
 def build_plan(settings: ArcheSettings, device: str = "cpu") -> Plan:

@@ -1,19 +1,16 @@
-"""`arche-mdlm study controlled`: its options, and how it is run."""
+"""`arche-mdlm study controlled`: its options, and how it is run. Imports nothing heavy before."""
 
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-import torch
-
-from arche_mdlm.studies.controlled.jobs import check_held_out
-from arche_mdlm.studies.controlled.plan import MDLM_OBJECTIVES, PROMPTS, ControlledSettings, build_plan, data_settings
-from arche_mdlm.studies.controlled.report import FILES, write_report
-from arche_mdlm.studies.controlled.texts import check_judge
+from arche_mdlm.studies.controlled.settings import MDLM_OBJECTIVES, PROMPTS, ControlledSettings
 from arche_mdlm.studies.engine.arguments import add_running_arguments
-from arche_mdlm.studies.engine.command import run_study, settings_of
-from arche_mdlm.studies.engine.jobs import Plan
 from arche_mdlm.training.command_line import SEED, TEMPERATURE, count
+
+if TYPE_CHECKING:
+    from arche_mdlm.studies.engine.jobs import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,10 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run the remaining jobs and write `report.md` and `report.json`; 1 if a job failed. Or print the plan."""
+    import torch
+
+    from arche_mdlm.studies.controlled.jobs import check_held_out
+    from arche_mdlm.studies.controlled.plan import build_plan, data_settings
+    from arche_mdlm.studies.controlled.report import FILES, write_report
+    from arche_mdlm.studies.controlled.texts import check_judge
+    from arche_mdlm.studies.engine.command import run_study, settings_of
+
     settings = settings_of(ControlledSettings, args)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def plan() -> Plan:
+    def plan() -> "Plan":
         found = build_plan(settings, device)
         if not args.dry_run:
             check_judge(settings.judge)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from arche_mdlm.training.command_line import count
+from arche_mdlm.training.command_line import add_threads, count
 
 
 def add_running_arguments(parser: argparse.ArgumentParser, output: str, here: bool = False) -> None:
@@ -19,6 +19,6 @@ def add_running_arguments(parser: argparse.ArgumentParser, output: str, here: bo
             default=1,
             help="processes at a time, with a GPU each in turn; 0: all in this one",
         )
-        add("--threads", type=count(1, 1024), default=1, help="of each process")
+    add_threads(parser)
     add("--publish", type=Path, metavar="FILE", help="copy the report to FILE.md, FILE.json and FILE/, to be committed")
     add("--dry_run", action="store_true", help="print the jobs, with an estimate of time, and stop")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from arche_mdlm.studies.engine.jobs import Plan, StudyFolder, check_format
 from arche_mdlm.studies.engine.runner import StudyRunner
 from arche_mdlm.training.files.own_files import OutputFolder
+from arche_mdlm.training.threads import choose_threads
 
 SUMMARY = "summarise"  # the name of a plan's last job, which gives the report's figures
 Settings = TypeVar("Settings")
@@ -49,7 +50,10 @@ def run_study(
         OutputFolder(args.output, files).check()
         if args.publish is not None:
             _published(args.publish, files).check()
-    plan, threads = build_plan(), getattr(args, "threads", 1)
+    plan = build_plan()
+    if args.threads is None and (args.dry_run or args.workers > 1):
+        args.threads = 1  # of each process
+    threads = choose_threads(args.threads)
     runner = StudyRunner(args.output, plan, workers=args.workers, threads=threads, show=show, about=about)
     if args.dry_run:
         runner.dry_run()

@@ -9,21 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from arche_mdlm.studies.engine.arguments import add_running_arguments
-from arche_mdlm.training.command_line import SEED, TEMPERATURE, checkpoint, count
-
-SHIPPED = Path("checkpoints")
-REPOSITORY = Path(__file__).resolve().parents[2]  # where the package is installed from a checkout
+from arche_mdlm.training.command_line import SEED, TEMPERATURE, add_pair, count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--mdlm",
-        type=checkpoint,
-        default=str(SHIPPED / "mdlm-tinystories-mini"),
-        help="checkpoint folder or repository",
-    )
-    add("--ar", type=checkpoint, default=str(SHIPPED / "ar-tinystories-mini"), help="checkpoint folder or repository")
+    add_pair(parser)
     add("--num_samples", type=count(2), default=200, help="unprompted stories an arm")
     add("--temperature", type=TEMPERATURE, default=1.0)
     add("--num_diffusion_steps", type=count(), default=64)
@@ -50,7 +41,6 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     from arche_mdlm.studies.quickstart.report import FILES, write_report
 
     logging.disable_progress_bar()
-    args.mdlm, args.ar = _shipped("--mdlm", args.mdlm), _shipped("--ar", args.ar)
     settings = settings_of(ComparisonSettings, args)
     plan, tell = partial(build_plan, settings), partial(_tell, show=show)
     return run_study(args, plan, asdict(settings), write_report, FILES, show, tell, partial(_greet, settings, show))
@@ -63,19 +53,6 @@ def _greet(settings: Any, show: Callable[[str], None]) -> None:
 
     show_first(check_pair(settings.mdlm, settings.ar), min(COOLER, settings.temperature), show)
     show("Now the whole comparison, which takes some minutes.\n")
-
-
-def _shipped(option: str, source: str) -> str:
-    """A checkpoint; one of the shipped pair from any folder. ValueError where it is not there: it is not on the Hub."""
-    path = Path(source)
-    if path.parent != SHIPPED or path.is_dir():
-        return source
-    if not (REPOSITORY / path).is_dir():
-        raise ValueError(
-            f"{option} {source} does not exist: the shipped pair is in the folder checkpoints/ of the repository; run the "
-            f"command there, or give {option} a checkpoint"
-        )
-    return str(REPOSITORY / path)
 
 
 def _tell(path: Path, show: Callable[[str], None]) -> None:

@@ -1,24 +1,17 @@
-"""`arche-mdlm study speed-quality`: its options, and how it is run."""
+"""`arche-mdlm study speed-quality`: its options, and how it is run. Imports nothing heavy before."""
 
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
-import torch
-from transformers.utils import logging
-
 from arche_mdlm.studies.engine.arguments import add_running_arguments
-from arche_mdlm.studies.engine.command import run_study, settings_of
-from arche_mdlm.studies.speed_quality.plan import Settings, build_plan
-from arche_mdlm.studies.speed_quality.report import FILES, write_report
-from arche_mdlm.training.command_line import SEED, TEMPERATURE, checkpoint, count, device
+from arche_mdlm.training.command_line import SEED, TEMPERATURE, add_pair, count, device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--mdlm", type=checkpoint, default="checkpoints/mdlm-tinystories-mini", help="checkpoint folder or repository")
-    add("--ar", type=checkpoint, default="checkpoints/ar-tinystories-mini", help="checkpoint folder or repository")
+    add_pair(parser)
     add("--samplers", nargs="+", default=[], help="default: all there are")
     add("--steps", type=count(), nargs="+", default=[8, 16, 32, 64, 128])
     add("--batch_sizes", type=count(), nargs="+", default=[1, 32], help="of the timed calls")
@@ -30,12 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=SEED, default=0)
     add("--temperature", type=TEMPERATURE, default=1.0)
     add("--device", type=device, default="cpu")
-    add("--threads", type=count(1, 1024), default=torch.get_num_threads())
     add_running_arguments(parser, "runs/speed-quality", here=True)
 
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run the remaining measurements, write report.md, report.json and frontier.png; or print the plan."""
+    from transformers.utils import logging
+
+    from arche_mdlm.studies.engine.command import run_study, settings_of
+    from arche_mdlm.studies.speed_quality.plan import Settings, build_plan
+    from arche_mdlm.studies.speed_quality.report import FILES, write_report
+    from arche_mdlm.training.threads import choose_threads
+
     logging.disable_progress_bar()
+    args.threads = choose_threads(args.threads)
     settings = settings_of(Settings, args)
     return run_study(args, partial(build_plan, settings), asdict(settings), write_report, FILES, show)

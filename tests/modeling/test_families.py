@@ -10,6 +10,7 @@ from goodness_of_fit import uniform_ks_p
 from oracles.tables import TableLanguage
 
 from arche_mdlm import MDLMConfig, order_mdlm
+from arche_mdlm.configuration.presets import OBJECTIVES
 from arche_mdlm.configuration_mdlm import _CHOICES
 from arche_mdlm.corruption_mdlm import Masked
 from arche_mdlm.family_mdlm import FAMILIES, Family, family_of
@@ -145,3 +146,8 @@ def test_every_family_that_a_config_takes_is_there():
     assert set(FAMILIES) == set(_CHOICES["diffusion"])
     for name in FAMILIES:
         assert isinstance(family_of(MDLMConfig(vocab_size=32, mask_token_id=31, diffusion=name)), Family)
+
+
+def test_presets_name_every_objective():
+    named = {objective for make in FAMILIES.values() for objective in make(MDLMConfig())[0].objectives}
+    assert set(OBJECTIVES) == named | {"next_token"}

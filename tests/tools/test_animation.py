@@ -46,27 +46,30 @@ def test_the_canvases_are_those_of_generate(pair, tokenizer, sampler):
     assert left.written[-1].all()
 
 
-def test_each_frame_shows_the_masks_of_its_canvas(pair, tokenizer):
+def test_each_frame_shows_the_masks_of_its_canvas_as_boxes_of_one_size(pair, tokenizer):
     left, right = tracks(pair, tokenizer)
-    frames = animation.draw_frames([(left, tokenizer), (right, tokenizer)])
+    both = [(left, tokenizer), (right, tokenizer)]
+    frames, panel = animation.draw_frames(both), animation._panels(both)[0]
     assert len(frames) == max(left.num_forwards, right.num_forwards) + 1
-    panel = animation._panels([(left, tokenizer), (right, tokenizer)])[0]
     mask = ImageColor.getrgb(animation.MASK)
     seen = 0
     for now, frame in enumerate(frames):
-        for position, cells in enumerate(panel.layout.cells):
-            solid = [cell for cell in cells if cell[2].strip()]
+        at = min(now, left.num_forwards)
+        pieces = panel.pieces(at)
+        assert {piece for piece, there in zip(pieces, left.written[at], strict=True) if not there} <= {animation.BOX}
+        for position, cells in enumerate(lay_out(pieces, panel.columns).cells):
+            solid = [cell for cell in cells if cell[2].strip() and cell[0] < panel.rows]
             if not solid:
                 continue
-            line, column, _ = solid[0]
-            x, y = panel._place(line, column)
-            is_mask = not left.written[min(now, left.num_forwards), position]
+            x, y = panel._place(*solid[0][:2])
+            is_mask = not left.written[at, position]
             assert (frame.getpixel((x + 3, y + 4)) == mask) == is_mask, (now, position)
             seen += is_mask
         # Text that grows at its end has nothing to show there yet.
         colours = {value for _, value in frame.crop((451, 50, 890, 370)).getcolors(1 << 16)}
         assert mask not in colours
     assert seen > 20
+    assert "".join(panel.pieces(left.num_forwards)) == "".join(left.pieces), "padding shows as nothing"
 
 
 def test_a_token_that_is_taken_back_is_shown_while_it_is_there(pair, tokenizer):
@@ -75,10 +78,10 @@ def test_a_token_that_is_taken_back_is_shown_while_it_is_there(pair, tokenizer):
     assert taken_back.any()
     assert len(animation.draw_frames([(left, tokenizer)])) == left.num_forwards + 1
     panel = animation._panels([(left, tokenizer)])[0]
-    places = {cell[:2] for cells in panel.layout.cells for cell in cells}
-    for now in range(left.num_forwards):
-        for position, cells in enumerate(panel.layout.cells):
-            assert {cell[:2] for cell in panel._shown(now, position, cells)} <= places, "no token may leave its place"
+    for now, position in taken_back.nonzero().tolist():
+        shown = panel.pieces(now)[position]
+        assert shown in (tokenizer.decode([int(left.states[now, position])], skip_special_tokens=True), *left.pieces)
+        assert panel.pieces(now + 1)[position] == animation.BOX
 
 
 def test_the_file(pair, tokenizer, tmp_path):

@@ -94,9 +94,7 @@ def test_the_hub_reads_the_likelihood_by_its_name(tmp_path, arm):
         assert ("upper bound" in result.metric_name) == (arm == "mdlm")
         assert (result.dataset_type, result.dataset_split) == ("fables.jsonl", "validation")
     no_bytes = [entry | {"validation_bits_per_byte": None} for entry in HISTORY if "validation_nats" in entry]
-    assert [r.metric_type for r in _measured(no_bytes[0], {"source": "a"}, DataFacts(), "NLL")] == [
-        "nats_per_token"
-    ]
+    assert [r.metric_type for r in _measured(no_bytes[0], {"source": "a"}, DataFacts(), "NLL")] == ["nats_per_token"]
 
 
 @pytest.mark.parametrize("arm", ["mdlm", "ar"])
