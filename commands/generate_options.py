@@ -5,6 +5,7 @@ import hashlib
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 from arche_mdlm import available_samplers
 from arche_mdlm.samplers_mdlm import get_sampler
@@ -192,7 +193,7 @@ def _json_prompt(line: str, place: str) -> str:
     return prompt
 
 
-def settings_of(args: argparse.Namespace, config, prompts: list[str], device: str) -> dict:
+def settings_of(args: argparse.Namespace, config: Any, prompts: list[str], device: str) -> dict:
     """Everything that a text depends on; two runs with equal settings write the same file."""
     diffusion = config.model_type == "mdlm"
     settings = {

@@ -2,12 +2,13 @@
 
 import argparse
 from importlib import import_module
+from typing import Any
 
 from arche_mdlm.studies.registry import STUDIES
 from arche_mdlm.training.command_line import ArgumentParser
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("study", help="a study of a trained pair")
     studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
     for name, (_, text) in STUDIES.items():

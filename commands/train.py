@@ -1,7 +1,10 @@
 """`arche-mdlm train`: the same as `accelerate launch training/train.py`, for one process."""
 
+import argparse
+from typing import Any
 
-def add_parser(subparsers) -> None:
+
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train", help="train or fine-tune an arm (all options of training/train.py)", add_help=False
     )
@@ -9,7 +12,7 @@ def add_parser(subparsers) -> None:
     parser.set_defaults(run=run, passes_on=True)
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     from arche_mdlm.training.train import main
 
     return main(["--help"] if args.train_help else args.rest)

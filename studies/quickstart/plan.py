@@ -48,7 +48,7 @@ class ComparisonSettings:
     likelihood_samples: int = 4
     count: str = "words"  # what the diversity is of
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         least = {"num_samples": 2, "batch_size": 1, "num_diffusion_steps": 1, "likelihood_samples": 2, "seed": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
