@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from arche_mdlm.configuration.presets import NULL, available_presets
+from arche_mdlm.training.command_line import ArgumentParser
 from arche_mdlm.training.request import DEFAULT_PRESET, SAVE_DTYPES, TrainingRequest
 
 _SHORTCUTS = {  # option: preset key, type
@@ -32,7 +33,7 @@ _SHORTCUTS = {  # option: preset key, type
 
 def build_parser() -> argparse.ArgumentParser:
     """All options of training."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Train or fine-tune an MDLM or an AR arm. Without arguments: the quickstart preset on the sample "
         "corpus that ships with the project.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
