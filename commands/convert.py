@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from arche_mdlm.training.command_line import HelpFormatter, checkpoint, count
 
@@ -11,7 +12,7 @@ _NOT_COPIED = ("architectures", "auto_map", "dtype", "id2label", "label2id", "mo
 _ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "convert",
         help="make an MDLM to be trained out of a Llama-type AR checkpoint",
@@ -46,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def convert(source: str | Path, noise_schedule: str = "linear", context_length: int | None = None):
+def convert(
+    source: str | Path, noise_schedule: str = "linear", context_length: int | None = None
+) -> tuple[Any, Any, list[str]]:
     """(model, tokenizer, tokens added) of an MDLM with the weights and the dtype of a Llama-type AR checkpoint.
 
     A missing mask or pad token is added to the tokenizer, and its row (a new one where the embedding has none to spare)
@@ -118,7 +121,7 @@ def _check_type(source: str | Path) -> None:
         raise ValueError(f"{str(source)!r} is quantised; convert the checkpoint it was made from")
 
 
-def _complete_tokenizer(tokenizer, source: str | Path) -> list[str]:
+def _complete_tokenizer(tokenizer: Any, source: str | Path) -> list[str]:
     """Add a mask and a pad token if missing, in place; returns the added tokens."""
     from tokenizers import AddedToken
 
@@ -137,7 +140,7 @@ def _complete_tokenizer(tokenizer, source: str | Path) -> list[str]:
     return added
 
 
-def _with_rows(weight, num_rows: int, new_ids: list[int], num_old: int):
+def _with_rows(weight: Any, num_rows: int, new_ids: list[int], num_old: int) -> Any:
     """`weight` (V, d) with `num_rows` rows; those of `new_ids` hold the mean of the first `num_old`."""
     import torch
 

@@ -3,11 +3,17 @@
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from arche_mdlm.commands import generate_options as options
 
+if TYPE_CHECKING:
+    from arche_mdlm.commands.processes import Processes
+    from arche_mdlm.training.models.arms import Arm
+    from arche_mdlm.writing.sample_file import SampleFile
 
-def add_parser(subparsers) -> None:
+
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("generate", help="write text with a checkpoint of either arm")
     options.add_options(parser)
     parser.set_defaults(run=run)
@@ -40,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         processes.close()
 
 
-def _check_stream(args, arm, count: int, processes) -> None:
+def _check_stream(args: argparse.Namespace, arm: "Arm", count: int, processes: "Processes") -> None:
     if processes.count > 1 and args.output is None:
         raise ValueError(f"{processes.count} processes need --output: each writes a part of the texts")
     if not args.stream:
@@ -55,7 +61,9 @@ def _check_stream(args, arm, count: int, processes) -> None:
         require_rich()
 
 
-def _plan(args, config, prompts: list[str], processes):
+def _plan(
+    args: argparse.Namespace, config: Any, prompts: list[str], processes: "Processes"
+) -> "tuple[list[range] | None, SampleFile | None]":
     """The batches still to be written (None if all are done), and their file, if any.
 
     Where the memory sets the size of a batch, these are single texts, which are put together once the model is loaded.
@@ -78,7 +86,9 @@ def _plan(args, config, prompts: list[str], processes):
     return todo, SampleFile(args.output, total, size)
 
 
-def _write(args, prompts: list[str], todo: list[range], file, processes) -> int:
+def _write(
+    args: argparse.Namespace, prompts: list[str], todo: list[range], file: "SampleFile | None", processes: "Processes"
+) -> int:
     total = len(prompts) * args.num_samples
     writer = _Writer(args, prompts, args.device or processes.default_device())
     if file is None:
@@ -109,7 +119,7 @@ def _print_texts(batches: Iterable[list[dict]], shown: bool) -> None:
                 print(("\n" if number else "") + text, flush=True)
 
 
-def _write_file(file, todo: list[range], writer, processes, quiet: bool) -> None:
+def _write_file(file: "SampleFile", todo: list[range], writer: "_Writer", processes: "Processes", quiet: bool) -> None:
     """This process's share of the batches; the main process puts all of them together."""
     own = todo[processes.index :: processes.count]
     done = file.num_samples - sum(len(batch) for batch in todo)
@@ -123,7 +133,9 @@ def _write_file(file, todo: list[range], writer, processes, quiet: bool) -> None
         file.finish()
 
 
-def _bar(batches: Iterable[list[dict]], total: int, processes, quiet: bool, done: int = 0):
+def _bar(
+    batches: Iterable[list[dict]], total: int, processes: "Processes", quiet: bool, done: int = 0
+) -> Iterator[list[dict]]:
     """Go through batches behind a progress bar in texts; with several processes it shows the main one's share."""
     from tqdm.auto import tqdm
 
@@ -137,7 +149,7 @@ def _bar(batches: Iterable[list[dict]], total: int, processes, quiet: bool, done
 class _Writer:
     """Writes samples, given by their numbers, as records; loads the checkpoint."""
 
-    def __init__(self, args, prompts: list[str], device: str):
+    def __init__(self, args: argparse.Namespace, prompts: list[str], device: str):
         import torch
 
         from arche_mdlm.compiling_mdlm import compile_layers
@@ -195,7 +207,7 @@ class _Writer:
         prompts = [self.prompts[i // self.args.num_samples] for i in numbers]
         seeds = [own_seed(self.args.seed, i) for i in numbers]
         batch = write_batch(self.model, self.tokenizer, prompts, seeds, self._generate_options(len(prompts)))
-        forwards = batch.num_forward_passes or [None] * len(prompts)
+        forwards: Sequence[int | None] = batch.num_forward_passes or [None] * len(prompts)
         return [
             story.to_dict() | {"index": i} | ({} if count is None else {"num_forward_passes": count})
             for i, story, count in zip(numbers, batch.stories, forwards, strict=True)

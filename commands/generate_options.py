@@ -5,7 +5,7 @@ import hashlib
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arche_mdlm.checkpoints import SHIPPED
 from arche_mdlm.training.command_line import (
@@ -226,7 +226,7 @@ def _json_prompt(line: str, place: str) -> str:
     return prompt
 
 
-def settings_of(args: argparse.Namespace, config, prompts: list[str], device: str) -> dict:
+def settings_of(args: argparse.Namespace, config: Any, prompts: list[str], device: str) -> dict:
     """Everything that a text depends on; two runs with equal settings write the same file."""
     from arche_mdlm.training.models.arms import arm_of
     from arche_mdlm.writing.checkpoint_hash import checkpoint_hash

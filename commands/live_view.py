@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Any
 
 import torch
 from transformers import TextDiffusionStreamer, TextStreamer
@@ -22,7 +23,7 @@ def require_rich() -> None:
         ) from None
 
 
-def make_streamer(tokenizer, rows: int, diffusion: bool):
+def make_streamer(tokenizer: Any, rows: int, diffusion: bool) -> Any:
     """The `streamer` of `generate` for so many rows; without drafts if standard output is not a terminal."""
     if rows > 1:
         return LiveCanvases(tokenizer)
@@ -34,10 +35,10 @@ def make_streamer(tokenizer, rows: int, diffusion: bool):
 class DraftStreamer(TextDiffusionStreamer):
     """`TextDiffusionStreamer` that shows a mask as a grey block, not as `[MASK]`, and no special token else."""
 
-    def put_draft(self, value, **kwargs):
+    def put_draft(self, value: torch.Tensor, **kwargs: Any) -> None:
         self._clear_draft()
         # TextStreamer holds the last word back until it is sure that the word is over.
-        held = (
+        held: Any = (
             self.tokenizer.decode(self.token_cache, **self.decode_kwargs)[self.print_len :] if self.token_cache else ""
         )
         text = held + _plain(self.tokenizer, value.reshape(-1).tolist())
@@ -45,7 +46,7 @@ class DraftStreamer(TextDiffusionStreamer):
         self._has_draft = True
 
 
-def _plain(tokenizer, tokens: list[int]) -> str:
+def _plain(tokenizer: Any, tokens: list[int]) -> str:
     parts = [(MASK if is_mask else tokenizer.decode(part, skip_special_tokens=True)) * (len(part) if is_mask else 1)
              for is_mask, part in _runs(tokens, [token == tokenizer.mask_token_id for token in tokens])]  # fmt: skip
     return "".join(parts)
@@ -73,17 +74,18 @@ class LiveCanvases:
         fps: pictures a second; steps that come faster are not all shown.
     """
 
-    def __init__(self, tokenizer, console=None, fps: float = 10.0):
+    def __init__(self, tokenizer: Any, console: Any = None, fps: float = 10.0):
         require_rich()
         from rich.console import Console
 
         self.tokenizer, self.console, self.interval = tokenizer, console or Console(), 1 / fps
-        self.calls, self.last, self.drawn_at = 0, None, float("-inf")
-        self.drawn = None  # the canvas on the screen
-        self.first_masks = None  # (B,) masks at the start
-        self.live = None
+        self.calls, self.drawn_at = 0, float("-inf")
+        self.last: Any = None
+        self.drawn: Any = None  # the canvas on the screen
+        self.first_masks: Any = None  # (B,) masks at the start
+        self.live: Any = None
 
-    def put(self, value) -> None:
+    def put(self, value: torch.Tensor) -> None:
         """Finished text of one row, which is on the canvas anyway."""
 
     def put_canvas(self, tokens: torch.Tensor) -> None:
@@ -103,7 +105,7 @@ class LiveCanvases:
         if self.last is not None:
             self.console.print(self.render(final=True))
 
-    def render(self, final: bool = False):
+    def render(self, final: bool = False) -> Any:
         """The rows as one rich renderable."""
         from rich.console import Group
         from rich.text import Text
@@ -122,7 +124,7 @@ class LiveCanvases:
             parts += [self._line(row, old)]
         return Group(*parts)
 
-    def _line(self, row: list[int], old: list[int]):
+    def _line(self, row: list[int], old: list[int]) -> Any:
         from rich.text import Text
 
         tokenizer = self.tokenizer

@@ -2,7 +2,9 @@
 
 import gc
 import os
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 
@@ -15,7 +17,7 @@ class Processes:
     """
 
     def __init__(self, cpu: bool = False):
-        self.state = None
+        self.state: Any = None
         asked = int(os.environ.get("WORLD_SIZE", "1"))
         if asked > 1:
             from accelerate import PartialState
@@ -44,13 +46,13 @@ class Processes:
             return str(self.state.device)
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def from_main(self, make):
+    def from_main(self, make: Callable[[], Any]) -> Any:
         """The result of `make()` in the main process, sent to all; an error there is a ValueError in all."""
         if not self.state:
             return make()
         from accelerate.utils import broadcast_object_list
 
-        answer = [None, None]
+        answer: list[Any] = [None, None]
         if self.is_main:
             try:
                 answer = [make(), None]

@@ -1,12 +1,13 @@
 """`arche-mdlm score`: how likely a checkpoint finds the texts of a file."""
 
 import argparse
+from typing import Any
 
 from arche_mdlm.checkpoints import SHIPPED
 from arche_mdlm.training.command_line import HelpFormatter, add_threads, checkpoint, count
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "score",
         help="the likelihood of the texts of a file: NLL of an AR checkpoint, NELBO of an MDLM",

@@ -90,10 +90,10 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def request_of(args: argparse.Namespace) -> TrainingRequest:
-    """The request of a parsed command line; ValueError for values that cannot be read or are not allowed."""
-    own = {name: getattr(args, name) for name in TrainingRequest.__dataclass_fields__ if name != "changes"}
-    return TrainingRequest(**own, changes=_changes_of(args))
+def request_of(args: argparse.Namespace, command: str = "") -> TrainingRequest:
+    """The request of a parsed command line, and that itself for the record; ValueError for values that cannot be read or are not allowed."""
+    names = set(TrainingRequest.__dataclass_fields__) - {"changes", "command"}
+    return TrainingRequest(**{name: getattr(args, name) for name in names}, changes=_changes_of(args), command=command)
 
 
 def _changes_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -42,8 +42,14 @@ def exit_status(work: Callable[[], int]) -> int:
         return BAD_INPUT
 
 
+class ListedError(ValueError):
+    """An error of the input whose message is a list, with a line for each thing."""
+
+
 def describe(error: Exception) -> str | None:
-    """One line for an error of the input or the machine; None for a bug of the program."""
+    """One line for an error of the input or the machine, a ListedError's own lines; None for a bug of the program."""
+    if isinstance(error, ListedError):
+        return str(error)
     known = isinstance(error, (ValueError, OSError, RuntimeError, ImportError, MemoryError))
     if not known and type(error).__name__ not in ("SafetensorError", "ArrowException"):
         return None

@@ -26,6 +26,7 @@ class TrainingRequest:
         save_dtype: of the final model, "float32" or "bfloat16".
         push_to_hub: the repository that gets the final model.
         stop_after: stop, and save, after so many steps of this session.
+        command: the command line that asks for this, for the run's record and its card; empty where a program asks.
 
     Raises:
         ValueError: for a `save_dtype` or a `stop_after` that is not allowed.
@@ -43,6 +44,7 @@ class TrainingRequest:
     save_dtype: str = "float32"
     push_to_hub: str | None = None
     stop_after: int | None = None
+    command: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.save_dtype not in SAVE_DTYPES:

@@ -51,7 +51,8 @@ def run(request: TrainingRequest) -> TrainingResult:
     batches, evaluator = _batches(plan, corpus, model, accelerator), _evaluator(plan, corpus)
     if accelerator.is_main_process:
         strategy = "fsdp2" if sharded else "ddp" if accelerator.num_processes > 1 else "one process"
-        _open_output(plan, describe_run(plan.preset, corpus, model, accelerator, strategy, plan.init_from))
+        command = plan.request.command
+        _open_output(plan, describe_run(plan.preset, corpus, model, accelerator, strategy, plan.init_from, command))
         print(corpus.describe())
     accelerator.wait_for_everyone()
     accelerator.init_trackers("tensorboard")

@@ -13,15 +13,17 @@ def main(argv: list[str] | None = None) -> int:
 def _train(argv: list[str] | None) -> int:
     from arche_mdlm.training.arguments import build_parser, request_of
 
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(words)
     import torch
 
+    from arche_mdlm.training.loop.provenance import portable
     from arche_mdlm.training.run import run
     from arche_mdlm.training.threads import choose_threads
 
     choose_threads(args.threads)
     try:
-        result = run(request_of(args))
+        result = run(request_of(args, " ".join(["training/train.py", *portable(words)])))
     except torch.OutOfMemoryError as error:
         raise MemoryError(f"raise --accumulation, or lower --batch_size ({error})") from error
     return INTERRUPTED if result.interrupted else 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from arche_mdlm.studies.engine.plots import can_draw
+from arche_mdlm.studies.engine.trainings import training_command
 from arche_mdlm.training.files.own_files import OutputFolder
 from arche_mdlm.training.loop.provenance import portable
 
@@ -57,17 +58,8 @@ def _provenance(study: Path) -> dict:
         "command": " ".join(["arche-mdlm", *map(shlex.quote, portable(sys.argv[1:]))]),
         "data_hash": described["data_hash"],
         "jobs": {job["name"]: job["key"] for job in described["jobs"]},
-        "training_commands": {name: _training_command(own) for name, own in trainings.items()},
+        "training_commands": {name: training_command(own) for name, own in trainings.items()},
     }
-
-
-def _training_command(own: dict) -> str:
-    words = ["arche-mdlm", "train", "--preset", own["preset"]]
-    for option in ("data", "validation_data"):
-        words += [f"--{option}", portable(own[option])] if own[option] is not None else []
-    for change in own["changes"]:
-        words += ["--set", change]
-    return " ".join(map(shlex.quote, words))
 
 
 def how_trained(report: dict, runs: list[dict], more: tuple[str, ...] = ()) -> list[str]:

@@ -1,6 +1,7 @@
 """A training as a job, and what other jobs use of it: its data and its checkpoints."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.training.arguments import parse_changes
 from arche_mdlm.training.data.corpus import Corpus, load_corpus
 from arche_mdlm.training.files.checkpointing import list_checkpoints, read_state, write_json_atomically
+from arche_mdlm.training.loop.provenance import portable
 from arche_mdlm.training.models.loading import load_arm
 from arche_mdlm.training.request import TrainingRequest
 
@@ -69,7 +71,18 @@ def _request(settings: dict, inputs: dict[str, Path], output: Path) -> TrainingR
         validation_data=settings["validation_data"],
         output_dir=output,
         resume=True,
+        command=training_command(settings),
     )
+
+
+def training_command(own: dict) -> str:
+    """The command line of a training by its settings; a matched one's number of steps aside."""
+    words = ["arche-mdlm", "train", "--preset", own["preset"]]
+    for option in ("data", "validation_data"):
+        words += [f"--{option}", portable(own[option])] if own[option] is not None else []
+    for change in own["changes"]:
+        words += ["--set", change]
+    return " ".join(map(shlex.quote, words))
 
 
 def load_checkpoint(settings: dict, inputs: dict[str, Path]) -> tuple[Any, Any]:

@@ -64,7 +64,8 @@ def with_holes(ids: list[int], tokenizer: Any) -> str:
     """A canvas as text, a hole for each mask, up to its end."""
     if tokenizer.eos_token_id in ids:
         ids = ids[: ids.index(tokenizer.eos_token_id)]
-    parts, written = [], []
+    parts: list[str] = []
+    written: list[int] = []
     for token in [*ids, None]:
         if token is None or token == tokenizer.mask_token_id:
             parts += [tokenizer.decode(written, skip_special_tokens=True), "" if token is None else HOLE]

@@ -52,7 +52,7 @@ class ComparisonSettings:
     likelihood_samples: int = 4
     count: str = "words"  # what the diversity is of
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         least = {"num_samples": 2, "batch_size": 1, "num_diffusion_steps": 1, "likelihood_samples": 2, "seed": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
@@ -125,9 +125,10 @@ def _mdlm_alone(settings: ComparisonSettings, arms: dict[str, Arm]) -> Iterator[
            "seed": settings.seed}  # fmt: skip
     yield Job("MDLM-gaps", "gaps", f"{_JOBS}:gaps", own, seconds=2.0)
     number = min(_COOLER_SAMPLES, settings.num_samples)
+    temperatures = {"unprompted": settings.temperature, "cooler": min(COOLER, settings.temperature)}
     own = {"twin": arms["AR"].to_dict(), "number": number, "count": settings.count, "seed": settings.seed,
-           "temperatures": {"unprompted": settings.temperature, "cooler": min(COOLER, settings.temperature)}}  # fmt: skip
-    needs = tuple(f"{name}-{kind}" for name in arms for kind in own["temperatures"])
+           "temperatures": temperatures}  # fmt: skip
+    needs = tuple(f"{name}-{kind}" for name in arms for kind in temperatures)
     yield Job("temperatures", "temperatures", f"{_JOBS}:temperatures", own, needs, 6.0)
 
 

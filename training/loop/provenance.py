@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +43,14 @@ def describe_run(
     accelerator: "Accelerator",
     strategy: str,
     init_from: str | None,
+    command: str,
 ) -> dict[str, Any]:
     """The provenance of a training run, as `run.json` has it. `init_from`: a local folder is known by its name alone."""
     on_gpu = accelerator.device.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
     data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
     return {
-        "command": " ".join(["training/train.py", *portable(sys.argv[1 + (sys.argv[1:2] == ["train"]) :])]),
+        "command": command,
         "preset": portable(preset.to_dict()),
         "init_from": Path(init_from).name if init_from and Path(init_from).is_dir() else init_from,
         "parameters": sum(p.numel() for p in model.parameters()),

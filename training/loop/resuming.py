@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from arche_mdlm.configuration.presets import Preset, preset_from_dict
+from arche_mdlm.training.command_line import ListedError
 from arche_mdlm.training.loop.optimizers import decay_start
 from arche_mdlm.training.loop.provenance import portable
 
@@ -59,14 +60,14 @@ def refuse_changes(changes: dict[str, tuple], where: str, allowed: bool) -> str 
     """A note about allowed changes; None without changes.
 
     Raises:
-        ValueError: a line for each change that is not allowed, or that no flag can allow.
+        ListedError: a line for each change that is not allowed, or that no flag can allow.
     """
     fixed = {key: pair for key, pair in changes.items() if _is_fixed(key, pair)}
     refused = fixed if allowed else changes
     if not refused:
         return f"note: {where} goes on with other settings (stored -> asked)\n{_lines(changes)}" if changes else None
     why = "the checkpoint decides these" if allowed else "give the stored values, or --allow_changes"
-    raise ValueError(f"{where} was made with other settings or data (stored -> asked): {why}\n{_lines(refused)}")
+    raise ListedError(f"{where} was made with other settings or data (stored -> asked): {why}\n{_lines(refused)}")
 
 
 def _is_fixed(key: str, pair: tuple) -> bool:

@@ -12,8 +12,15 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from arche_mdlm.configuration.presets import TrainingSettings
@@ -73,48 +80,43 @@ def _broadcast(model: torch.nn.Module, device: torch.device) -> None:
         tensor.detach().copy_(moved)
 
 
-def full_state(module: torch.nn.Module, keep: bool) -> dict[str, torch.Tensor | None]:
-    """`state_dict` of a model that may be sharded, one tensor after another, in host memory where it is.
+def full_state(module: torch.nn.Module) -> dict[str, Any]:
+    """`state_dict` of a model that may be sharded: then in host memory, of the main process; others get nothing.
 
-    A collective: every process has to call it. Tied weights stay one tensor. `keep=False` keeps none of what is
-    gathered.
+    A collective: every process has to call it. Tied weights stay one tensor.
     """
+    state = get_model_state_dict(module, options=_options(module))
     first: dict[int, str] = {}
-    owner = {name: first.setdefault(id(p), name) for name, p in module.named_parameters(remove_duplicate=False)}
-    full: dict[str, torch.Tensor | None] = {}
-    for name, value in module.state_dict().items():
-        full[name] = full[owner[name]] if owner.get(name, name) in full else _gather(value, keep)
-    return full
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name in state:  # gathered once a name
+            state[name] = state[first.setdefault(id(parameter), name)]
+    return state
 
 
-def full_optimizer_state(optimizer: torch.optim.Optimizer, keep: bool) -> dict:
-    """`state_dict` of an optimiser in the form that it has on one process; a collective, as `full_state`."""
-    state = optimizer.state_dict()
-    whole = {
-        number: {name: _gather(value, keep) for name, value in values.items()}
-        for number, values in state["state"].items()
-    }
-    return {**state, "state": whole}
+def full_optimizer_state(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's states and settings by the names of `module`'s parameters; a collective, as `full_state`."""
+    return get_optimizer_state_dict(module, _bare(optimizer), options=_options(module))
 
 
-def load_full_state(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Load what `full_state` gave into a module that may be sharded; a collective."""
-    current = module.state_dict()
-    module.load_state_dict({name: _cut_like(value, current.get(name)) for name, value in state.items()})
+def load_full_state(module: torch.nn.Module, state: dict[str, Any]) -> None:
+    """Load what `full_state` gave into a module that may be sharded; a collective, each process with the whole of it."""
+    set_model_state_dict(module, state, options=_options(module))
 
 
-def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
+def load_full_optimizer_state(module: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load what `full_optimizer_state` gave into an optimiser whose parameters may be sharded; a collective."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    parts = {}
-    for number, parameter in zip(numbers, parameters, strict=True):
-        values = state["state"].get(number, {})
-        parts[number] = {
-            name: _cut_like(value, parameter) if getattr(value, "shape", None) == parameter.shape else value
-            for name, value in values.items()
-        }
-    optimizer.load_state_dict({**state, "state": parts})
+    set_optimizer_state_dict(module, _bare(optimizer), state, options=_options(module))
+
+
+def _options(module: torch.nn.Module) -> StateDictOptions:
+    """Whole tensors where they are sharded; otherwise the module's own, without a copy."""
+    sharded = any(isinstance(parameter, DTensor) for parameter in module.parameters())
+    return StateDictOptions(full_state_dict=sharded, cpu_offload=sharded)
+
+
+def _bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Without Accelerate's wrapper, whose step waits for the end of an accumulation."""
+    return getattr(optimizer, "optimizer", optimizer)
 
 
 def reshard(module: torch.nn.Module) -> None:
@@ -126,16 +128,3 @@ def reshard(module: torch.nn.Module) -> None:
 def whole_norm(norm: torch.Tensor) -> torch.Tensor:
     """A gradient norm as a plain tensor; under FSDP2 it comes in parts."""
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-
-def _gather(value: Any, keep: bool) -> Any:
-    if not isinstance(value, DTensor):
-        return value
-    whole = value.full_tensor()
-    return whole.cpu() if keep else None
-
-
-def _cut_like(value: torch.Tensor, like: torch.Tensor | None) -> torch.Tensor:
-    if not isinstance(like, DTensor):
-        return value
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

@@ -278,11 +278,11 @@ class Trainer:
 
     def _gather(self) -> tuple[dict, dict]:
         """The weights that people load, and all else; sharded, every process takes part and the main one gets them."""
-        keep = self.accelerator.is_main_process
-        weights = full_state(self.raw_model, keep)
-        state: dict[str, Any] = {"optimizers": [full_optimizer_state(optimizer, keep) for optimizer in self.optimizers]}
+        weights = full_state(self.raw_model)
+        optimizers = [full_optimizer_state(self.raw_model, optimizer) for optimizer in self.optimizers]
+        state: dict[str, Any] = {"optimizers": optimizers}
         if self.ema is not None:  # people load the averaged weights; training goes on from the others
-            averages = full_state(self.ema, keep)
+            averages = full_state(self.ema)
             state |= {"ema": averages, "model": weights}
             weights = {name.removeprefix("module."): v for name, v in averages.items() if name != "n_averaged"}
         return weights, state
@@ -299,7 +299,7 @@ class Trainer:
         """Optimiser, averages and counters; the weights were loaded with the model."""
         saved = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
-            load_full_optimizer_state(optimizer, state)
+            load_full_optimizer_state(self.raw_model, optimizer, state)
         if self.ema is not None:
             load_full_state(self.ema, saved["ema"])
             load_full_state(self.raw_model, saved["model"])

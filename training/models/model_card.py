@@ -164,8 +164,9 @@ def _training(preset: Preset, run: dict, history: list[dict], facts: DataFacts) 
         f"{preset.training.max_steps:,} steps of {preset.training.batch_size} rows: {tokens:,} tokens seen, {supervised:,} supervised",
         f"{seconds / 60:.0f} minutes, {tokens / max(seconds, 1e-9):,.0f} tokens/s on {run['device']}",
         f"seed {preset.training.seed}; torch {run['versions']['torch']}, transformers {run['versions']['transformers']}",
-        f"command: `{run['command']}`",
     ]
+    if run["command"]:
+        lines.append(f"command: `{run['command']}`")
     return "\n".join(f"- {line}" for line in lines)
 
 

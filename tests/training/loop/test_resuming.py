@@ -15,6 +15,7 @@ from arche_mdlm.configuration.presets import (
     load_preset,
     preset_from_dict,
 )
+from arche_mdlm.training import run as run_module
 from arche_mdlm.training import train
 from arche_mdlm.training.data import preparing as data_module
 from arche_mdlm.training.loop.resuming import data_changes, refuse_changes, setting_changes
@@ -253,7 +254,7 @@ def test_data_in_another_place_is_the_same_data(stopped, run, whole, tmp_path):
 )  # fmt: skip
 @pytest.mark.parametrize("preset", [True, False])
 def test_what_differs_is_refused_before_the_data_is_read(run, stopped, capsys, monkeypatch, preset, more, lines):
-    monkeypatch.setattr(train, "load_corpus", lambda *_, **__: pytest.fail("data was prepared"))
+    monkeypatch.setattr(run_module, "load_corpus", lambda *_, **__: pytest.fail("data was prepared"))
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     line = stopped[2] if preset else []
     assert train.main([*line, "--resume", "--output_dir", str(run), *more]) == 2
