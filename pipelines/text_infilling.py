@@ -5,7 +5,7 @@ This file does not import the library: `TextInfillingPipeline.save_pretrained` c
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 TASK = "text-infilling"
 _LENGTHS = ("max_new_tokens", "max_length")
+_NO_SPACE_BEFORE = ",.;:!?)]}%…"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class TextInfillingPipeline(Pipeline):
     One text gives a list of `num_return_sequences` dicts, a list of texts a list of such lists. `generated_text` is the
     text with its gaps filled, `infills` what was put into each. A gap may come out shorter than its masks: an end of
     text or a pad is a token too, and shows as nothing. Where the mask takes the space before it (`lstrip`, as in our
-    tokenizers), the space in the text stands and the infill comes without one.
+    tokenizers), the space in the text stands and the infill comes without one; an infill that begins with a comma, say, stands right
+    behind the text.
 
     All options of the model's `generate` pass through, at call or at construction: `num_diffusion_steps`, `sampler`,
     `temperature`, `do_sample`, `generator`, ... By default only the gaps are filled (`max_new_tokens=0`); with more, or
@@ -141,11 +143,15 @@ class TextInfillingPipeline(Pipeline):
         records = []
         for ids in model_outputs["sequences"][0]:
             infills = [self._decode(ids[first:], int(run[0]) - first, int(run[-1]) + 1 - first) for run in runs]
-            infills = [self._without_doubled_space(*pair) for pair in zip(gapped.pieces, infills, strict=False)]
+            pieces = list(gapped.pieces)
+            for number, infill in enumerate(infills):
+                pieces[number], infills[number] = self._with_one_space(pieces[number], infill)
             width = model_outputs["input_ids"].shape[1]
             written = torch.cat([ids[first:end], ids[width:]])
             tail = self._decode(written, end - first, len(written))
-            records.append({"generated_text": gapped.join(infills) + tail, "infills": infills})
+            records.append(
+                {"generated_text": replace(gapped, pieces=tuple(pieces)).join(infills) + tail, "infills": infills}
+            )
         return records
 
     def _decode(self, ids: torch.Tensor, start: int, stop: int) -> str:
@@ -155,10 +161,15 @@ class TextInfillingPipeline(Pipeline):
         whole = self.tokenizer.decode(ids[:stop], **options)
         return whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(ids[start:stop], **options)
 
-    def _without_doubled_space(self, before: str, infill: str) -> str:
+    def _with_one_space(self, before: str, infill: str) -> tuple[str, str]:
+        """The text before a gap and what fills it, with one space between them, or none before a comma; where the mask takes
+        the space in front of it (`lstrip`)."""
         mask = self.tokenizer.added_tokens_decoder.get(self.tokenizer.mask_token_id)
-        taken = getattr(mask, "lstrip", False) and before[-1:].isspace()
-        return infill.removeprefix(" ") if taken else infill
+        if not (getattr(mask, "lstrip", False) and before.endswith(" ") and infill):
+            return before, infill
+        if infill[0] in _NO_SPACE_BEFORE:
+            return before.removesuffix(" "), infill
+        return before, infill.removeprefix(" ")
 
 
 def register(default_model: str) -> None:

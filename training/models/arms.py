@@ -229,6 +229,11 @@ class AutoregressiveArm(Arm):
         self, model: Any, inputs: dict[str, torch.Tensor], seeds: Sequence[int], options: dict[str, Any]
     ) -> Written:
         torch.manual_seed(seeds[0])
+        if (
+            options.get("max_new_tokens") is not None
+        ):  # beside the checkpoint's own max_length transformers would warn of it
+            length = inputs["input_ids"].shape[1] + options["max_new_tokens"]
+            options = {**options, "max_new_tokens": None, "max_length": length}
         return Written(model.generate(**inputs, **options), None, None)
 
 

@@ -1,0 +1,42 @@
+"""The arms: which is which, and what each asks of `generate`."""
+
+import logging
+
+import pytest
+import torch
+
+from arche_mdlm.training.models.arms import ARMS, AUTOREGRESSIVE, DIFFUSION, arm_of, arm_of_architecture
+
+
+def test_every_architecture_has_an_arm(tiny_mdlm, tiny_ar):
+    assert arm_of(tiny_mdlm) is arm_of(tiny_mdlm.config) is arm_of_architecture("mdlm") is DIFFUSION
+    assert arm_of(tiny_ar) is arm_of_architecture("gpt2") is AUTOREGRESSIVE
+    assert ARMS == {"mdlm": DIFFUSION, "ar": AUTOREGRESSIVE}
+
+
+def test_a_length_in_new_tokens_does_not_warn_and_writes_the_same(tiny_ar):
+    """transformers warns of both lengths where a checkpoint has a `max_length`, in the middle of a progress bar."""
+    tiny_ar.generation_config.max_length = 20
+    inputs = {"input_ids": torch.tensor([[0, 5, 6]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    torch.manual_seed(4)
+    expected = tiny_ar.generate(**inputs, max_new_tokens=5, do_sample=True)
+    seen: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = seen.append
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        written = AUTOREGRESSIVE.generate(tiny_ar, inputs, [4], {"max_new_tokens": 5, "do_sample": True})
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert torch.equal(written.sequences, expected)
+    assert [record.getMessage() for record in seen] == []
+
+
+@pytest.mark.parametrize("arm", ARMS.values(), ids=lambda arm: arm.name)
+def test_a_text_depends_on_its_seed(arm, tiny_mdlm, tiny_ar):
+    model = {"mdlm": tiny_mdlm, "ar": tiny_ar}[arm.name]
+    inputs = {"input_ids": torch.tensor([[0, 5]] * 2), "attention_mask": torch.ones(2, 2, dtype=torch.long)}
+    options = {"max_new_tokens": 8, "do_sample": True, **arm.step_options(4)}
+    texts = [arm.generate(model, inputs, seeds, options).sequences for seeds in ([1, 2], [1, 2], [1, 3])]
+    assert torch.equal(texts[0], texts[1])
+    assert torch.equal(texts[0][0], texts[2][0]), "the first seed is the same"
