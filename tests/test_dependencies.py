@@ -18,7 +18,17 @@ from arche_mdlm.configuration.extras import EXTRAS, extra_of, install_command, r
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "mdlm-tinystories-mini"
-ROOMS = ("modeling_mdlm", "configuration", "metrics", "pipelines", "training", "writing", "studies", "commands")
+ROOMS = (
+    "modeling_mdlm",
+    "checkpoints",
+    "configuration",
+    "metrics",
+    "pipelines",
+    "training",
+    "writing",
+    "studies",
+    "commands",
+)
 
 
 def declared() -> dict[str, list[str]]:
@@ -66,6 +76,7 @@ def base(tmp_path_factory) -> Path:
     package.mkdir()
     for room in ROOMS[1:]:
         (package / room).symlink_to(ROOT / room)
+    (folder / "arche_mdlm_cli").symlink_to(ROOT / "cli")
     for file in (ROOT / "modeling_mdlm").glob("*.py"):
         (package / file.name).symlink_to(file)
     return folder

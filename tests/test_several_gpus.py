@@ -12,7 +12,7 @@ PAGE = (REPOSITORY / "docs" / "several_gpus.md").read_text(encoding="utf-8")
 
 def test_the_tables_are_those_of_the_command(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.syspath_prepend(str(REPOSITORY))
-    from benchmarks import parallel
+    from benchmarks.parallel import __main__ as parallel
 
     assert parallel.main([]) == 0
     assert capsys.readouterr().out.strip() in PAGE

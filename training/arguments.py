@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from arche_mdlm.configuration.presets import NULL, available_presets
-from arche_mdlm.training.command_line import ArgumentParser, HelpFormatter, add_threads
+from arche_mdlm.training.command_line import ArgumentParser, HelpFormatter, add_threads, checkpoint
 from arche_mdlm.training.request import DEFAULT_PRESET, SAVE_DTYPES, TrainingRequest
 
 _SHORTCUTS = {  # option: preset key, type
@@ -53,7 +53,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("--validation_data", help="file with the held-out text (default: the source's own split)")
     add("--validation_fraction", type=float, help="share of stories held out if the source lacks a validation split")
     add("--output_dir", type=Path, help="where checkpoints and logs go (default: runs/PRESET)")
-    add("--init_from", help="checkpoint folder or repository to fine-tune instead of starting afresh")
+    add("--init_from", type=checkpoint, help="checkpoint folder or repository to fine-tune instead of starting afresh")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --output_dir, if there is one")
     add(
         "--branch_from",

@@ -14,6 +14,7 @@ from arche_mdlm.training.batches.step_batches import StepBatches
 from arche_mdlm.training.data.corpus import Corpus, load_corpus, source_hashes
 from arche_mdlm.training.files.checkpointing import list_checkpoints, remove_checkpoint, write_json_atomically
 from arche_mdlm.training.launcher import accelerator_arguments, is_main_process
+from arche_mdlm.training.loop.before_after import show_change
 from arche_mdlm.training.loop.evaluation import Evaluator
 from arche_mdlm.training.loop.export import export_best, push
 from arche_mdlm.training.loop.provenance import describe_run
@@ -60,10 +61,12 @@ def run(request: TrainingRequest) -> TrainingResult:
     trainer = Trainer(
         plan.preset, model, corpus.tokenizer, batches, evaluator, plan.output_dir, accelerator, resume_from, record
     )
+    if plan.init_from and plan.start is None:
+        trainer.evaluate_start()
     complete = trainer.fit(plan.request.stop_after)
     step = trainer.state.step
     if accelerator.is_main_process:
-        _conclude(plan, trainer, complete)
+        _conclude(plan, trainer, complete, sharded)
     # Gloo can hang at exit while a wrapped model still lives.
     del trainer.model, trainer.optimizers, trainer
     accelerator.free_memory()
@@ -175,10 +178,14 @@ def _open_output(plan: TrainingPlan, described: dict[str, Any]) -> None:
     write_json_atomically(plan.output_dir / "run.json", described)
 
 
-def _conclude(plan: TrainingPlan, trainer: Trainer, complete: bool) -> None:
+def _conclude(plan: TrainingPlan, trainer: Trainer, complete: bool, sharded: bool) -> None:
     if not complete:
         print(f"stopped at step {trainer.state.step} and saved in {plan.output_dir}; go on with --resume")
         return
     final = export_best(plan.output_dir, plan.preset, trainer.state, plan.request.save_dtype)
+    if (
+        plan.init_from and trainer.state.best_step is not None and not sharded
+    ):  # a sharded model is too large for one process
+        show_change(plan.init_from, final, trainer.state.history, trainer.state.best_step)
     if plan.request.push_to_hub:
         push(final, plan.request.push_to_hub)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import arche_mdlm
+from arche_mdlm.checkpoints import resolve, shipped
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.training import command_line
@@ -83,7 +84,6 @@ LINES = [
     ("generate {place}/nowhere/x", "does not exist"),
     ("generate {place}/garbled", "could not load a checkpoint"),
     ("generate {place}/torn", "could not load a checkpoint from"),
-    ("generate", "the following arguments are required: model"),
     ("nonsense", "invalid choice: 'nonsense'"),
     ("convert {place}/ar {place}/folder/new --context_length 0", "--context_length 0 must be at least 1"),
     ("convert {place}/ar {place}/folder/new --context_length 999", "context_length=999 is not in 1 to 40"),
@@ -323,10 +323,11 @@ def test_alone_it_prints_the_help_and_knows_its_version(capsys):
 
 
 def test_the_shipped_pair_is_found_from_any_folder(tmp_path, monkeypatch, capsys):
-    from arche_mdlm.studies.quickstart import command
-
     monkeypatch.chdir(tmp_path)
     assert main(["compare", "--dry_run"]) == 0
-    monkeypatch.setattr(command, "REPOSITORY", tmp_path)
-    assert main(["compare", "--dry_run"]) == 2
-    assert "the shipped pair is in the folder checkpoints/ of the repository" in capsys.readouterr().err
+    assert resolve("checkpoints/mdlm-tinystories-mini") == resolve("mdlm-tinystories-mini") == str(shipped("mdlm"))
+    assert resolve("user/mdlm-tinystories-mini") == "user/mdlm-tinystories-mini"
+    (tmp_path / "ar-tinystories-mini").mkdir()
+    assert resolve("ar-tinystories-mini") == "ar-tinystories-mini", "a folder at hand goes first"
+    with pytest.raises(ValueError, match="arm='mdml' must be one of mdlm, ar"):
+        shipped("mdml")

@@ -12,7 +12,8 @@ from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.studies.arche.effects import contrasts, effects, sentence
 from arche_mdlm.studies.arche.factors import PAPER
 from arche_mdlm.studies.arche.jobs import plain_sampler
-from arche_mdlm.studies.arche.plan import ArcheSettings, build_plan
+from arche_mdlm.studies.arche.plan import build_plan
+from arche_mdlm.studies.arche.settings import ArcheSettings
 from arche_mdlm.studies.engine.jobs import StudyFolder
 
 TINY = {
@@ -60,7 +61,7 @@ def settings(workplace, **changes) -> ArcheSettings:
 
 def test_end_to_end(workplace, tmp_path, capsys, monkeypatch):
     # The presets' MDLM arm has 50,258 entries in, 50,257 out: not with the tiny tokenizer.
-    import arche_mdlm.studies.arche.plan as protocol
+    import arche_mdlm.studies.arche.settings as protocol
     import arche_mdlm.training.plan as training
 
     def load(name, changes=None):

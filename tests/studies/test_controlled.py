@@ -9,7 +9,8 @@ import torch
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.studies.controlled.conclusions import MAIN, conclusions
-from arche_mdlm.studies.controlled.plan import AR_COLUMNS, ControlledSettings, build_plan
+from arche_mdlm.studies.controlled.plan import AR_COLUMNS, build_plan
+from arche_mdlm.studies.controlled.settings import ControlledSettings
 from arche_mdlm.studies.controlled.texts import prompts
 from arche_mdlm.studies.engine.jobs import StudyFolder
 from arche_mdlm.studies.engine.keys import data_hash

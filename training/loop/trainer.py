@@ -220,13 +220,21 @@ class Trainer:
         bar.set_postfix_str(f"loss {entry['loss']:.3f}, {entry['tokens_per_second']:,.0f} tok/s{utilised}")
 
     def evaluate(self) -> dict:
-        """Likelihood of the validation split, with averaged weights if the run has them."""
+        """Likelihood of the validation split, with averaged weights if the run has them; the best step is kept."""
+        result = self._score()
+        if result["validation_nats"] < self.state.best_nats:
+            self.state.best_nats, self.state.best_step = result["validation_nats"], self.state.step
+        return result
+
+    def evaluate_start(self) -> None:
+        """Likelihood of the weights that a fine-tuning starts from, for the log; they are not a result of the run."""
+        self._score()
+
+    def _score(self) -> dict:
         model = cast(PreTrainedModel, self.ema.module) if self.ema is not None else self.raw_model
         with self.accelerator.autocast():  # sharded layers come in its type, averages are not wrapped in it
             result = self.evaluator(model, self.accelerator)
         reshard(model)
-        if result["validation_nats"] < self.state.best_nats:
-            self.state.best_nats, self.state.best_step = result["validation_nats"], self.state.step
         self._record({"step": self.state.step, **result})
         if self.accelerator.is_main_process:
             bits = result["validation_bits_per_byte"]  # windows do not know their bytes
