@@ -34,7 +34,7 @@ COMPARED = {
     "data.min_characters": 5,
     "data.long_documents": "chunk",
     "data.validation_fraction": 0.3,
-    "training.objective": "nelbo",
+    "training.objective": "low_variance",
     "training.time_sampling": "uniform",
     "training.max_steps": 9,
     "training.batch_size": 4,
@@ -241,8 +241,8 @@ def test_data_in_another_place_is_the_same_data(stopped, run, whole, tmp_path):
     ("more", "lines"),
     [
         (["--seed", "3"], ["training.seed: 0 -> 3"]),
-        (["--objective", "nelbo", "--set", "training.batch_size=4"],
-         ["training.objective: low_variance -> nelbo", "training.batch_size: 8 -> 4"]),
+        (["--objective", "low_variance", "--set", "training.batch_size=4"],
+         ["training.objective: nelbo -> low_variance", "training.batch_size: 8 -> 4"]),
         (["--learning_rate", "0.5"], ["training.learning_rate: 0.003 -> 0.5"]),
         (["--set", "data.validation_fraction=0.3"], ["data.validation_fraction: 0.2 -> 0.3"]),
         (["--set", "training.eval_rows=3"], ["training.eval_rows: none -> 3"]),
@@ -271,7 +271,7 @@ def test_an_option_left_out_is_refused_where_the_preset_is_named(run, stopped, c
     message = capsys.readouterr().err
     for expected in (
         "training.batch_size: 8 -> 16",
-        "training.max_steps: 4 -> 400",
+        "training.max_steps: 4 -> 800",
         "model.config.hidden_size: 32 -> 96",
     ):
         assert expected in message
