@@ -163,7 +163,6 @@ def count(least: int = 1, most: int = MANY, words: tuple[str, ...] = ()) -> Numb
 
 
 SEED = Number(int, 0, LARGEST_SEED)
-POSITIVE = Number(float, above=0)
 COLDEST, HOTTEST = 0.001, 1000.0  # beyond these the numbers of a softmax over- or underflow
 TEMPERATURE = Number(float, COLDEST, HOTTEST)
 

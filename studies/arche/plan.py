@@ -23,6 +23,7 @@ from arche_mdlm.studies.engine.estimates import forward_seconds, training_second
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.keys import data_hash
 from arche_mdlm.studies.engine.trainings import TRAIN
+from arche_mdlm.training.models.arms import ARMS
 
 _JOBS = "arche_mdlm.studies.arche.jobs"
 
@@ -61,9 +62,9 @@ def _training_jobs(settings: ArcheSettings, arm: str, layout: str, device: str) 
         cell = f"{arm}-{layout}-{length}-{variant}"
         tokens = settings.short_length if length == "short" else preset.data.context_length
         kept = {key: getattr(settings, key) for key in ("num_samples", "temperature", "batch_size", "seed")}
-        kept |= {"num_diffusion_steps": settings.num_diffusion_steps} if arm == "mdlm" else {}
+        kept |= ARMS[arm].step_options(settings.num_diffusion_steps)
         sample = corpus | kept | {"length": length, "tokens": tokens, "variant": variant}
-        forwards = settings.num_samples * (settings.num_diffusion_steps if arm == "mdlm" else 2)
+        forwards = settings.num_samples * ARMS[arm].forwards_of_text(settings.num_diffusion_steps)
         seconds = forward_seconds(preset, device, forwards) * tokens / preset.data.context_length
         yield Job(f"sample-{cell}", "sample", f"{_JOBS}:sample", sample, (train,), seconds)
         measured = {"arm": arm, "layout": layout, "length": length, "variant": variant}

@@ -21,6 +21,7 @@ from arche_mdlm.studies.engine.estimates import forward_seconds, training_second
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.keys import data_hash
 from arche_mdlm.studies.engine.trainings import TRAIN
+from arche_mdlm.training.models.arms import ARMS
 
 AR_COLUMNS = ("ar-seen", "ar-supervised")
 CHECKPOINTS = ("best", "last")
@@ -91,7 +92,7 @@ def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str)
     yield Job(train, "train", TRAIN, own, needs, training_seconds(preset, device, steps), fresh=True)
     for checkpoint in CHECKPOINTS:
         chosen = about | {"checkpoint": checkpoint} | data_settings(settings, preset)
-        draws = settings.likelihood_samples if arm == "mdlm" else 1
+        draws = ARMS[arm].forwards_of_score(settings.likelihood_samples)
         likelihood_needs = (train, *_same(f"likelihood-{run}", checkpoint))
         yield Job(
             f"likelihood-{run}-{checkpoint}", "likelihood", f"{_JOBS}:likelihood",

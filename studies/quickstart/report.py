@@ -10,6 +10,7 @@ from arche_mdlm.studies.quickstart.first_look import HOLE
 from arche_mdlm.studies.quickstart.plan import COOLER, training_log
 from arche_mdlm.studies.quickstart.plots import draw
 from arche_mdlm.training.loop.provenance import portable
+from arche_mdlm.training.models.arms import ARMS
 
 FILES = ("report.md", "report.json", "diversity.png", "lengths.png", "training.png")
 
@@ -155,6 +156,7 @@ def _temperature_note(report: dict) -> str:
 
 
 def _likelihood_table(report: dict) -> str:
+    bounds = {arm.label: arm.is_bound for arm in ARMS.values()}
     corpora = list(dict.fromkeys(c for arm in report["arms"].values() for c in arm["likelihood"]))
     rows = []
     for corpus in corpora:
@@ -162,7 +164,7 @@ def _likelihood_table(report: dict) -> str:
             score = arm["likelihood"].get(corpus)
             if score is not None:
                 error = f" ± {score['standard_error']:.4f}" if score["standard_error"] else ""
-                kind = "NELBO ≤" if name == "MDLM" else "NLL ="
+                kind = "NELBO ≤" if bounds[name] else "NLL ="
                 rows.append(
                     [
                         f"{corpus}: {name}",
