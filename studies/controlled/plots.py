@@ -17,7 +17,11 @@ def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     pictures = {}
     for name, caption, plot in (
         ("training.png", "Validation during training, a line a seed", _curves),
-        ("frontier.png", "Quality and diversity by temperature, mean over seeds; dashed: held-out stories", _frontier),
+        (
+            "frontier.png",
+            "Quality and diversity by temperature, a marker each from the lowest to the highest, mean over seeds; dashed: held-out stories",
+            _frontier,
+        ),
         (
             "intervals.png",
             "Figures at temperature 1.0 "
@@ -68,17 +72,19 @@ def _frontier(report: dict, colours: dict) -> Any:
         return None
     figure, axis = subplots(size=(8, 5))
     for name, found in groups.items():
-        points = [(t, g["mean"]["self_bleu"], g["mean"][key]) for t, g in found]
-        points = [(t, x["estimate"], y["estimate"]) for t, x, y in points if x and y]
+        pairs = [(g["mean"]["self_bleu"], g["mean"][key]) for _, g in found]
+        points = [(x["estimate"], y["estimate"]) for x, y in pairs if x and y]
         if points:
-            axis.plot([p[1] for p in points], [p[2] for p in points], "o-", color=colours[name], label=name)
-            for temperature, x, y in points:
-                axis.annotate(f"{temperature:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+            axis.plot([p[0] for p in points], [p[1] for p in points], "o-", color=colours[name], label=name)
     reference = report["reference"]
     if reference and reference["figures"] and reference["figures"].get(key) is not None:
-        axis.axvline(reference["figures"]["self_bleu"], **REFERENCE)
+        axis.axvline(reference["figures"]["self_bleu"], **REFERENCE, label="held-out stories")
         axis.axhline(reference["figures"][key], **REFERENCE)
-    axis.set(xlabel="Self-BLEU (lower is more diverse)", ylabel=f"{label} (numbers: temperature)")
+    temperatures = sorted({temperature for found in groups.values() for temperature, _ in found})
+    axis.set_title(
+        f"a marker a temperature, from {temperatures[-1]:g} (left) to {temperatures[0]:g} (right)", fontsize=10
+    )
+    axis.set(xlabel="Self-BLEU (lower is more diverse)", ylabel=label)
     if judged:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")

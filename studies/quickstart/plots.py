@@ -13,8 +13,10 @@ _PANELS = ("distinct_2", "distinct_4", "self_bleu", "distinct_first_words", "dis
 def draw(report: dict, output: OutputFolder, histories: dict[str, list[dict]]) -> dict[str, str]:
     """Write the pictures there is data for; captions by file name. `histories`: the arms' training logs."""
     pictures = {
-        "diversity.png": "Diversity of both arms; the dashed line is real held-out stories",
-        "lengths.png": "How long the unprompted stories are",
+        "diversity.png": "Diversity of both arms"
+        + ("; dashed: real held-out stories, grey: their interval" if report["reference"] else ""),
+        "lengths.png": "How long the unprompted stories are"
+        + ("; dashed: the mean of real held-out stories" if report["reference"] else ""),
     }
     output.write("diversity.png", lambda path: plot_diversity(report, path))
     output.write("lengths.png", lambda path: plot_lengths(report, path))
@@ -42,7 +44,8 @@ def plot_diversity(report: dict, path: Path) -> None:
         axis.set_xticks(range(len(report["arms"])), report["arms"])
         axis.set_xlim(-0.6, len(report["arms"]) - 0.4)
         finish(axis)
-    figure.suptitle(f"{report['settings']['num_samples']} stories an arm; grey: real held-out stories", fontsize=12)
+    compared = "; dashed and grey: real held-out stories" if report["reference"] else ""
+    figure.suptitle(f"{report['settings']['num_samples']} stories an arm{compared}", fontsize=12)
     save(figure, path)
 
 

@@ -2,51 +2,66 @@
 
 from typing import Any
 
-from arche_mdlm.studies.engine.colours import SERIES
+from arche_mdlm.studies.engine.colours import BLUE, GREEN, ORANGE, PURPLE, VERMILION
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
 from arche_mdlm.training.files.own_files import OutputFolder
 
-_MARKERS = "osD^vPX<>h"
-_LINES = ("-", "--", ":")
+_STYLES = ((VERMILION, "o"), (BLUE, "s"), (GREEN, "D"), (PURPLE, "^"), (ORANGE, "v"))  # the most lines of a column
+_FIGURES = {"generative_perplexity": "generative perplexity", "unigram_entropy_nats": "unigram entropy, nats"}
 
 
 def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     """Write `frontier.png`; its caption."""
     output.write("frontier.png", lambda path: save(_frontier(report), path))
     return {
-        "frontier.png": "Speed against quality: a marker for each number of steps, fewer steps to the right; lines between "
-        "them only guide the eye" + ("; dashed: held-out stories" if report["reference"] else "")
+        "frontier.png": "Speed against quality, a few samplers a column: a marker for each number of steps, fewer steps to the "
+        "right; lines between them only guide the eye; star: AR"
+        + ("; dashed: held-out stories" if report["reference"] else "")
     }
 
 
 def _frontier(report: dict) -> Any:
+    """A row a figure, the samplers shared out over the columns, AR and the held-out stories in every panel."""
     size = str(max(report["settings"]["batch_sizes"]))
-    panels = {"generative_perplexity": "generative perplexity", "unigram_entropy_nats": "unigram entropy, nats"}
-    if report["judge"] is None:
-        del panels["generative_perplexity"]
-    figure, axes = subplots(1, len(panels), size=(1.5 + 6 * len(panels), 5), squeeze=False)
-    for axis, (key, label) in zip(axes[0], panels.items(), strict=True):
-        _panel(axis, report, key, size)
-        axis.set(xscale="log", xlabel=f"stories/s, batch {size}", ylabel=label)
-        finish(axis)
-        axis.grid(alpha=0.25, which="minor")
-        if key == "generative_perplexity":
-            axis.set_yscale("log")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    keys = [key for key in _FIGURES if report["judge"] is not None or key != "generative_perplexity"]
+    labels = list(dict.fromkeys(row["label"] for row in report["rows"] if row["steps"] is not None))
+    columns = max(1, -(-len(labels) // len(_STYLES)))
+    each = -(-len(labels) // columns)
+    groups = [labels[start : start + each] for start in range(0, max(len(labels), 1), max(each, 1))]
+    figure, axes = subplots(len(keys), columns, size=(1 + 4.2 * columns, 0.8 + 3.6 * len(keys)), squeeze=False,
+                            sharex=True, sharey="row")  # fmt: skip
+    for row, key in zip(axes, keys, strict=True):
+        for axis, group in zip(row, groups, strict=True):
+            _panel(axis, report, key, size, group)
+            axis.set(xscale="log")
+            if key == "generative_perplexity":
+                axis.set_yscale("log")
+            finish(axis)
+            axis.grid(alpha=0.25, which="minor")
+        row[0].set_ylabel(_FIGURES[key])
+    for axis in axes[0]:
+        axis.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    for axis in axes[-1]:
+        axis.set_xlabel(f"stories/s, batch {size}")
     return figure
 
 
-def _panel(axis: Any, report: dict, key: str, size: str) -> None:
+def _panel(axis: Any, report: dict, key: str, size: str, labels: list[str]) -> None:
     """A line a sampler, AR as a star, held-out stories dashed."""
-    for number, label in enumerate(dict.fromkeys(row["label"] for row in report["rows"])):
+    for row in report["rows"]:
+        if row["steps"] is None and row[key] is not None:
+            axis.plot(
+                row["stories_per_second"][size]["median"],
+                row[key],
+                "*",
+                ms=15,
+                color="black",
+                label=row["label"],
+                zorder=5,
+            )
+    for label, (colour, marker) in zip(labels, _STYLES, strict=False):
         rows = [row for row in report["rows"] if row["label"] == label and row[key] is not None]
         x = [row["stories_per_second"][size]["median"] for row in rows]
-        y = [row[key] for row in rows]
-        if all(row["steps"] is None for row in rows):
-            axis.plot(x, y, "*", ms=18, color="black", label=label, zorder=5)
-            continue
-        style = {"marker": _MARKERS[number % len(_MARKERS)], "ls": _LINES[number // len(SERIES) % len(_LINES)]}
-        axis.plot(x, y, color=SERIES[number % len(SERIES)], ms=6, lw=1.4, label=label, **style)
+        axis.plot(x, [row[key] for row in rows], color=colour, marker=marker, ms=6, lw=1.4, label=label)
     if report["reference"] and report["reference"][key] is not None:
         axis.axhline(report["reference"][key], **REFERENCE, label="held-out stories")
