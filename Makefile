@@ -12,7 +12,7 @@ COMPAT_TESTS ?= tests/modeling tests/pipelines tests/clients tests/metrics/test_
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-compat lint format venv build/typed benchmark checkpoint-code clean
+.PHONY: help quickstart test test-slow test-compat lint format venv build/typed benchmark checkpoint-code clean
 
 help:  ## show this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,10 @@ quickstart: .venv/.installed  ## write stories with the shipped pair and compare
 	.venv/bin/arche-mdlm compare --output $(OUTPUT)
 
 test: lint .venv/.clients  ## lint, check the format and run the tests (TESTS=tests/test_hub.py for some of them)
-	$(TEST_ENV) $(PY) -m pytest $(TESTS)
+	$(TEST_ENV) $(PY) -m pytest -m "not long" $(TESTS)
+
+test-slow: .venv/.clients  ## the tests that take longest, which `make test` leaves out (TESTS as above)
+	$(TEST_ENV) $(PY) -m pytest -m long $(TESTS)
 
 test-compat: .venv-oldest/.installed .venv-newest/.installed  ## models and tools on the oldest and newest versions (10 GB, half an hour)
 	$(TEST_ENV) .venv-oldest/bin/python -m pytest $(COMPAT_TESTS)

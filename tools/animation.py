@@ -12,7 +12,15 @@ from pathlib import Path
 import torch
 
 from arche_mdlm.studies.engine.pair import check_pair
-from arche_mdlm.training.command_line import SEED, ArgumentParser, checkpoint, count, exit_status, output_file
+from arche_mdlm.training.command_line import (
+    SEED,
+    TEMPERATURE,
+    ArgumentParser,
+    checkpoint,
+    count,
+    exit_status,
+    output_file,
+)
 from arche_mdlm.training.files.own_files import OutputFolder
 from tools.text_layout import lay_out, pieces_of
 
@@ -258,16 +266,18 @@ def main(argv: list[str] | None = None) -> int:
     add("--seed", type=SEED, default=0)
     add("--num_diffusion_steps", type=count(), default=64)
     add("--sampler", help="default: the checkpoint's")
+    add("--temperature", type=TEMPERATURE, default=1.0, help="of both arms")
     add("--frame_ms", type=count(1, 60_000), default=60, help="how long one forward is shown")
     add("--hold_ms", type=count(1, 600_000), default=5000, help="how long the last picture stays")
     args = parser.parse_args(argv)
     OutputFolder(args.output.parent, [args.output.name]).check()
     (mdlm, tokenizer), (ar, ar_tokenizer) = (arm.load() for arm in check_pair(args.mdlm, args.ar).values())
-    options = {"num_diffusion_steps": args.num_diffusion_steps}
+    sampling = {"do_sample": True, "temperature": args.temperature}
+    options = {"num_diffusion_steps": args.num_diffusion_steps, **sampling}
     options |= {} if args.sampler is None else {"sampler": args.sampler}
     tracks = [
         (mdlm_track(mdlm, tokenizer, args.prompt, args.seed, **options), tokenizer),
-        (ar_track(ar, ar_tokenizer, args.prompt, args.seed), ar_tokenizer),
+        (ar_track(ar, ar_tokenizer, args.prompt, args.seed, **sampling), ar_tokenizer),
     ]
     frames = draw_frames(tracks)
     number = write_gif(frames, args.output, args.frame_ms, args.hold_ms)
