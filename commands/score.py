@@ -40,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
     from arche_mdlm.training.threads import choose_threads
 
     logging.disable_progress_bar()
-    choose_threads(args.threads)
     model, tokenizer = load_arm(args.model)
     length = context_length(model)
     data = prepare_data(
         args.file, tokenizer, context_length=length, text_column=args.text_column, long_documents=args.long_documents
     )
+    choose_threads(args.threads)
     score = Evaluator(data.dataset, length, tokenizer.pad_token_id, args.num_samples)(model.eval())
     kept = f"{data.summary.stories:,} texts, {data.summary.tokens:,} tokens"
     if data.summary.left_out:

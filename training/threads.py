@@ -33,12 +33,11 @@ def choose_threads(
     if asked is not None:
         torch.set_num_threads(asked)
     elif "OMP_NUM_THREADS" not in os.environ and not torch.cuda.is_available() and torch.get_num_threads() > 1:
+        most = torch.get_num_threads()
         chosen, gain = (trial or run_trial)()
         torch.set_num_threads(chosen)
-        how = f"{gain:.1f} times as fast as 1" if gain >= 1 else f"{1 / gain:.1f} times as slow as 1"
-        say(
-            f"{chosen} thread{'s' * (chosen > 1)}: in a trial, all were {how} (--threads N, or OMP_NUM_THREADS, sets another number)"
-        )
+        how = f"{gain:.1f} times as fast as one" if gain >= 1 else f"{1 / gain:.1f} times as slow as one"
+        say(f"{chosen} thread{'s' * (chosen > 1)}: in a trial, {most} were {how} (--threads N sets another number)")
     return torch.get_num_threads()
 
 

@@ -77,8 +77,8 @@ def test_there_is_no_trial_where_nothing_is_to_be_chosen(four_cores, monkeypatch
 @pytest.mark.parametrize(
     ("result", "line"),
     [
-        ((4, 1.8), "4 threads: in a trial, all were 1.8 times as fast as 1"),
-        ((1, 0.05), "1 thread: in a trial, all were 20.0 times as slow as 1"),
+        ((4, 1.8), "4 threads: in a trial, 4 were 1.8 times as fast as one ("),
+        ((1, 0.05), "1 thread: in a trial, 4 were 20.0 times as slow as one ("),
     ],
 )
 def test_the_result_is_said_in_one_line(four_cores, result, line):

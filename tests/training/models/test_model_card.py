@@ -105,12 +105,13 @@ def test_the_shipped_cards_are_what_the_writer_writes(tmp_path, arm):
     preset = load_preset(
         f"mini-{arm}",
         {
+            "training.max_steps": 8000,
             "data.source": "train.jsonl",
             "data.description": "TinyStories, short synthetic children's stories (Eldan and Li 2023), de-duplicated",
             "data.license": "cdla-sharing-1.0",
             "data.language": "en",
         },
     )
-    write_model_card(tmp_path, preset, log["run"], log["history"], 5000, folder.name, log["exported"], "apache-2.0")
+    write_model_card(tmp_path, preset, log["run"], log["history"], log["exported"]["step"], folder.name, log["exported"], "apache-2.0")
     expected = (tmp_path / "README.md").read_text(encoding="utf-8") + "\n![Loss curves](training.png)\n"
     assert (folder / "README.md").read_text(encoding="utf-8") == expected
