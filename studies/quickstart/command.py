@@ -47,11 +47,10 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
 
 
 def _greet(settings: Any, show: Callable[[str], None]) -> None:
-    from arche_mdlm.studies.engine.pair import check_pair
     from arche_mdlm.studies.quickstart.first_look import show_first
-    from arche_mdlm.studies.quickstart.plan import COOLER
+    from arche_mdlm.studies.quickstart.plan import COOLER, load_pair
 
-    show_first(check_pair(settings.mdlm, settings.ar), min(COOLER, settings.temperature), show)
+    show_first(load_pair(settings), min(COOLER, settings.temperature), show)
     show("Now the whole comparison, which takes some minutes.\n")
 
 

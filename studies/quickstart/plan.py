@@ -63,13 +63,18 @@ class ComparisonSettings:
             raise ValueError(f"count={self.count!r} must be one of {', '.join(COUNTS)}")
 
 
+def load_pair(settings: ComparisonSettings) -> dict[str, Arm]:
+    """The two arms, on a GPU if there is one; as `check_pair`."""
+    return check_pair(settings.mdlm, settings.ar, "cuda" if torch.cuda.is_available() else "cpu")
+
+
 def build_plan(settings: ComparisonSettings) -> Plan:
     """Both arms get the same prompts, temperature, seed and number of stories.
 
     Raises ValueError or FileNotFoundError for a checkpoint that does not load, two arms whose tokenizers differ, a context
     that is too short for the prompts, or data that cannot be read.
     """
-    arms = check_pair(settings.mdlm, settings.ar, "cuda" if torch.cuda.is_available() else "cpu")
+    arms = load_pair(settings)
     _check_context(arms)
     reference, figures = _reference(settings, arms["MDLM"])
     jobs = [job for name, arm in arms.items() for job in _arm_jobs(settings, name, arm)]

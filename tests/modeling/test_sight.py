@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaModel
 
 from arche_mdlm import MDLMConfig, MDLMModel
 from arche_mdlm.sight_mdlm import Sight, documents_of, sight_of
@@ -67,6 +68,47 @@ def test_the_rule_makes_the_mask_of_block_training(block_length):
     assert torch.equal(pairs(sight), expected)
 
 
+RANKS = torch.tensor([3, 0, 5, 1, 4, 2])  # an order in which six positions become clean
+
+
+def eso_diffusion(ranks: torch.Tensor) -> tuple[Sight, torch.Tensor]:
+    """Of Eso-LM's diffusion pass: a position sees those of its rank and below."""
+    alone = -1 - torch.arange(len(ranks))
+    return Sight(torch.zeros_like(ranks)[None], ranks[None], ranks[None], alone[None]), (ranks <= ranks[:, None])[None]
+
+
+def eso_sequential(ranks: torch.Tensor) -> tuple[Sight, torch.Tensor]:
+    """Of Eso-LM's sequential pass over [z ; x]: z sees itself and x of lower ranks, x sees x up to its own rank."""
+    length, both = len(ranks), ranks.repeat(2)
+    clean = torch.arange(2 * length) >= length
+    write, read = torch.where(clean, both, 2 * length), torch.where(clean, both, both - 1)
+    group = torch.arange(2 * length)
+    q, k = torch.meshgrid(torch.arange(2 * length), torch.arange(2 * length), indexing="ij")
+    expected = torch.where(clean[q], clean[k] & (both[k] <= both[q]), torch.where(clean[k], both[k] < both[q], q == k))
+    return Sight(*(values[None] for values in (torch.zeros_like(both), write, read, group))), expected[None]
+
+
+def causal(length: int) -> tuple[Sight, torch.Tensor]:
+    index = torch.arange(length)
+    return Sight(torch.zeros_like(index)[None], index[None], index[None], index[None]), (index <= index[:, None])[None]
+
+
+FAMILIES = {
+    "blocks": (lambda: doubled(6, 2), torch.arange(6).repeat(2)),
+    "eso, diffusion": (lambda: eso_diffusion(RANKS), torch.arange(6)),
+    "eso, sequential": (lambda: eso_sequential(RANKS), torch.arange(6).repeat(2)),
+    "causal": (lambda: causal(6), torch.arange(6)),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_rule_makes_the_masks_of_the_other_families(name):
+    sight, expected = FAMILIES[name][0]()
+    assert torch.equal(pairs(sight), expected)
+    columns = torch.tensor([[5, 0, 0, 3]])
+    assert torch.equal(sight.window(columns), expected[:, columns[0]])
+
+
 def trunk(attention: str, block_length: int | None = None) -> MDLMModel:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -107,8 +149,40 @@ def test_no_position_learns_what_it_does_not_see(attention):
         assert torch.equal((before - after).abs().amax(-1) > 1e-7, reach[:, key])
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+@torch.no_grad()
+def test_every_backend_sees_the_same(attention, compiler):
+    """Of all families in one batch: rows of one call may have sights of different kinds."""
+    sights, ids, positions = [], torch.randint(0, 31, (len(FAMILIES), 12)), []
+    for make, _ in FAMILIES.values():
+        (sight, _), length = make(), 12
+        # A sight of six positions stands twice beside each other, as two documents.
+        twice = len(sight.document[0]) < length
+        sights.append([torch.cat([v, v], 1) if twice else v for v in sight])
+        if twice:
+            sights[-1][0] = torch.arange(2).repeat_interleave(6)[None]
+        positions.append(torch.arange(6).repeat(2))
+    sight = Sight(*(torch.cat(values).contiguous() for values in zip(*sights, strict=True)))
+    inputs = {"position_ids": torch.stack(positions), "sight": sight}
+    expected = trunk("sdpa")(ids, **inputs).last_hidden_state
+    torch.testing.assert_close(trunk(attention)(ids, **inputs).last_hidden_state, expected, atol=2e-6, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_the_given_sight_is_that_of_the_config():
     model, ids = trunk("sdpa", 4), torch.randint(0, 31, (2, 12))
     sight = sight_of(torch.arange(12).expand(2, -1), False, 4)
     assert torch.equal(model(ids).last_hidden_state, model(ids, sight=sight).last_hidden_state)
+
+
+@torch.no_grad()
+def test_seeing_only_what_is_before_makes_a_llama_of_it():
+    """With the causal sight and a Llama's weights the trunk computes what transformers' own causal model computes."""
+    model = trunk("sdpa")
+    own = {key: value for key, value in model.config.to_dict().items() if key in LlamaConfig().to_dict()}
+    llama = LlamaModel(LlamaConfig(**own | {"pad_token_id": None})).eval()
+    llama.load_state_dict(model.state_dict())
+    ids = torch.randint(0, 31, (2, 6))
+    sight = Sight(*(values.expand(2, -1).contiguous() for values in causal(6)[0]))
+    torch.testing.assert_close(model(ids, sight=sight).last_hidden_state, llama(ids).last_hidden_state)

@@ -112,6 +112,15 @@ def test_the_shipped_cards_are_what_the_writer_writes(tmp_path, arm):
             "data.language": "en",
         },
     )
-    write_model_card(tmp_path, preset, log["run"], log["history"], log["exported"]["step"], folder.name, log["exported"], "apache-2.0")
+    write_model_card(
+        tmp_path,
+        preset,
+        log["run"],
+        log["history"],
+        log["exported"]["step"],
+        folder.name,
+        log["exported"],
+        "apache-2.0",
+    )
     expected = (tmp_path / "README.md").read_text(encoding="utf-8") + "\n![Loss curves](training.png)\n"
     assert (folder / "README.md").read_text(encoding="utf-8") == expected
