@@ -81,6 +81,7 @@ def test_the_paper_s_loop_writes_what_our_sampler_arche_writes(steps):
     assert model.config.mask_token_id not in drawn
 
 
+@pytest.mark.long
 def test_a_quick_run_reports_every_comparison(tmp_path):
     output = tmp_path / "results" / "latest.json"
     command = [
@@ -162,6 +163,7 @@ def test_a_small_run_of_the_samplers_reports_each(tmp_path, capsys):
     assert "written to" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_scaling_measures_speed_and_memory_of_each_line(tmp_path, monkeypatch):
     from benchmarks import scaling
 
@@ -207,6 +209,7 @@ def test_a_profile_names_operations(tmp_path):
     assert str(tmp_path) not in text
 
 
+@pytest.mark.long
 def test_the_memory_of_preparing_data_is_measured_in_children(tmp_path):
     from benchmarks.data_memory import main
 

@@ -77,7 +77,7 @@ def test_every_position_sees_both_ways(tiny_mdlm, canvas):
     assert bool((difference > 1e-4).all())
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("flex_attention", marks=pytest.mark.long)])
 def test_attention_backends_agree_with_eager(build_mdlm, canvas, attention):
     mask = torch.ones_like(canvas)
     mask[0, :3] = 0

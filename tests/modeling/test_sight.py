@@ -149,11 +149,12 @@ def test_no_position_learns_what_it_does_not_see(attention):
         assert torch.equal((before - after).abs().amax(-1) > 1e-7, reach[:, key])
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+@pytest.mark.parametrize("attention", ["eager", pytest.param("flex_attention", marks=pytest.mark.long)])
 @torch.no_grad()
-def test_every_backend_sees_the_same(attention, compiler):
+def test_every_backend_sees_the_same(attention, request):
     """Of all families in one batch: rows of one call may have sights of different kinds."""
+    if attention == "flex_attention":
+        request.getfixturevalue("compiler")
     sights, ids, positions = [], torch.randint(0, 31, (len(FAMILIES), 12)), []
     for make, _ in FAMILIES.values():
         (sight, _), length = make(), 12

@@ -87,7 +87,7 @@ def test_positions_start_again_at_each_document():
     assert document_positions(documents).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", pytest.param("flex_attention", marks=pytest.mark.long)])
 @pytest.mark.parametrize("arm", ["tiny_mdlm", "tiny_ar"])
 def test_packed_documents_do_not_see_each_other(request, arm, attention):
     model = request.getfixturevalue(arm)

@@ -117,6 +117,7 @@ def assert_close_checkpoints(folder: Path, other: Path, step: int = 6) -> None:
     assert (folder / "config.json").read_text() == (other / "config.json").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("arm", ARMS)
 def test_sharded_over_two_processes_is_the_run_of_one(arguments, tmp_path, arm):
@@ -142,6 +143,7 @@ def test_sharded_over_two_processes_is_the_run_of_one(arguments, tmp_path, arm):
         assert_close_checkpoints(folder, one)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_averages_an_untied_head_and_checkpointed_layers(arguments, tmp_path):
     """What one process wrote, one and two go on from; evaluated at every step, saved at the last one only."""
