@@ -193,6 +193,10 @@ def validate(preset: Preset) -> None:
     _one_of("data.long_documents", data.long_documents, LONG_DOCUMENTS)
     if data.long_documents == "chunk" and data.layout != "rows":
         raise ValueError(f"data.long_documents='chunk' is for data.layout='rows'; {data.layout!r} keeps every token")
+    if model.config.get("diffusion") == "block" and data.layout == "packed":
+        raise ValueError(
+            "data.layout='packed' does not go with model.config.diffusion='block': use 'rows' or 'windows'"
+        )
     _check_model(preset)
 
 

@@ -108,25 +108,31 @@ def nelbo_of_seeds(
     _check_draws(num_samples, antithetic)
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
     scored = _scored(input_ids, attention_mask, model.config.bos_token_id)
-    family = family_of(model)
+    family, attended = family_of(model), attention_mask.bool()
     draws = [
-        family.bound_draws(scored[row].cpu(), num_samples, antithetic, torch.Generator().manual_seed(seed))
+        family.bound_draws(
+            scored[row].cpu(), attended[row].cpu(), num_samples, antithetic, torch.Generator().manual_seed(seed)
+        )
         for row, seed in enumerate(seeds)
     ]
     masks = torch.cat([draw.changed for draw in draws]).to(input_ids.device)  # (B * num_samples, L)
     weights = torch.cat([draw.weights for draw in draws]).to(input_ids.device)
     rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(num_samples)
     estimates = torch.empty(len(rows), dtype=torch.float64)
-    sizes = BatchSize.of(batch_size, model, input_ids.shape[1], all_logits=not gives_token_nll(model))
+    width = input_ids.shape[1] * family.order.copies
+    sizes = BatchSize.of(batch_size, model, width, all_logits=not gives_token_nll(model))
 
     def score(part: range) -> torch.Tensor:
         where = slice(part.start, part.stop)
-        return _masked_nats(model, input_ids[rows[where]], attention_mask[rows[where]], masks[where]).cpu()
+        chosen = (input_ids[rows[where]], attention_mask[rows[where]], masks[where])
+        return _masked_nats(model, *chosen, weights[where] if weights.dim() == 2 else None).cpu()
 
     with evaluating(model):
         for part, nats in sizes.run(range(len(rows)), score):
             estimates[part.start : part.stop] = nats
-    estimates = (estimates * weights.cpu()).view(len(input_ids), num_samples)
+    if weights.dim() == 1:
+        estimates = estimates * weights.cpu()
+    estimates = estimates.view(len(input_ids), num_samples)
     return Likelihood(estimates.mean(1), _standard_error(estimates, paired=antithetic != "none"))
 
 
@@ -183,24 +189,27 @@ def _scored(input_ids: torch.Tensor, attention_mask: torch.Tensor, bos_token_id:
 
 
 def _masked_nats(
-    model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, masks: torch.Tensor
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    masks: torch.Tensor,
+    weights: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Sum (N,) of the cross-entropies at each canvas's masked positions, float64."""
+    """Sum (N,) of the cross-entropies at each canvas's masked positions, float64, times `weights` (N, L) if there are any."""
     config, family = model.config, family_of(model)
-    extra = {}
+    inputs = family.order.inputs(family.corruption.replace(input_ids, masks), input_ids, attention_mask.bool())
     if getattr(config, "time_conditioning", "none") != "none":
         rate = masks.sum(-1) / _scored(input_ids, attention_mask, config.bos_token_id).sum(-1)
-        extra["timesteps"] = family.schedule.time_at(rate.float())
-    inputs = {
-        "input_ids": family.corruption.replace(input_ids, masks),
-        "attention_mask": None if bool(attention_mask.all()) else attention_mask,
-        **extra,
-    }
+        inputs["timesteps"] = family.schedule.time_at(rate.float())
+    rest = inputs["input_ids"].shape[1] - input_ids.shape[1]  # what stands behind the canvases
     if gives_token_nll(model):
-        nats = model(**inputs, labels=input_ids.masked_fill(~masks, -100), skip_logits=True).token_nll.double()
+        labels = F.pad(input_ids.masked_fill(~masks, -100), (0, rest), value=-100)
+        nats = model(**inputs, labels=labels, skip_logits=True).token_nll.double()
     else:
-        logits = model(**inputs, positions=masks).logits
+        logits = model(**inputs, positions=F.pad(masks, (0, rest))).logits
         nats = F.cross_entropy(logits.float(), input_ids[masks], reduction="none").double()
+    if weights is not None:
+        nats = nats * weights[masks]
     rows = masks.nonzero()[:, 0]
     return torch.zeros(len(masks), dtype=torch.float64, device=nats.device).index_add_(0, rows, nats)
 

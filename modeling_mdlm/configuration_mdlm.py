@@ -5,7 +5,7 @@ from typing import Any
 from transformers import LlamaConfig
 
 _CHOICES = {
-    "diffusion": ("masked",),
+    "diffusion": ("masked", "block"),
     "time_conditioning": ("none", "additive"),
     "noise_schedule": ("linear", "cosine"),
 }
@@ -23,7 +23,8 @@ class MDLMConfig(LlamaConfig):
     """A `LlamaConfig` (the trunk is a bidirectional Llama) with what masked diffusion adds.
 
     Args:
-        diffusion (`str`, defaults to `"masked"`): the family; this version knows `"masked"` alone.
+        diffusion (`str`, defaults to `"masked"`): the family (`FAMILIES`): `"masked"`, or `"block"`, masked diffusion of blocks of
+            `attention_block_length` positions, one after another.
         bos_token_id (`int`, *optional*): id of the token that begins a text; None, not Llama's 1, where it is not given.
         eos_token_id (`int` or `list[int]`, *optional*): ids that end a text; None, not Llama's 2.
         pad_token_id (`int`, *optional*): id of the padding.
@@ -96,6 +97,13 @@ class MDLMConfig(LlamaConfig):
             )
         if self.attention_block_length is not None and self.attention_block_length < 1:
             raise ValueError(f"attention_block_length={self.attention_block_length} must be at least 1, or None")
+        if self.diffusion == "block" and self.attention_block_length is None:
+            raise ValueError("diffusion='block' needs attention_block_length: the positions of a block")
+        if self.diffusion == "block" and self.time_conditioning != "none":
+            raise ValueError(
+                f"time_conditioning={self.time_conditioning!r} does not go with diffusion='block', whose blocks are at different "
+                "times: it must be 'none'"
+            )
         if self.num_diffusion_steps < 1:
             raise ValueError(f"num_diffusion_steps={self.num_diffusion_steps} must be at least 1")
         self.auto_map = dict(AUTO_MAP)

@@ -8,7 +8,7 @@ import torch
 
 from .configuration_mdlm import MDLMConfig
 from .corruption_mdlm import Corruption, Masked
-from .order_mdlm import Corrupted, Draws, Order, Whole
+from .order_mdlm import Blocks, Corrupted, Draws, Order, Whole
 from .schedule_mdlm import NoiseSchedule, get_schedule
 
 
@@ -31,14 +31,22 @@ class Family:
         """A training batch of clean rows (B, L), corrupted where `open` (B, L) is True; see `Order.lay_out`."""
         return self.order.lay_out(tokens, open, self.corruption, self.schedule, objective, generator, stratified)
 
-    def bound_draws(self, scored: torch.Tensor, num_samples: int, antithetic: str, generator: torch.Generator) -> Draws:
+    def bound_draws(
+        self,
+        scored: torch.Tensor,
+        attended: torch.Tensor,
+        num_samples: int,
+        antithetic: str,
+        generator: torch.Generator,
+    ) -> Draws:
         """Draws of the bound of one row, at the positions where `scored` (L,) is True; see `Order.bound_draws`."""
-        return self.order.bound_draws(scored, self.corruption, num_samples, antithetic, generator)
+        return self.order.bound_draws(scored, attended, self.corruption, num_samples, antithetic, generator)
 
 
 # By `config.diffusion`, whose choices the configuration checks.
 FAMILIES: dict[str, Callable[[MDLMConfig], tuple[Corruption, Order]]] = {
     "masked": lambda config: (Masked(config.mask_token_id), Whole()),
+    "block": lambda config: (Masked(config.mask_token_id), Blocks(config.attention_block_length or 1)),
 }
 
 

@@ -87,7 +87,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         inputs_embeds: torch.Tensor | None = None,
         timesteps: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
-        sight: Sight | None = None,
+        sight: Sight | torch.Tensor | None = None,
         block_cache: Any = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
@@ -102,7 +102,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             timesteps (`torch.Tensor`, (B,)): t in [0, 1]; needed and read with `time_conditioning="additive"` only.
             positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer
                 runs there only. Indices are given in any order, and spare a GPU the wait for their number.
-            sight (`Sight`, *optional*): who sees whom. Default: the documents that `position_ids` tell, and the blocks of
+            sight (`Sight`, or its numbers as (B, 4, L), *optional*): who sees whom. Default: the documents that `position_ids` tell, and the blocks of
                 `attention_block_length`; nothing is read from `position_ids` where it is given.
             block_cache (*optional*): what `BlockCache` hands to the layers.
 
@@ -141,6 +141,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         packed = position_ids is not None and attention_mask is None
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
+        if isinstance(sight, torch.Tensor):
+            sight = Sight(*(numbers.contiguous() for numbers in sight.unbind(1)))
         if sight is None:
             rows = position_ids.expand(inputs_embeds.shape[0], -1)
             sight = sight_of(rows, packed, self.config.attention_block_length)

@@ -17,19 +17,24 @@ class Corrupted(NamedTuple):
 
     input_ids: torch.Tensor  # (B, L), noise where corrupted
     labels: torch.Tensor  # (B, L), the clean token where corrupted, -100 elsewhere
-    timesteps: torch.Tensor  # (B,)
-    loss_weights: torch.Tensor | None  # (B,); None: the model's own
+    timesteps: torch.Tensor | None  # (B,); None where a row has several
+    loss_weights: torch.Tensor | None  # (B,) or as input_ids; None: the model's own
+    position_ids: torch.Tensor | None = None  # as input_ids, where positions are not counted from 0
+    sight: torch.Tensor | None = None  # (B, 4, N), of N inputs; None: what the model's configuration says
 
 
 class Draws(NamedTuple):
     """S draws of a row's bound."""
 
     changed: torch.Tensor  # (S, L) bool, the corrupted positions
-    weights: torch.Tensor  # (S,) float64, of their cross-entropies
+    weights: torch.Tensor  # (S,) or (S, L) float64, of their cross-entropies
 
 
 class Order(ABC):
     """Layout and times of a family; it knows nothing of the noise."""
+
+    block_length: int | None = None  # of generation, where it is not asked for
+    copies: int = 1  # of a row in the inputs
 
     @abstractmethod
     def lay_out(
@@ -53,6 +58,7 @@ class Order(ABC):
     def bound_draws(
         self,
         scored: torch.Tensor,
+        attended: torch.Tensor,
         corruption: Corruption,
         num_samples: int,
         antithetic: str,
@@ -62,8 +68,17 @@ class Order(ABC):
 
         Args:
             scored: (L,) bool, the positions of which the likelihood is wanted.
+            attended: (L,) bool, False at padding.
             antithetic: one of `ANTITHETIC`; pairs stand next to each other. See `metrics.likelihood.nelbo`.
         """
+
+    def inputs(self, noisy: torch.Tensor, clean: torch.Tensor, attended: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The model's inputs for noisy rows (B, L) beside their clean ones; the first L outputs are those of the noisy ones.
+
+        Args:
+            attended: (B, L) bool, False at padding, on either side.
+        """
+        return {"input_ids": noisy} | ({} if bool(attended.all()) else {"attention_mask": attended.long()})
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ class Whole(Order):
     def bound_draws(
         self,
         scored: torch.Tensor,
+        attended: torch.Tensor,
         corruption: Corruption,
         num_samples: int,
         antithetic: str,
@@ -109,6 +125,93 @@ class Whole(Order):
         changed = torch.zeros(num_samples, len(scored), dtype=torch.bool)
         changed[:, positions] = ranks < counts[:, None]
         return Draws(changed, corruption.bound_weights(counts, length))
+
+
+@dataclass(frozen=True)
+class Blocks(Order):
+    """Blocks of `length` positions, each with a time of its own, given the clean blocks before it (block diffusion, Arriola et
+    al. 2025, arXiv 2503.09573).
+
+    A training pass reads the noisy row and the clean one behind it, [z ; x]: a noisy block sees itself and the clean blocks
+    before it, a clean one itself and those before it. Blocks are counted from position 0, where a BOS stands.
+    """
+
+    length: int
+    copies = 2
+
+    @property
+    def block_length(self) -> int:  # type: ignore[override]
+        return self.length
+
+    def lay_out(
+        self,
+        tokens: torch.Tensor,
+        open: torch.Tensor,
+        corruption: Corruption,
+        schedule: NoiseSchedule,
+        objective: str,
+        generator: torch.Generator,
+        stratified: bool = True,
+    ) -> Corrupted:
+        rows, width = tokens.shape
+        number = torch.arange(width) // self.length
+        times = sample_timesteps(rows * (int(number[-1]) + 1), generator, stratified).view(rows, -1)
+        if self.length == 1:  # its weight is 1/t times a mask of probability t: 1 always, without variance, is the same
+            times = torch.ones_like(times)
+        rate = schedule.mask_rate(times)[:, number]
+        changed = (torch.rand(tokens.shape, generator=generator) < rate) & open
+        weights = corruption.loss_weights(objective, times)
+        weights = (schedule.weight(times) if weights is None else weights)[:, number]
+        attended = torch.ones_like(open)
+        inputs = self.inputs(corruption.replace(tokens, changed), tokens, attended)
+        labels = tokens.masked_fill(~changed, -100)
+        return Corrupted(
+            inputs["input_ids"],
+            torch.cat([labels, torch.full_like(labels, -100)], dim=1),
+            None,
+            torch.cat([weights, torch.zeros_like(weights)], dim=1),
+            inputs["position_ids"],
+            inputs["sight"],
+        )
+
+    def bound_draws(
+        self,
+        scored: torch.Tensor,
+        attended: torch.Tensor,
+        corruption: Corruption,
+        num_samples: int,
+        antithetic: str,
+        generator: torch.Generator,
+    ) -> Draws:
+        block = _positions(attended) // self.length
+        changed = torch.zeros(num_samples, len(scored), dtype=torch.bool)
+        weights = torch.zeros(num_samples, len(scored), dtype=torch.float64)
+        for number in block[scored].unique().tolist():
+            own = scored & (block == number)
+            draws = Whole().bound_draws(own, attended, corruption, num_samples, antithetic, generator)
+            changed |= draws.changed
+            weights[:, own] = draws.weights[:, None]
+        return Draws(changed, weights)
+
+    def inputs(self, noisy: torch.Tensor, clean: torch.Tensor, attended: torch.Tensor) -> dict[str, torch.Tensor]:
+        position_ids = _positions(attended)
+        twice, both = position_ids.repeat(1, 2), {"input_ids": torch.cat([noisy, clean], dim=1)}
+        clean_half = torch.arange(twice.shape[1], device=twice.device) >= noisy.shape[1]
+        block = twice // self.length
+        index = torch.arange(twice.shape[1], device=twice.device).expand_as(twice)
+        sight = torch.stack([
+            torch.zeros_like(twice),
+            torch.where(clean_half, block, twice.shape[1]),  # what is noisy is not seen from other blocks
+            torch.where(clean_half, block, block - 1),
+            torch.where(clean_half, -1 - index, block),
+        ], dim=1)  # fmt: skip
+        both |= {"position_ids": twice, "sight": sight}
+        return both if bool(attended.all()) else both | {"attention_mask": attended.long().repeat(1, 2)}
+
+
+def _positions(attended: torch.Tensor) -> torch.Tensor:
+    """Positions (..., L) that count real tokens only."""
+    return (attended.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def sample_timesteps(num_rows: int, generator: torch.Generator, stratified: bool = True) -> torch.Tensor:

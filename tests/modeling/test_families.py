@@ -145,9 +145,15 @@ def test_no_row_of_a_batch_always_gets_the_same_time():
 def test_every_family_that_a_config_takes_is_there():
     assert set(FAMILIES) == set(_CHOICES["diffusion"])
     for name in FAMILIES:
-        assert isinstance(family_of(MDLMConfig(vocab_size=32, mask_token_id=31, diffusion=name)), Family)
+        assert isinstance(
+            family_of(MDLMConfig(vocab_size=32, mask_token_id=31, diffusion=name, attention_block_length=4)), Family
+        )
 
 
 def test_presets_name_every_objective():
-    named = {objective for make in FAMILIES.values() for objective in make(MDLMConfig())[0].objectives}
+    named = {
+        objective
+        for make in FAMILIES.values()
+        for objective in make(MDLMConfig(attention_block_length=4))[0].objectives
+    }
     assert set(OBJECTIVES) == named | {"next_token"}

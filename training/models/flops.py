@@ -34,6 +34,7 @@ class StepFlops:
     head_rows: int  # of the output layer
     mlp_products: int  # 3 where gated
     causal: bool
+    doubled_block: int | None  # of block diffusion: its inputs hold a row twice, and see blocks of so many positions
     at_labels: str  # what of the last layer runs at supervised positions only: "nothing", "mlp" or "most"
 
     @classmethod
@@ -50,19 +51,22 @@ class StepFlops:
             head_rows=getattr(config, "output_vocab_size", None) or config.vocab_size,
             mlp_products=3 if gated else 2,
             causal=arm_of(config).causal,
+            doubled_block=config.attention_block_length if getattr(config, "diffusion", None) == "block" else None,
             at_labels=at_labels,
         )
 
     def count(self, rows: int, length: int, supervised: int, causal_halving: bool = True) -> int:
         """Of a batch (rows, length) with so many supervised positions in all.
 
-        With `causal_halving` a causal model's attention counts for the pairs that it may see, (L + 1) / 2L of all.
+        With `causal_halving` attention counts for the pairs that are seen: (L + 1) / 2L of all in a causal model.
         """
         tokens = rows * length
         full = self._layer(tokens, tokens, length)
         asked = {"nothing": (tokens, tokens), "mlp": (tokens, supervised), "most": (supervised, supervised)}
         last = self._layer(*asked[self.at_labels], length, tokens)
         share = (length + 1) / (2 * length) if self.causal and causal_halving else 1.0
+        if self.doubled_block is not None and causal_halving:  # L^2 + L L' of the (2 L)^2 pairs of a doubled row
+            share = (1 + 2 * self.doubled_block / length) / 4
         total = 0.0
         for layer, times in ((full, self.layers - 1), (last, 1)):
             total += times * (layer["linear"] + share * layer["attention"])

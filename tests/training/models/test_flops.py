@@ -6,6 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+from arche_mdlm.order_mdlm import Blocks
+from arche_mdlm.sight_mdlm import Sight
 from arche_mdlm.training.models.flops import StepFlops, peak_flops
 from arche_mdlm.training.models.fused_head import fuse_head
 
@@ -69,3 +71,21 @@ def test_the_peak_of_a_known_gpu(monkeypatch):
     for name, peak in (("NVIDIA H100 80GB HBM3", 989.4e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA Unknown", None)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         assert peak_flops(torch.device("cuda")) == peak
+
+
+def test_a_doubled_row_counts_the_pairs_that_its_blocks_see():
+    """L^2 + L L' of the 4 L^2 pairs of [z ; x], counted from the mask itself."""
+    length, block = 12, 3
+    inputs = Blocks(block).inputs(
+        *[torch.ones(1, length, dtype=torch.long)] * 2, torch.ones(1, length, dtype=torch.bool)
+    )
+    index = torch.arange(2 * length)
+    q, k = torch.meshgrid(index, index, indexing="ij")
+    seen = int(Sight(*inputs["sight"].unbind(1)).mask_function()(torch.zeros_like(q), 0, q, k).sum())
+    assert seen == length**2 + length * block
+    sizes = SHAPE | {"mask_token_id": 49, "attention_block_length": block}
+    whole, blocks = (StepFlops.of(MDLMConfig(**sizes, diffusion=name)) for name in ("masked", "block"))
+    all_pairs = whole.count(2, 2 * length, 5)
+    difference = all_pairs - blocks.count(2, 2 * length, 5)
+    per_pair = 3 * 4 * 2 * whole.heads * whole.head_dim * whole.layers  # of two rows
+    assert difference == per_pair * ((2 * length) ** 2 - seen)
