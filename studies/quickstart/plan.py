@@ -21,7 +21,7 @@ from arche_mdlm.training.models.loading import context_length
 
 COUNTS = ("words", "characters")
 COOLER = 0.7  # the temperature that the report sets beside that of the settings
-_COOLER_SAMPLES = 50
+_COOLER_SAMPLES = 30
 _SAMPLE_ROWS = 100  # of the shipped corpus
 _JOBS = "arche_mdlm.studies.quickstart.jobs"
 PROMPTS = (
