@@ -10,7 +10,6 @@ from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .configuration_mdlm import MDLMConfig
-from .family_mdlm import family_of
 from .schedule_mdlm import NoiseSchedule, get_schedule
 
 logger = logging.get_logger(__name__)
@@ -178,7 +177,7 @@ class Canvas:
             pad = eos[0] if eos else 0
         zeros = torch.zeros(len(tokens), dtype=torch.long, device=device)
         position_ids = (attended.long().cumsum(-1) - 1).clamp(min=0)
-        block_length = getattr(generation_config, "block_length", None) or family_of(config).order.block_length
+        block_length = getattr(generation_config, "block_length", None)
         if block_length is None or config.attention_block_length is None:
             block = window = _blocks(masked, block_length)
         else:

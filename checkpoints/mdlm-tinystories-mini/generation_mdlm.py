@@ -15,6 +15,7 @@ from .block_cache_mdlm import BlockCache
 from .canvas_mdlm import Canvas, Timetable
 from .compiling_mdlm import compiled_layers, is_compiled
 from .configuration_mdlm import MDLMConfig
+from .family_mdlm import family_of
 from .generation_config_mdlm import MDLMGenerationConfig, check_settings, refuse_unsupported
 from .noise_mdlm import Generators, RowNoise, draw_seeds
 from .ordered_samplers_mdlm import OrderedSampler  # noqa: F401  (registers its samplers, as the next one does)
@@ -173,6 +174,8 @@ class MDLMGenerationMixin(GenerationMixin):
         stock = {*vars(GenerationConfig()), *inspect.signature(GenerationMixin.generate).parameters}
         refuse_unsupported(kwargs, places[1:], stock | set(inspect.signature(self.forward).parameters))  # type: ignore[attr-defined]
         get = partial(_setting, places)
+        if get("block_length") is None:
+            kwargs["block_length"] = family_of(self.config).order.block_length
         check_settings(get, kwargs)
         if get("temperature") == 0:
             kwargs |= {"do_sample": False, "temperature": 1.0}
