@@ -1,4 +1,5 @@
-"""`arche-mdlm convert`: an autoregressive checkpoint of the Llama type becomes the start of a masked diffusion model."""
+"""`arche-mdlm convert`: an autoregressive checkpoint of the Llama type becomes the start of a diffusion model, or a masked diffusion
+model that of block diffusion."""
 
 import argparse
 from pathlib import Path
@@ -15,13 +16,19 @@ _ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "convert",
-        help="make an MDLM to be trained out of a Llama-type AR checkpoint",
+        help="make a diffusion model to be trained out of a Llama-type AR checkpoint, or of an MDLM",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
-    add("source", type=checkpoint, help="checkpoint folder or repository of a Llama-type AR model")
+    add(
+        "source",
+        type=checkpoint,
+        help="checkpoint folder or repository of a Llama-type AR model; with --diffusion block also of an MDLM",
+    )
     add("destination", type=Path, help="new folder")
-    add("--noise_schedule", default="linear", help="linear or cosine")
+    add("--diffusion", choices=("masked", "block"), default="masked", help="the family of the new model")
+    add("--block_length", type=count(), help="with --diffusion block: positions of a block")
+    add("--noise_schedule", help="linear or cosine (default: an MDLM's own, else linear)")
     add("--context_length", type=count(), help="tokens; default: the source's")
     parser.set_defaults(run=run)
 
@@ -36,35 +43,45 @@ def run(args: argparse.Namespace) -> int:
 
     logging.disable_progress_bar()
     check_new_folder(args.destination)
-    model, tokenizer, added = convert(args.source, args.noise_schedule, args.context_length)
+    model, tokenizer, added = convert(
+        args.source, args.noise_schedule, args.context_length, args.diffusion, args.block_length
+    )
     write_folder_atomically(args.destination, lambda folder: save_arm(model, tokenizer, folder))
     count = sum(parameter.numel() for parameter in model.parameters())
     new = f", new tokens {', '.join(added)}" if added else ""
     print(
-        f"{args.destination}: a masked diffusion model with the weights of {args.source} ({count:,} parameters{new})."
+        f"{args.destination}: a {args.diffusion} diffusion model with the weights of {args.source} ({count:,} parameters{new})."
     )
-    print("It has not learned to fill masks yet; train it with: arche-mdlm train --init_from", args.destination)
+    print("It has not learned its new task yet; train it with: arche-mdlm train --init_from", args.destination)
     return 0
 
 
 def convert(
-    source: str | Path, noise_schedule: str = "linear", context_length: int | None = None
+    source: str | Path,
+    noise_schedule: str | None = None,
+    context_length: int | None = None,
+    diffusion: str = "masked",
+    block_length: int | None = None,
 ) -> tuple[Any, Any, list[str]]:
-    """(model, tokenizer, tokens added) of an MDLM with the weights and the dtype of a Llama-type AR checkpoint.
+    """(model, tokenizer, tokens added) of an MDLM with the weights and the dtype of a Llama-type AR checkpoint; of block diffusion,
+    also with those of a masked diffusion model.
 
     A missing mask or pad token is added to the tokenizer, and its row (a new one where the embedding has none to spare)
     holds the mean of the rows of the old tokens. All other weights are equal to the source's.
 
     Raises:
         ValueError: when `source` is not a complete checkpoint, not of the Llama type, quantised, without BOS or EOS, or when
-            `noise_schedule` or `context_length` does not fit.
+            `noise_schedule`, `context_length` or `block_length` does not fit.
     """
     from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
     from arche_mdlm.schedule_mdlm import get_schedule
     from arche_mdlm.training.models.loading import load_arm, set_generation_defaults
 
-    get_schedule(noise_schedule)
-    _check_type(source)
+    if noise_schedule is not None:
+        get_schedule(noise_schedule)
+    if (block_length is not None) != (diffusion == "block"):
+        raise ValueError(f"block_length={block_length} with diffusion={diffusion!r}: it is for 'block', which needs it")
+    _check_type(source, diffusion)
     ar_model, tokenizer = load_arm(source, dtype="auto")
     longest = ar_model.config.max_position_embeddings
     context = longest if context_length is None else context_length
@@ -82,15 +99,17 @@ def convert(
             "vocab_size": max(ar_model.config.vocab_size, len(tokenizer)),
             "max_position_embeddings": context,
             "mask_token_id": tokenizer.mask_token_id,
-            "noise_schedule": noise_schedule,
+            "noise_schedule": noise_schedule or values.get("noise_schedule", "linear"),
+            "diffusion": diffusion,
+            "attention_block_length": block_length,
         }
     )
     model = MDLMForMaskedDiffusion(config).to(ar_model.dtype)
     # A token the vocabulary had under another role keeps its row.
     new_ids = [index for index in tokenizer.convert_tokens_to_ids(added) if index >= num_old]
-    state = ar_model.state_dict()
+    state, own = ar_model.state_dict(), model.state_dict()
     for name in _ROWS:
-        state[name] = _with_rows(state[name], config.vocab_size, new_ids, num_old)
+        state[name] = _with_rows(state[name], len(own[name]), new_ids, num_old)
     problems = model.load_state_dict(state, strict=False)
     if problems.missing_keys or problems.unexpected_keys:
         raise ValueError(
@@ -102,17 +121,22 @@ def convert(
     return model.eval(), tokenizer, added
 
 
-def _check_type(source: str | Path) -> None:
-    """ValueError for a model of another family; `load_arm` reports a source that is not a checkpoint."""
+def _check_type(source: str | Path, diffusion: str) -> None:
+    """ValueError for a model that cannot become one of the family; `load_arm` reports a source that is not a checkpoint."""
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(str(source))
     except (OSError, ValueError):
         return
-    if config.model_type == "mdlm":
+    if config.model_type == "mdlm" and diffusion == "masked":
         raise ValueError(f"{str(source)!r} is a masked diffusion model already")
-    if config.model_type != "llama":
+    if config.model_type == "mdlm" and (config.diffusion, config.time_conditioning) != ("masked", "none"):
+        raise ValueError(
+            f"{str(source)!r} has diffusion={config.diffusion!r} and time_conditioning={config.time_conditioning!r}; of the "
+            "diffusion models only 'masked' ones that are not told the time ('none') become block diffusion"
+        )
+    if config.model_type not in ("llama", "mdlm"):
         raise ValueError(
             f"{str(source)!r} is of type {config.model_type!r}; only type 'llama' can be converted: the trunk of an MDLM "
             "is a Llama's"

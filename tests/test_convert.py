@@ -45,7 +45,7 @@ def save_llama(folder, tokenizer, dtype=torch.float32, **changes):
 
 
 def run(source, destination, **options):
-    values = {"noise_schedule": "linear", "context_length": None} | options
+    values = {"noise_schedule": None, "context_length": None, "diffusion": "masked", "block_length": None} | options
     return convert.run(argparse.Namespace(source=str(source), destination=destination, **values))
 
 
@@ -145,13 +145,33 @@ def test_the_result_keeps_the_shape_and_loads_by_every_auto_class(tmp_path):
     assert not (filled == config.mask_token_id).any()
 
 
+@torch.no_grad()
+def test_an_mdlm_becomes_block_diffusion_with_its_weights(tmp_path):
+    """With one block for the whole text it predicts what it did; with more it is trained on."""
+    save_llama(tmp_path / "ar", plain_tokenizer())
+    run(tmp_path / "ar", tmp_path / "mdlm", noise_schedule="cosine")
+    for length in (64, 8):
+        run(tmp_path / "mdlm", tmp_path / f"block-{length}", diffusion="block", block_length=length)
+    before, whole, blocks = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("mdlm", "block-64", "block-8")
+    )
+    for model, length in ((whole, 64), (blocks, 8)):
+        config = model.config
+        assert (config.diffusion, config.attention_block_length, config.noise_schedule) == ("block", length, "cosine")
+        for name, weight in before.state_dict().items():
+            assert torch.equal(weight, model.state_dict()[name]), name
+    canvas = torch.tensor([[0, 5, before.config.mask_token_id, 9, *[before.config.mask_token_id] * 12]])
+    assert torch.equal(before(canvas).logits, whole(canvas).logits)
+    assert not torch.allclose(before(canvas).logits[:, :8], blocks(canvas).logits[:, :8])
+
+
 def test_what_cannot_be_converted_is_refused(tmp_path):
     tokenizer = plain_tokenizer()
     save_llama(tmp_path / "ar", tokenizer)
     GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path / "gpt2")
     (tmp_path / "empty").mkdir()
-    convert.run(argparse.Namespace(source=tmp_path / "ar", destination=tmp_path / "mdlm", noise_schedule="linear",
-                                   context_length=None))  # fmt: skip
+    run(tmp_path / "ar", tmp_path / "mdlm")
+    run(tmp_path / "ar", tmp_path / "block", diffusion="block", block_length=4)
     save_llama(tmp_path / "no-bos", plain_tokenizer(bos_token=None, eos_token="<|eos|>"), bos_token_id=None)
 
     for source, options, message in (
@@ -162,6 +182,14 @@ def test_what_cannot_be_converted_is_refused(tmp_path):
         ("no-bos", {}, "has no bos_token"),
         ("ar", {"noise_schedule": "sine"}, "noise_schedule='sine' is not one of linear, cosine"),
         ("ar", {"context_length": 65}, "context_length=65 is not in 1 to 64"),
+        ("ar", {"diffusion": "block"}, "block_length=None with diffusion='block': it is for 'block', which needs it"),
+        ("ar", {"block_length": 4}, "block_length=4 with diffusion='masked'"),
+        ("block", {}, "is a masked diffusion model already"),
+        (
+            "block",
+            {"diffusion": "block", "block_length": 2},
+            "has diffusion='block' and time_conditioning='none'; of the",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             run(tmp_path / source, tmp_path / "new", **options)
