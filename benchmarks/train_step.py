@@ -67,7 +67,7 @@ def make_batch(model_config, batch_size: int, length: int, device, layout: str =
     labels = clean.masked_fill(~(real & maskable), -100)[:, :longest]
     return Batch(
         clean=clean.to(device),
-        mdlm_inputs={name: value.to(device) for name, value in corrupted._asdict().items()},
+        mdlm_inputs={name: value.to(device) for name, value in corrupted.inputs().items()},
         mdlm_denominator=DIFFUSION.loss_denominator("masked_mean", num_tokens, corrupted.labels != -100),
         ar_inputs={"input_ids": clean[:, :longest].to(device), "labels": labels.to(device)},
         ar_denominator=num_tokens,

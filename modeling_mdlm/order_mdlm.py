@@ -22,6 +22,10 @@ class Corrupted(NamedTuple):
     position_ids: torch.Tensor | None = None  # as input_ids, where positions are not counted from 0
     sight: torch.Tensor | None = None  # (B, 4, N), of N inputs; None: what the model's configuration says
 
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """Those that are there, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
 
 class Draws(NamedTuple):
     """S draws of a row's bound."""

@@ -140,6 +140,7 @@ def test_overridden_methods_are_still_there():
                 found |= {
                     name for name in vars(cls)
                     if name.startswith("_") and not name.startswith("__") and name not in TOLD
+                    and not name.endswith("_cached_value")  # what transformers puts there while it runs
                     and any(name in vars(base) for base in ours.__mro__ if base.__module__.startswith("transformers"))
                 }  # fmt: skip
         assert found == names, ours.__name__

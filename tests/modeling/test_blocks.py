@@ -113,7 +113,7 @@ def test_the_training_loss_is_the_bound_in_expectation(block_length):
     clean = ROWS[:1].expand(20_000, -1)
     batch = family_of(model).corrupt(clean, clean != BOS, "nelbo", torch.Generator().manual_seed(3))
     assert batch.timesteps is None
-    inputs = {name: value for name, value in batch._asdict().items() if value is not None}
+    inputs = batch.inputs()
     weights = inputs.pop("loss_weights")
     nats = F.cross_entropy(
         model(**{k: v for k, v in inputs.items() if k != "labels"}).logits.transpose(1, 2),

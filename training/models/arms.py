@@ -139,7 +139,7 @@ class DiffusionArm(Arm):
         corrupted = family_of(config).corrupt(
             canvas.input_ids, canvas.maskable, settings.objective, generator, stratified
         )
-        return {name: value for name, value in corrupted._asdict().items() if value is not None}
+        return corrupted.inputs()
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
         return labels
