@@ -1,19 +1,12 @@
 """`arche-mdlm study NAME`: the studies of `studies/registry.py`."""
 
 import argparse
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from arche_mdlm.studies.registry import STUDIES
-from arche_mdlm.training.command_line import ArgumentParser, HelpFormatter
-
-
-class _Help(argparse.Action):
-    """Prints the options of the study whose parser this belongs to."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
-        study_parser(parser.prog.split()[-1]).print_help()
-        raise SystemExit(0)
+from arche_mdlm.training.command_line import ArgumentParser, HelpFormatter, HelpOf
 
 
 def add_parser(subparsers: Any) -> None:
@@ -22,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
     for name, (_, text) in STUDIES.items():
         # The study's options are read in `run`, by its own module.
         own = studies.add_parser(name, help=text, add_help=False)
-        own.add_argument("-h", "--help", action=_Help, nargs=0)
+        own.add_argument("-h", "--help", action=HelpOf, parser_of=partial(study_parser, name))
     parser.set_defaults(run=run, passes_on=True)
 
 

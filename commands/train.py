@@ -3,23 +3,21 @@
 import argparse
 from typing import Any
 
-
-class _Help(argparse.Action):
-    """Prints all options of training."""
-
-    def __call__(self, *args: Any) -> None:
-        from arche_mdlm.training.arguments import build_parser
-
-        build_parser("arche-mdlm train").print_help()
-        raise SystemExit(0)
+from arche_mdlm.training.command_line import HelpOf
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train", help="train or fine-tune an arm (all options of training/train.py)", add_help=False
     )
-    parser.add_argument("-h", "--help", action=_Help, nargs=0)
+    parser.add_argument("-h", "--help", action=HelpOf, parser_of=_parser)
     parser.set_defaults(run=run, passes_on=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from arche_mdlm.training.arguments import build_parser
+
+    return build_parser("arche-mdlm train")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize, logit_positions
 from arche_mdlm.order_mdlm import ANTITHETIC
+from arche_mdlm.sight_mdlm import real_positions
 
 
 class Likelihood(NamedTuple):
@@ -273,7 +274,7 @@ def nll(
     if bool((attention_mask.sum(-1) < 2).any()):
         raise ValueError("input_ids has a row of fewer than two tokens: nothing to score behind the first")
     forbidden = _forbidden_tokens(model)
-    position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    position_ids = real_positions(attention_mask)
     scored = attention_mask[:, 1:].bool() & attention_mask[:, :-1].bool()
     result = torch.empty(len(input_ids), dtype=torch.float64)
     with evaluating(model):

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from .configuration_mdlm import MDLMConfig
 from .schedule_mdlm import NoiseSchedule, get_schedule
+from .sight_mdlm import real_positions
 
 logger = logging.get_logger(__name__)
 
@@ -176,7 +177,7 @@ class Canvas:
         if pad is None:
             pad = eos[0] if eos else 0
         zeros = torch.zeros(len(tokens), dtype=torch.long, device=device)
-        position_ids = (attended.long().cumsum(-1) - 1).clamp(min=0)
+        position_ids = real_positions(attended)
         block_length = getattr(generation_config, "block_length", None)
         if block_length is None or config.attention_block_length is None:
             block = window = _blocks(masked, block_length)

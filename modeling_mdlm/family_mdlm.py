@@ -46,7 +46,7 @@ class Family:
 # By `config.diffusion`, whose choices the configuration checks.
 FAMILIES: dict[str, Callable[[MDLMConfig], tuple[Corruption, Order]]] = {
     "masked": lambda config: (Masked(config.mask_token_id), Whole()),
-    "block": lambda config: (Masked(config.mask_token_id), Blocks(config.attention_block_length or 1)),
+    "block": lambda config: (Masked(config.mask_token_id), Blocks(int(config.attention_block_length))),  # type: ignore[arg-type]
 }
 
 

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from .corruption_mdlm import Corruption
 from .schedule_mdlm import NoiseSchedule
+from .sight_mdlm import real_positions
 
 ANTITHETIC = ("none", "counts", "complement")
 
@@ -37,7 +38,7 @@ class Draws(NamedTuple):
 class Order(ABC):
     """Layout and times of a family; it knows nothing of the noise."""
 
-    block_length: int | None = None  # of generation, where it is not asked for
+    block_length: int | None  # of generation, where it is not asked for
     copies: int = 1  # of a row in the inputs
 
     @abstractmethod
@@ -89,6 +90,8 @@ class Order(ABC):
 class Whole(Order):
     """One time for all positions of a row, in no order."""
 
+    block_length: ClassVar[None] = None  # type: ignore[misc]
+
     def lay_out(
         self,
         tokens: torch.Tensor,
@@ -133,19 +136,15 @@ class Whole(Order):
 
 @dataclass(frozen=True)
 class Blocks(Order):
-    """Blocks of `length` positions, each with a time of its own, given the clean blocks before it (block diffusion, Arriola et
+    """Blocks of `block_length` positions, each with a time of its own, given the clean blocks before it (block diffusion, Arriola et
     al. 2025, arXiv 2503.09573).
 
     A training pass reads the noisy row and the clean one behind it, [z ; x]: a noisy block sees itself and the clean blocks
     before it, a clean one itself and those before it. Blocks are counted from position 0, where a BOS stands.
     """
 
-    length: int
+    block_length: int
     copies = 2
-
-    @property
-    def block_length(self) -> int:  # type: ignore[override]
-        return self.length
 
     def lay_out(
         self,
@@ -158,16 +157,16 @@ class Blocks(Order):
         stratified: bool = True,
     ) -> Corrupted:
         rows, width = tokens.shape
-        number = torch.arange(width) // self.length
+        number = torch.arange(width) // self.block_length
         times = sample_timesteps(rows * (int(number[-1]) + 1), generator, stratified).view(rows, -1)
-        if self.length == 1:  # its weight is 1/t times a mask of probability t: 1 always, without variance, is the same
+        if self.block_length == 1:
+            # Weight 1/t times a mask of probability t: t = 1 has the same mean, and no variance.
             times = torch.ones_like(times)
         rate = schedule.mask_rate(times)[:, number]
         changed = (torch.rand(tokens.shape, generator=generator) < rate) & open
         weights = corruption.loss_weights(objective, times)
         weights = (schedule.weight(times) if weights is None else weights)[:, number]
-        attended = torch.ones_like(open)
-        inputs = self.inputs(corruption.replace(tokens, changed), tokens, attended)
+        inputs = self.inputs(corruption.replace(tokens, changed), tokens, torch.ones_like(open))
         labels = tokens.masked_fill(~changed, -100)
         return Corrupted(
             inputs["input_ids"],
@@ -187,7 +186,7 @@ class Blocks(Order):
         antithetic: str,
         generator: torch.Generator,
     ) -> Draws:
-        block = _positions(attended) // self.length
+        block = real_positions(attended) // self.block_length
         changed = torch.zeros(num_samples, len(scored), dtype=torch.bool)
         weights = torch.zeros(num_samples, len(scored), dtype=torch.float64)
         for number in block[scored].unique().tolist():
@@ -198,10 +197,10 @@ class Blocks(Order):
         return Draws(changed, weights)
 
     def inputs(self, noisy: torch.Tensor, clean: torch.Tensor, attended: torch.Tensor) -> dict[str, torch.Tensor]:
-        position_ids = _positions(attended)
+        position_ids = real_positions(attended)
         twice, both = position_ids.repeat(1, 2), {"input_ids": torch.cat([noisy, clean], dim=1)}
         clean_half = torch.arange(twice.shape[1], device=twice.device) >= noisy.shape[1]
-        block = twice // self.length
+        block = twice // self.block_length
         index = torch.arange(twice.shape[1], device=twice.device).expand_as(twice)
         sight = torch.stack([
             torch.zeros_like(twice),
@@ -211,11 +210,6 @@ class Blocks(Order):
         ], dim=1)  # fmt: skip
         both |= {"position_ids": twice, "sight": sight}
         return both if bool(attended.all()) else both | {"attention_mask": attended.long().repeat(1, 2)}
-
-
-def _positions(attended: torch.Tensor) -> torch.Tensor:
-    """Positions (..., L) that count real tokens only."""
-    return (attended.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def sample_timesteps(num_rows: int, generator: torch.Generator, stratified: bool = True) -> torch.Tensor:

@@ -64,8 +64,13 @@ def documents_of(position_ids: torch.Tensor) -> torch.Tensor:
     return (position_ids.diff(dim=-1, prepend=position_ids[:, :1] - 1) != 1).cumsum(-1)
 
 
+def real_positions(attended: torch.Tensor) -> torch.Tensor:
+    """Position ids (..., L) that count real tokens only, those where `attended` (..., L) is not 0: left padding shifts nothing."""
+    return (attended.long().cumsum(-1) - 1).clamp(min=0)
+
+
 def positions_from_mask(attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor:
-    """Position ids (B, L) or (1, L) that count real tokens only, so that left padding shifts nothing."""
+    """Position ids (B, L) by an attention mask (B, L), or (1, L) without one."""
     if attention_mask is None or attention_mask.dim() != 2:
         return torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    return real_positions(attention_mask)

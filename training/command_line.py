@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,21 @@ class HelpFormatter(argparse.HelpFormatter):
             action = copy.copy(action)
             action.help = f"{action.help} (default: {str(default).replace('%', '%%')})"
         super().add_argument(action)
+
+
+class HelpOf(argparse.Action):
+    """Prints the help of another parser, made only then: `add_argument("-h", "--help", action=HelpOf, parser_of=make)`."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, parser_of: Callable[[], argparse.ArgumentParser]
+    ) -> None:
+        super().__init__(option_strings, dest, nargs=0)
+        self.parser_of = parser_of
+
+    def __call__(self, *args: Any) -> None:
+        """As argparse's own help."""
+        self.parser_of().print_help()
+        raise SystemExit(0)
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -18,6 +18,7 @@ from .compiling_mdlm import is_compiled
 from .head_loss_mdlm import is_plain
 from .noise_mdlm import block_sums, inverse_cdf, two_largest
 from .processors_mdlm import AnnealedTemperature
+from .sight_mdlm import real_positions
 
 # Bytes of logits that exist at once: on a CPU what stays in its cache, else little beside the memory of a GPU.
 _CHUNK_BYTES = {"cpu": 2**25}
@@ -92,8 +93,7 @@ class Guidance:
         tokens = torch.cat([self.prompt[rows], tokens[:, self.width :]], dim=1)
         attended = torch.cat([self.attended[rows], attended[:, self.width :]], dim=1)
         where = torch.cat([torch.zeros_like(self.attended[rows]), where[:, self.width :]], dim=1)
-        positions = (attended.long().cumsum(-1) - 1).clamp(min=0)
-        return model_inputs(tokens, attended, positions), where
+        return model_inputs(tokens, attended, real_positions(attended)), where
 
     def combine(self, given: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Guided log-probabilities (n, V) from logits (n, V) of both canvases; -inf stays -inf."""

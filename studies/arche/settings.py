@@ -1,9 +1,9 @@
 """The settings of the study of the paper's protocol; imports nothing heavy, as the help reads them."""
 
-import math
 from dataclasses import dataclass
 
 from arche_mdlm.configuration.presets import Preset, load_preset
+from arche_mdlm.studies.engine.settings import check_least, check_temperature
 from arche_mdlm.training.arguments import parse_changes
 
 
@@ -25,11 +25,8 @@ class ArcheSettings:
 
     def __post_init__(self) -> None:
         least = {"num_samples": 4, "short_length": 6, "num_diffusion_steps": 1, "batch_size": 1, "seed": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} must be above 0")
+        check_least(self, least)
+        check_temperature(self)
 
     def changed(self, layout: str) -> dict:
         changes = parse_changes(self.changes)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from arche_mdlm.configuration.presets import Preset, load_preset
+from arche_mdlm.studies.engine.settings import check_least
 from arche_mdlm.training.arguments import parse_changes
 
 MDLM_OBJECTIVES = ("nelbo", "low_variance", "masked_mean")
@@ -43,9 +44,7 @@ class ControlledSettings:
         if 1.0 not in values or not all(0 < v < math.inf for v in values) or len(set(values)) < len(values):
             raise ValueError(f"temperatures={list(values)} must be different ones above 0, and 1.0 among them")
         least = {"num_samples": 4, "num_diffusion_steps": 1, "batch_size": 1, "cut_tokens": 5, "likelihood_samples": 2}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
+        check_least(self, least)
         if self.judge_samples is not None and self.judge_samples < 2:
             raise ValueError(f"judge_samples={self.judge_samples} must be at least 2")
 

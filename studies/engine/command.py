@@ -51,9 +51,8 @@ def run_study(
         if args.publish is not None:
             _published(args.publish, files).check()
     plan = build_plan()
-    if args.threads is None and (args.dry_run or args.workers > 1):
-        args.threads = 1  # of each process
-    threads = choose_threads(args.threads)
+    without_trial = args.threads is None and (args.dry_run or args.workers > 1)
+    threads = choose_threads(1 if without_trial else args.threads)
     runner = StudyRunner(args.output, plan, workers=args.workers, threads=threads, show=show, about=about)
     if args.dry_run:
         runner.dry_run()

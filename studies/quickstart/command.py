@@ -48,9 +48,9 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
 
 def _greet(settings: Any, show: Callable[[str], None]) -> None:
     from arche_mdlm.studies.quickstart.first_look import show_first
-    from arche_mdlm.studies.quickstart.plan import COOLER, load_pair
+    from arche_mdlm.studies.quickstart.plan import load_pair
 
-    show_first(load_pair(settings), min(COOLER, settings.temperature), show)
+    show_first(load_pair(settings), settings.cooler, show)
     show("Now the whole comparison, which takes some minutes.\n")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from arche_mdlm.studies.engine.pair import Arm
+from arche_mdlm.training.models.arms import AUTOREGRESSIVE
 
 START = "Once upon a time, there was a little"
 GAPS = (
@@ -37,11 +38,7 @@ def show_first(arms: dict[str, Arm], temperature: float, show: Callable[[str], N
     for text in gaps_that_fit(mdlm, tokenizer)[:2]:
         show(f"\n{text.replace('[MASK]', HOLE)}\n-> {fill(mdlm, tokenizer, text, temperature)}")
     twin, tokenizer = arms["AR"].load()
-    torch.manual_seed(0)
-    inputs = _encoded(twin, tokenizer, START)
-    ids = twin.generate(
-        **inputs, max_length=inputs["input_ids"].shape[1] + length["max_new_tokens"], **_sampling(length)
-    )
+    ids = AUTOREGRESSIVE.generate(twin, _encoded(twin, tokenizer, START), [0], length | {"top_k": 0}).sequences
     show("\n=== AR, its twin, writes from left to right ===")
     show(f"\n{tokenizer.decode(ids[0], skip_special_tokens=True)}\n")
 
@@ -84,7 +81,3 @@ def _generate(model: Any, tokenizer: Any, text: str, options: dict, seed: int = 
 def _encoded(model: Any, tokenizer: Any, text: str) -> dict[str, torch.Tensor]:
     inputs = tokenizer(text, return_tensors="pt").to(model.device)
     return {name: inputs[name] for name in ("input_ids", "attention_mask")}
-
-
-def _sampling(options: dict) -> dict:
-    return {name: options[name] for name in ("temperature", "do_sample")} | {"top_k": 0}

@@ -1,7 +1,6 @@
 """The comparison of a trained pair: stories, diversity, likelihood, on equal terms for both arms, as jobs."""
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_pair
 from arche_mdlm.studies.engine.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
+from arche_mdlm.studies.engine.settings import check_least, check_temperature
 from arche_mdlm.studies.quickstart.first_look import gaps_that_fit
 from arche_mdlm.training.data.corpus import SAMPLE_CORPUS
 from arche_mdlm.training.data.preparing import prepare_data
@@ -20,7 +20,7 @@ from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.training.models.loading import context_length
 
 COUNTS = ("words", "characters")
-COOLER = 0.7  # the temperature that the report sets beside that of the settings
+_COOLER = 0.7
 _COOLER_SAMPLES = 30
 _SAMPLE_ROWS = 100  # of the shipped corpus
 _JOBS = "arche_mdlm.studies.quickstart.jobs"
@@ -54,13 +54,20 @@ class ComparisonSettings:
 
     def __post_init__(self) -> None:
         least = {"num_samples": 2, "batch_size": 1, "num_diffusion_steps": 1, "likelihood_samples": 2, "seed": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} must be above 0")
+        check_least(self, least)
+        check_temperature(self)
         if self.count not in COUNTS:
             raise ValueError(f"count={self.count!r} must be one of {', '.join(COUNTS)}")
+
+    @property
+    def cooler(self) -> float:
+        """The lower temperature that the report sets beside `temperature`."""
+        return min(_COOLER, self.temperature)
+
+    @property
+    def cooler_samples(self) -> int:
+        """Stories an arm at each of these two."""
+        return min(_COOLER_SAMPLES, self.num_samples)
 
 
 def load_pair(settings: ComparisonSettings) -> dict[str, Arm]:
@@ -104,12 +111,12 @@ def _arm_jobs(settings: ComparisonSettings, name: str, arm: Arm) -> Iterator[Job
     options |= own_arm.step_options(settings.num_diffusion_steps)
     forwards = own_arm.forwards_of_text(settings.num_diffusion_steps)
     common = {"arm": arm.to_dict(), "seed": settings.seed, "batch_size": settings.batch_size, "options": options}
-    few = [""] * min(_COOLER_SAMPLES, settings.num_samples)
+    few = [""] * settings.cooler_samples
     sets = {"unprompted": [""] * settings.num_samples, "cooler": few, "prompted": list(PROMPTS)}
     for kind, prompts in sets.items():
         own = common | {"prompts": prompts, "description": f"{name}, {kind}"}
         if kind != "unprompted":
-            own["options"] = options | {"temperature": min(COOLER, settings.temperature)}
+            own["options"] = options | {"temperature": settings.cooler}
         seconds = seconds_of(model, arm.device, len(prompts) * forwards * context_length(model))
         yield Job(f"{name}-{kind}", "stories", f"{_JOBS}:stories", own, seconds=seconds)
     data = settings.data or str(SAMPLE_CORPUS)
@@ -126,12 +133,11 @@ def _arm_jobs(settings: ComparisonSettings, name: str, arm: Arm) -> Iterator[Job
 
 def _mdlm_alone(settings: ComparisonSettings, arms: dict[str, Arm]) -> Iterator[Job]:
     """Gaps that it fills; and, as the twin reads them, its texts at both temperatures."""
-    own = {"arm": arms["MDLM"].to_dict(), "texts": gaps_that_fit(*arms["MDLM"].load()), "temperature": min(COOLER, settings.temperature),
+    own = {"arm": arms["MDLM"].to_dict(), "texts": gaps_that_fit(*arms["MDLM"].load()), "temperature": settings.cooler,
            "seed": settings.seed}  # fmt: skip
     yield Job("MDLM-gaps", "gaps", f"{_JOBS}:gaps", own, seconds=2.0)
-    number = min(_COOLER_SAMPLES, settings.num_samples)
-    temperatures = {"unprompted": settings.temperature, "cooler": min(COOLER, settings.temperature)}
-    own = {"twin": arms["AR"].to_dict(), "number": number, "count": settings.count, "seed": settings.seed,
+    temperatures = {"unprompted": settings.temperature, "cooler": settings.cooler}
+    own = {"twin": arms["AR"].to_dict(), "number": settings.cooler_samples, "count": settings.count, "seed": settings.seed,
            "temperatures": temperatures}  # fmt: skip
     needs = tuple(f"{name}-{kind}" for name in arms for kind in temperatures)
     yield Job("temperatures", "temperatures", f"{_JOBS}:temperatures", own, needs, 6.0)

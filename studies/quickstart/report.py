@@ -7,7 +7,7 @@ from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.markdown import figure_cell, number, quoted, table, with_captions
 from arche_mdlm.studies.quickstart.first_look import HOLE
-from arche_mdlm.studies.quickstart.plan import COOLER, training_log
+from arche_mdlm.studies.quickstart.plan import training_log
 from arche_mdlm.studies.quickstart.plots import draw
 from arche_mdlm.training.loop.provenance import portable
 from arche_mdlm.training.models.arms import ARMS
@@ -35,7 +35,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         "## Is it good?",
         _verdict(report),
         "## What next?",
-        _next_steps(settings),
+        _next_steps(settings["mdlm"], report["temperatures"][-1]["temperature"]),
         "## Stories",
         f"Both arms got the same beginnings (bold); temperature {report['temperatures'][-1]['temperature']}.",
         *_stories(report, "prompted", 3),
@@ -125,8 +125,8 @@ def _verdict(report: dict) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _next_steps(settings: dict) -> str:
-    mdlm, cooler = portable(settings["mdlm"]), min(COOLER, settings["temperature"])
+def _next_steps(mdlm: str, cooler: float) -> str:
+    mdlm = portable(mdlm)
     commands = {
         "write stories": f'arche-mdlm generate {mdlm} --prompt "One day, a cat" --temperature {cooler} --num_samples 3',
         "fill gaps": f'arche-mdlm generate {mdlm} --prompt "The cat [MASK] [MASK] and ran home." --max_new_tokens 0',

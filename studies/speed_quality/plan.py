@@ -4,7 +4,6 @@ All that is timed comes first, in one stretch, so that the judge's memory does n
 and timed, in batches of the largest size: what a text is does not depend on its batch.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_pair
 from arche_mdlm.studies.engine.references import draw, fingerprint, fitting_stories
+from arche_mdlm.studies.engine.settings import check_least, check_temperature
 from arche_mdlm.training.models.loading import context_length
 
 # More than one row of a sampler: label and settings. A sampler that is not here appears once, with its defaults.
@@ -54,11 +54,8 @@ class Settings:
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) < len(values):
                 raise ValueError(f"{name}={list(values)} must be different numbers of at least 1")
-        for name, least in (("num_samples", 2), ("num_timed", 1), ("repeats", 1), ("threads", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} must be above 0")
+        check_least(self, {"num_samples": 2, "num_timed": 1, "repeats": 1, "threads": 1})
+        check_temperature(self)
         if unknown := sorted(set(self.samplers) - set(arche_mdlm.available_samplers())):
             raise ValueError(f"samplers={unknown} are not among {', '.join(arche_mdlm.available_samplers())}")
 

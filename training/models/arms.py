@@ -88,7 +88,7 @@ class Arm(ABC):
             canvas_length: tokens; a diffusion model's rows are padded to it, and their tail is scored.
             num_samples, seed: draws a story of a bound, and what they are drawn from.
             **options: `batch_size`, `progress` and `processes` of `corpus_nelbo` and `corpus_nll`.
-        """  # fmt: skip
+        """
 
     @abstractmethod
     def forwards_of_score(self, num_samples: int) -> int:
@@ -229,9 +229,8 @@ class AutoregressiveArm(Arm):
         self, model: Any, inputs: dict[str, torch.Tensor], seeds: Sequence[int], options: dict[str, Any]
     ) -> Written:
         torch.manual_seed(seeds[0])
-        if (
-            options.get("max_new_tokens") is not None
-        ):  # beside the checkpoint's own max_length transformers would warn of it
+        if options.get("max_new_tokens") is not None:
+            # As a `max_length`: transformers warns where a checkpoint has one and a call gives the other.
             length = inputs["input_ids"].shape[1] + options["max_new_tokens"]
             options = {**options, "max_new_tokens": None, "max_length": length}
         return Written(model.generate(**inputs, **options), None, None)
