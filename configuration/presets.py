@@ -14,7 +14,13 @@ from arche_mdlm.configuration.model_config import check_model
 PRESET_FOLDER = Path(__file__).parent / "presets"
 ARCHITECTURES = ("mdlm", "llama", "gpt2")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-OBJECTIVES = ("nelbo", "low_variance", "masked_mean", "next_token")
+# The noise of each family that `model.config.diffusion` names, and the objectives that go with a noise.
+NOISES = {"masked": "masked", "block": "masked", "uniform": "uniform", "uniform_block": "uniform"}
+NOISE_OBJECTIVES = {
+    "masked": ("nelbo", "low_variance", "masked_mean"),
+    "uniform": ("nelbo", "converted", "resampled"),
+}
+OBJECTIVES = tuple(dict.fromkeys([name for names in NOISE_OBJECTIVES.values() for name in names] + ["next_token"]))
 LONG_DOCUMENTS = ("drop", "chunk")
 
 
@@ -193,11 +199,8 @@ def validate(preset: Preset) -> None:
     _one_of("data.long_documents", data.long_documents, LONG_DOCUMENTS)
     if data.long_documents == "chunk" and data.layout != "rows":
         raise ValueError(f"data.long_documents='chunk' is for data.layout='rows'; {data.layout!r} keeps every token")
-    if model.config.get("diffusion") == "block" and data.layout == "packed":
-        raise ValueError(
-            "data.layout='packed' does not go with model.config.diffusion='block': use 'rows' or 'windows'"
-        )
     _check_model(preset)
+    _check_family(preset)
 
 
 # Lowest and highest value allowed, and whether these two are allowed themselves.
@@ -242,6 +245,23 @@ def _check_model(preset: Preset) -> None:
     ):
         raise ValueError("model.initialisation='local' needs a Llama-type model with model.config.attention_bias=true")
     check_model(model.architecture, model.config)
+
+
+def _check_family(preset: Preset) -> None:
+    """ValueError for settings that do not go with the family of a diffusion model."""
+    if preset.model.architecture != "mdlm":
+        return
+    diffusion = preset.model.config.get("diffusion", "masked")
+    if diffusion.endswith("block") and preset.data.layout == "packed":
+        raise ValueError(
+            f"data.layout='packed' does not go with model.config.diffusion={diffusion!r}: use 'rows' or 'windows'"
+        )
+    allowed = NOISE_OBJECTIVES[NOISES[diffusion]]
+    if preset.training.objective not in allowed:
+        raise ValueError(
+            f"training.objective={preset.training.objective!r} does not go with model.config.diffusion={diffusion!r}, which has "
+            f"{', '.join(allowed)}"
+        )
 
 
 def check_fit(preset: Preset) -> None:

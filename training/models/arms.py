@@ -55,7 +55,7 @@ class Arm(ABC):
     @abstractmethod
     def inputs(
         self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """Keyword arguments of forward for a global batch of clean rows, with `labels` (B, L)."""
 
     @abstractmethod
@@ -134,12 +134,13 @@ class DiffusionArm(Arm):
 
     def inputs(
         self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
-        stratified = settings.time_sampling == "stratified"
-        corrupted = family_of(config).corrupt(
-            canvas.input_ids, canvas.maskable, settings.objective, generator, stratified
-        )
-        return corrupted.inputs()
+    ) -> dict[str, Any]:
+        family, stratified = family_of(config), settings.time_sampling == "stratified"
+        corrupted = family.corrupt(canvas.input_ids, canvas.maskable, settings.objective, generator, stratified)
+        inputs: dict[str, Any] = corrupted.inputs()
+        if family.corruption.tells_noise:  # else objectives differ by their weights
+            inputs["objective"] = settings.objective
+        return inputs
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
         return labels
@@ -196,7 +197,7 @@ class AutoregressiveArm(Arm):
 
     def inputs(
         self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         learnt = canvas.real & canvas.maskable
         return {"input_ids": canvas.input_ids, "labels": canvas.input_ids.masked_fill(~learnt, -100)}
 
