@@ -176,7 +176,10 @@ class Canvas:
         attended = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         attended = attended.bool()
         extra = _new_tokens_per_row(
-            attended, new_tokens, config.max_position_embeddings, (input_ids == mask_id) & attended
+            attended,
+            new_tokens,
+            None if family.order.any_length else config.max_position_embeddings,
+            (input_ids == mask_id) & attended,
         )
         count = int(extra.max())
         least = _least_tokens(attended.sum(-1), extra, min_new_tokens, min_length)
@@ -354,12 +357,13 @@ def _blocks(masked: torch.Tensor, block_length: int | None) -> torch.Tensor:
 
 
 def _new_tokens_per_row(
-    attended: torch.Tensor, new_tokens: tuple[str, int, bool], context: int, given_masks: torch.Tensor
+    attended: torch.Tensor, new_tokens: tuple[str, int, bool], context: int | None, given_masks: torch.Tensor
 ) -> torch.Tensor:
-    """Masks (B,) to append to each row; ValueError where an explicit length does not fit."""
+    """Masks (B,) to append to each row; ValueError where an explicit length does not fit the context, if there is one."""
     kind, number, is_default = new_tokens
     lengths = attended.sum(-1)
     longest = int(lengths.max())
+    context = longest + number if context is None else context
     if longest > context:
         raise ValueError(f"the longest prompt has {longest} tokens, more than the model's context of {context}")
     if kind == "new" and number + longest > context:

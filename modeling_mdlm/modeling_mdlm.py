@@ -145,7 +145,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             sight = Sight(*(numbers.contiguous() for numbers in sight.unbind(1)))
         if sight is None:
             rows = position_ids.expand(inputs_embeds.shape[0], -1)
-            sight = sight_of(rows, packed, self.config.attention_block_length)
+            context = self.config.max_position_embeddings
+            sight = sight_of(rows, packed, self.config.attention_block_length, context)
         mask: Any = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,

@@ -44,6 +44,7 @@ class Order(ABC):
 
     block_length: int | None  # of generation, where it is not asked for
     copies: int = 1  # of a row in the inputs
+    any_length: bool = False  # whether texts may be longer than the context: what is written sees a part of them
 
     @abstractmethod
     def lay_out(
@@ -171,6 +172,7 @@ class Blocks(Order):
 
     block_length: int
     copies = 2
+    any_length = True
 
     def lay_out(
         self,

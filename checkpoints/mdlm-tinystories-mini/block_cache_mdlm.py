@@ -97,7 +97,8 @@ class BlockCache:
     def _mask(self, attended: torch.Tensor, position_ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """(R, 1, W, L) as the attention takes it: which positions each of the window's sees."""
         sees = attended[:, None].expand(-1, columns.shape[1], -1)
-        sight = sight_of(position_ids, False, self.model.config.attention_block_length)
+        config = self.model.config
+        sight = sight_of(position_ids, False, config.attention_block_length, config.max_position_embeddings)
         if sight is not None:
             sees = sees & sight.window(columns)
         sees = sees[:, None]
