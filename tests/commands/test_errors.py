@@ -329,5 +329,5 @@ def test_the_shipped_pair_is_found_from_any_folder(tmp_path, monkeypatch, capsys
     assert resolve("user/mdlm-tinystories-mini") == "user/mdlm-tinystories-mini"
     (tmp_path / "ar-tinystories-mini").mkdir()
     assert resolve("ar-tinystories-mini") == "ar-tinystories-mini", "a folder at hand goes first"
-    with pytest.raises(ValueError, match="arm='mdml' must be one of mdlm, ar"):
+    with pytest.raises(ValueError, match="name='mdml' must be one of mdlm, ar"):
         shipped("mdml")
