@@ -133,11 +133,11 @@ class Judge:
     def _cut(self, rows: list[list[int]], texts: Sequence[str]) -> tuple[list[list[int]], list[str]]:
         """Rows and texts, each as far as the context goes."""
         most = None if self._limit is None else self._limit - 1
-        whole = [most is None or len(row) <= most for row in rows]
-        cut = [row[:most] for row in rows]
-        return cut, [
-            text if kept else self.tokenizer.decode(row) for text, row, kept in zip(texts, cut, whole, strict=True)
-        ]
+        found = list(texts)
+        for index, row in enumerate(rows):
+            if most is not None and len(row) > most:
+                found[index] = str(self.tokenizer.decode(row[:most]))
+        return [row[:most] for row in rows], found
 
     def _check_lengths(self, rows: list[list[int]]) -> None:
         limit = self._limit

@@ -20,7 +20,6 @@ from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.training.models.loading import context_length
 
 _JOBS = "arche_mdlm.studies.engine.texts"
-_JUDGED_SECONDS = 0.5  # a text, on a CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +89,17 @@ def timed_jobs(settings: RowSettings, rows: Sequence[Row]) -> list[Job]:
     return jobs + [_texts_job(settings, row) for row in rows]
 
 
-def judging_jobs(settings: RowSettings, rows: Sequence[Row], arm: Arm, judge: dict | None) -> list[Job]:
+def judging_jobs(
+    settings: RowSettings, rows: Sequence[Row], arm: Arm, judge: dict | None, text_seconds: float = 0.5
+) -> list[Job]:
     """Quality of each row's texts and, with `references`, of as many held-out stories; `arm` has the tokenizer.
+
+    `text_seconds` is about what the judge takes for a text.
 
     ValueError for references that cannot be read, or are too few.
     """
     common = {"arm": arm.to_dict(), "judge": judge, "seed": settings.seed, "threads": settings.threads}
-    seconds = settings.num_samples * (_JUDGED_SECONDS if judge else 0.02)
+    seconds = settings.num_samples * (text_seconds if judge else 0.02)
     jobs = [Job(row.job("judged"), "judged", f"{_JOBS}:judged", common, (row.job("texts"),), seconds) for row in rows]
     if settings.references is None:
         return jobs
