@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         help="held-out stories for the likelihoods; default: the sample corpus, which our own AR model has written",
     )
-    add("--likelihood_stories", type=count(2), default=200, help="the first ones of the data")
+    add("--likelihood_stories", type=count(2), default=100, help="the first ones of the data")
     add("--likelihood_samples", type=count(2), default=4, help="draws a story of a bound")
     add(
         "--exact_stories",

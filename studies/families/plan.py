@@ -40,7 +40,7 @@ class Settings(RowSettings):
     num_timed: int = 3
     judge: str = TWIN
     data: str | None = None
-    likelihood_stories: int = 200
+    likelihood_stories: int = 100
     likelihood_samples: int = 4
     exact_stories: int = 8
 
