@@ -14,7 +14,13 @@ from arche_mdlm.configuration.model_config import check_model
 PRESET_FOLDER = Path(__file__).parent / "presets"
 ARCHITECTURES = ("mdlm", "llama", "gpt2")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-OBJECTIVES = ("nelbo", "low_variance", "masked_mean", "next_token")
+# The noise of each family that `model.config.diffusion` names, and the objectives that go with a noise.
+NOISES = {"masked": "masked", "block": "masked", "uniform": "uniform", "uniform_block": "uniform"}
+NOISE_OBJECTIVES = {
+    "masked": ("nelbo", "low_variance", "masked_mean"),
+    "uniform": ("nelbo", "converted", "resampled"),
+}
+OBJECTIVES = tuple(dict.fromkeys([name for names in NOISE_OBJECTIVES.values() for name in names] + ["next_token"]))
 LONG_DOCUMENTS = ("drop", "chunk")
 
 
@@ -64,6 +70,10 @@ class TrainingSettings:
 
     objective: str = "low_variance"
     time_sampling: str = "stratified"
+    time_window: tuple[float, float] = (0.0, 1.0)  # narrower: a loss of less variance that is no bound
+    given_share: float = (
+        0.0  # of the rows of a diffusion arm: a prefix or other positions are given, as a prompt or text with gaps is
+    )
     max_steps: int = 1000
     batch_size: int = 16
     accumulation: int = 1
@@ -184,6 +194,9 @@ def validate(preset: Preset) -> None:
             _in_range(f"{section}.{name}", getattr(getattr(preset, section), name), *allowed)
     for beta in training.betas:
         _in_range("training.betas", beta, 0, 1, True, False)
+    low, high = training.time_window
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"training.time_window={[low, high]} must be two numbers, 0 <= low < high <= 1")
     for steps in training.branches:
         _in_range("training.branches", steps, 1, math.inf)
     if training.branches and training.schedule != "warmup_stable_decay":
@@ -193,11 +206,8 @@ def validate(preset: Preset) -> None:
     _one_of("data.long_documents", data.long_documents, LONG_DOCUMENTS)
     if data.long_documents == "chunk" and data.layout != "rows":
         raise ValueError(f"data.long_documents='chunk' is for data.layout='rows'; {data.layout!r} keeps every token")
-    if model.config.get("diffusion") == "block" and data.layout == "packed":
-        raise ValueError(
-            "data.layout='packed' does not go with model.config.diffusion='block': use 'rows' or 'windows'"
-        )
     _check_model(preset)
+    _check_family(preset)
 
 
 # Lowest and highest value allowed, and whether these two are allowed themselves.
@@ -216,7 +226,7 @@ _RANGES: dict[str, dict[str, tuple]] = {
              "eval_rows", "keep_checkpoints", "length_multiple", "length_pool"), (1, math.inf)
         ),
         **dict.fromkeys(("warmup_steps", "weight_decay", "seed"), (0, math.inf)),
-        **dict.fromkeys(("min_lr_ratio", "short_canvas_share"), (0, 1)),
+        **dict.fromkeys(("min_lr_ratio", "short_canvas_share", "given_share"), (0, 1)),
         **dict.fromkeys(("learning_rate", "muon_learning_rate", "clip_norm"), (0, math.inf, False)),
         "ema_decay": (0, 1, False, False),
         "decay_share": (0, 1, False),
@@ -242,6 +252,23 @@ def _check_model(preset: Preset) -> None:
     ):
         raise ValueError("model.initialisation='local' needs a Llama-type model with model.config.attention_bias=true")
     check_model(model.architecture, model.config)
+
+
+def _check_family(preset: Preset) -> None:
+    """ValueError for settings that do not go with the family of a diffusion model."""
+    if preset.model.architecture != "mdlm":
+        return
+    diffusion = preset.model.config.get("diffusion", "masked")
+    if diffusion.endswith("block") and preset.data.layout == "packed":
+        raise ValueError(
+            f"data.layout='packed' does not go with model.config.diffusion={diffusion!r}: use 'rows' or 'windows'"
+        )
+    allowed = NOISE_OBJECTIVES[NOISES[diffusion]]
+    if preset.training.objective not in allowed:
+        raise ValueError(
+            f"training.objective={preset.training.objective!r} does not go with model.config.diffusion={diffusion!r}, which has "
+            f"{', '.join(allowed)}"
+        )
 
 
 def check_fit(preset: Preset) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize, logit_positions
-from arche_mdlm.order_mdlm import ANTITHETIC
+from arche_mdlm.order_mdlm import ANTITHETIC, Draws
 from arche_mdlm.sight_mdlm import real_positions
 
 
@@ -47,8 +47,9 @@ def nelbo(
 ) -> Likelihood:
     """Monte Carlo estimate of each row's negative evidence lower bound, an upper bound on its NLL.
 
-    k of the row's L positions (BOS aside) are masked, k stratified over 1..L across the draws, and their
-    cross-entropies are weighted by L / k (Nie et al. 2025, arXiv 2502.09992, eq. 6).
+    k of the row's L positions (BOS aside) are corrupted, k stratified across the draws. Masked noise: k in 1..L, cross-entropies
+    weighted by L / k (Nie et al. 2025, arXiv 2502.09992, eq. 6). Uniform noise: k in 0..L, the level t drawn from Beta(k, L - k + 1),
+    losses weighted by (L + 1) t / k, the same identity; none is cut off at small t. Blocks: in each block.
 
     Args:
         model (`MDLMForMaskedDiffusion`): the model.
@@ -112,12 +113,13 @@ def nelbo_of_seeds(
     family, attended = family_of(model), attention_mask.bool()
     draws = [
         family.bound_draws(
-            scored[row].cpu(), attended[row].cpu(), num_samples, antithetic, torch.Generator().manual_seed(seed)
+            input_ids[row].cpu(), scored[row].cpu(), attended[row].cpu(), num_samples, antithetic, torch.Generator().manual_seed(seed)
         )
         for row, seed in enumerate(seeds)
-    ]
-    masks = torch.cat([draw.changed for draw in draws]).to(input_ids.device)  # (B * num_samples, L)
-    weights = torch.cat([draw.weights for draw in draws]).to(input_ids.device)
+    ]  # fmt: skip
+    drawn = Draws(
+        *(torch.cat(parts).to(input_ids.device) for parts in zip(*draws, strict=True))
+    )  # B * num_samples rows
     rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(num_samples)
     estimates = torch.empty(len(rows), dtype=torch.float64)
     width = input_ids.shape[1] * family.order.copies
@@ -125,14 +127,14 @@ def nelbo_of_seeds(
 
     def score(part: range) -> torch.Tensor:
         where = slice(part.start, part.stop)
-        chosen = (input_ids[rows[where]], attention_mask[rows[where]], masks[where])
-        return _masked_nats(model, *chosen, weights[where] if weights.dim() == 2 else None).cpu()
+        part_of_draws = Draws(*(values[where] for values in drawn))
+        return _nats(model, input_ids[rows[where]], attention_mask[rows[where]], part_of_draws).cpu()
 
     with evaluating(model):
         for part, nats in sizes.run(range(len(rows)), score):
             estimates[part.start : part.stop] = nats
-    if weights.dim() == 1:
-        estimates = estimates * weights.cpu()
+    if drawn.weights.dim() == 1:
+        estimates = estimates * drawn.weights.cpu()
     estimates = estimates.view(len(input_ids), num_samples)
     return Likelihood(estimates.mean(1), _standard_error(estimates, paired=antithetic != "none"))
 
@@ -189,30 +191,25 @@ def _scored(input_ids: torch.Tensor, attention_mask: torch.Tensor, bos_token_id:
     return scored
 
 
-def _masked_nats(
-    model: PreTrainedModel,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    masks: torch.Tensor,
-    weights: torch.Tensor | None,
-) -> torch.Tensor:
-    """Sum (N,) of the cross-entropies at each canvas's masked positions, float64, times `weights` (N, L) if there are any."""
-    config, family = model.config, family_of(model)
-    inputs = family.order.inputs(family.corruption.replace(input_ids, masks), input_ids, attention_mask.bool())
-    if getattr(config, "time_conditioning", "none") != "none":
-        rate = masks.sum(-1) / _scored(input_ids, attention_mask, config.bos_token_id).sum(-1)
-        inputs["timesteps"] = family.schedule.time_at(rate.float())
-    rest = inputs["input_ids"].shape[1] - input_ids.shape[1]  # what stands behind the canvases
+def _nats(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """Sum (N,) of each draw's losses, float64, times its weights where they are those of positions."""
+    family = family_of(model)
+    inputs = family.order.inputs(draws.noisy, input_ids, attention_mask.bool())
+    if getattr(model.config, "time_conditioning", "none") != "none" or family.corruption.tells_noise:
+        times = family.schedule.time_at(draws.rates.float())
+        inputs["timesteps"] = family.order.beside_clean(times, 0) if times.dim() == 2 else times
     if gives_token_nll(model):
-        labels = F.pad(input_ids.masked_fill(~masks, -100), (0, rest), value=-100)
+        labels = family.order.beside_clean(input_ids.masked_fill(~draws.scored, -100), -100)
         nats = model(**inputs, labels=labels, skip_logits=True).token_nll.double()
     else:
-        logits = model(**inputs, positions=F.pad(masks, (0, rest))).logits
-        nats = F.cross_entropy(logits.float(), input_ids[masks], reduction="none").double()
-    if weights is not None:
-        nats = nats * weights[masks]
-    rows = masks.nonzero()[:, 0]
-    return torch.zeros(len(masks), dtype=torch.float64, device=nats.device).index_add_(0, rows, nats)
+        logits = model(**inputs, positions=family.order.beside_clean(draws.scored, False)).logits
+        rates = draws.rates[draws.scored] if draws.rates.dim() == 2 else None
+        token_loss = family.corruption.token_loss(input_ids[draws.scored], draws.noisy[draws.scored], rates)
+        nats = token_loss.plain(logits.float()).double()
+    if draws.weights.dim() == 2:
+        nats = nats * draws.weights[draws.scored]
+    rows = draws.scored.nonzero()[:, 0]
+    return torch.zeros(len(input_ids), dtype=torch.float64, device=nats.device).index_add_(0, rows, nats)
 
 
 def gives_token_nll(model: PreTrainedModel) -> bool:

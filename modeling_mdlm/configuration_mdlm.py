@@ -5,9 +5,11 @@ from typing import Any
 from transformers import LlamaConfig
 
 _CHOICES = {
-    "diffusion": ("masked", "block"),
-    "time_conditioning": ("none", "additive"),
+    "diffusion": ("masked", "uniform", "block", "uniform_block"),
+    "time_conditioning": ("none", "additive", "log_snr"),
     "noise_schedule": ("linear", "cosine"),
+    "denoiser": ("leave_one_out", "full"),
+    "parameterization": ("subs", "score"),
 }
 
 # Written into every checkpoint, so that all of the auto classes find the remote code.
@@ -23,8 +25,9 @@ class MDLMConfig(LlamaConfig):
     """A `LlamaConfig` (the trunk is a bidirectional Llama) with what masked diffusion adds.
 
     Args:
-        diffusion (`str`, defaults to `"masked"`): the family (`FAMILIES`): `"masked"`, or `"block"`, masked diffusion of blocks of
-            `attention_block_length` positions, one after another.
+        diffusion (`str`, defaults to `"masked"`): the family, a noise and an order (`FAMILIES`): `"masked"`; `"uniform"`, whose noise
+            is any token (UDLM, Duo); `"block"` and `"uniform_block"`, the same in blocks of `attention_block_length` positions,
+            one after another (BD3-LM).
         bos_token_id (`int`, *optional*): id of the token that begins a text; None, not Llama's 1, where it is not given.
         eos_token_id (`int` or `list[int]`, *optional*): ids that end a text; None, not Llama's 2.
         pad_token_id (`int`, *optional*): id of the padding.
@@ -34,8 +37,14 @@ class MDLMConfig(LlamaConfig):
         attention_block_length (`int`, *optional*): positions in a block of block-causal attention (Arriola et al. 2025,
             arXiv 2503.09573): a position sees its own block and those before it. A written block's keys and values never
             change, so a cache of them is exact. None: every position sees all.
-        time_conditioning (`str`, defaults to `"none"`): `"additive"` adds an embedding of t to the token embeddings.
+        time_conditioning (`str`, defaults to `"none"`): what is added to the token embeddings: `"additive"`, an embedding of t (the
+            arche paper); `"log_snr"`, one of log(alpha / (1 - alpha)), with which one model serves every schedule. Uniform
+            noise needs `"log_snr"`: each position is told its own noise level.
         noise_schedule (`str`, defaults to `"linear"`): `"linear"` (alpha = 1 - t) or `"cosine"` (alpha = cos^2(pi t / 2)).
+        denoiser (`str`, defaults to `"leave_one_out"`): with uniform noise, what the head's law at a position is given:
+            `"leave_one_out"`, the other tokens; `"full"`, the token that stands there as well.
+        parameterization (`str`, defaults to `"subs"`): with masked noise, what the head gives: `"subs"`, logits of the clean token;
+            `"score"`, log-scores less log rho, whose sum need not be 1 (SEDD, Lou et al. 2024, arXiv 2310.16834).
         num_diffusion_steps (`int`, defaults to 64): sampling steps where the generation config gives none.
         use_cache (`bool`, defaults to False): of `LlamaConfig`; it changes nothing here.
         **kwargs: the fields of `LlamaConfig` (`vocab_size`, `hidden_size`, `num_hidden_layers`, ...).
@@ -74,6 +83,8 @@ class MDLMConfig(LlamaConfig):
     attention_block_length: int | None = None
     time_conditioning: str = "none"
     noise_schedule: str = "linear"
+    denoiser: str = "leave_one_out"
+    parameterization: str = "subs"
     num_diffusion_steps: int = 64
     use_cache: bool = False
 
@@ -97,16 +108,30 @@ class MDLMConfig(LlamaConfig):
             )
         if self.attention_block_length is not None and self.attention_block_length < 1:
             raise ValueError(f"attention_block_length={self.attention_block_length} must be at least 1, or None")
-        if self.diffusion == "block" and self.attention_block_length is None:
-            raise ValueError("diffusion='block' needs attention_block_length: the positions of a block")
-        if self.diffusion == "block" and self.time_conditioning != "none":
-            raise ValueError(
-                f"time_conditioning={self.time_conditioning!r} does not go with diffusion='block', whose blocks are at different "
-                "times: it must be 'none'"
-            )
+        self._check_family()
         if self.num_diffusion_steps < 1:
             raise ValueError(f"num_diffusion_steps={self.num_diffusion_steps} must be at least 1")
         self.auto_map = dict(AUTO_MAP)
+
+    def _check_family(self) -> None:
+        """ValueError for fields that do not go with `diffusion`."""
+        family, uniform = f"diffusion={self.diffusion!r}", self.diffusion.startswith("uniform")
+        if self.diffusion.endswith("block") and self.attention_block_length is None:
+            raise ValueError(f"{family} needs attention_block_length: the positions of a block")
+        if self.diffusion == "block" and self.time_conditioning != "none":
+            raise ValueError(
+                f"time_conditioning={self.time_conditioning!r} does not go with {family}, whose blocks are at different "
+                "times: it must be 'none'"
+            )
+        if uniform and self.time_conditioning != "log_snr":
+            raise ValueError(
+                f"time_conditioning={self.time_conditioning!r} does not go with {family}: a denoiser of uniform noise has to be told "
+                "the noise level of each position: it must be 'log_snr'"
+            )
+        if uniform and self.parameterization != "subs":
+            raise ValueError(f"parameterization={self.parameterization!r} is for masked noise, not for {family}")
+        if not uniform and self.denoiser != "leave_one_out":
+            raise ValueError(f"denoiser={self.denoiser!r} is for uniform noise, not for {family}")
 
 
 # Makes save_pretrained copy the code beside the config.

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+
+from .token_loss_mdlm import CrossEntropy, TokenLoss
 
 # Logits held at once: enough for efficient matrix products.
 _CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}
@@ -22,16 +23,15 @@ _CALLED_POSITIONS = 1024
 
 
 class _HeadLoss(torch.autograd.Function):
-    """sum_i coefficient_i * nll_i, and the nlls, of which no gradient is taken."""
+    """sum_i coefficient_i * loss_i, and the losses, of which no gradient is taken."""
 
     @staticmethod
     def forward(
         ctx: Any,
         states: torch.Tensor,
         weight: torch.Tensor,
-        targets: torch.Tensor,
+        token_loss: TokenLoss,
         coefficients: torch.Tensor,
-        forbidden_id: int | None,
         chunk: int,
         differentiate: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,7 +48,7 @@ class _HeadLoss(torch.autograd.Function):
             rows = inputs[part]
             logits = torch.mm(rows, head.T, out=memory[: len(rows)]).float()
             factors = coefficients[part] if differentiate else None
-            nll[part] = _nll_and_gradient_in_place(logits, targets[part], factors, forbidden_id)
+            nll[part] = _losses_and_gradient_in_place(logits, token_loss.part(part), factors)
             if d_states is not None and d_weight is not None:
                 gradient = logits.to(dtype)
                 d_states[part] = gradient @ head
@@ -66,7 +66,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, d_loss: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
         d_states, d_weight = ctx.saved_tensors
         # In place; autograd raises an error if backward is called twice.
-        return d_states.mul_(d_loss), d_weight.mul_(d_loss), None, None, None, None, None
+        return d_states.mul_(d_loss), d_weight.mul_(d_loss), None, None, None, None
 
 
 def _compute_dtype(states: torch.Tensor) -> torch.dtype:
@@ -74,43 +74,29 @@ def _compute_dtype(states: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
-def _nll_and_gradient_in_place(
-    logits: torch.Tensor, targets: torch.Tensor, coefficients: torch.Tensor | None, forbidden_id: int | None
+def _losses_and_gradient_in_place(
+    logits: torch.Tensor, token_loss: TokenLoss, coefficients: torch.Tensor | None
 ) -> torch.Tensor:
-    """Cross-entropies (n,) of float32 logits (n, V). The logits are overwritten, with coefficients (n,) by
-    coefficient * (softmax - one-hot)."""
+    """Losses (n,) of float32 logits (n, V). The logits are overwritten, with coefficients (n,) by their gradient."""
     rows = max(1, _CACHED_LOGITS // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(logits))
-    nll = []
+    losses = []
     for start in range(0, len(logits), rows):
         few = slice(start, start + rows)
-        factors = None if coefficients is None else coefficients[few, None]
-        nll.append(_few_in_place(logits[few], targets[few, None], factors, forbidden_id))
-    return torch.cat(nll)[:, 0]
-
-
-def _few_in_place(
-    logits: torch.Tensor, targets: torch.Tensor, coefficients: torch.Tensor | None, forbidden_id: int | None
-) -> torch.Tensor:
-    if forbidden_id is not None and forbidden_id < logits.shape[-1]:
-        logits[:, forbidden_id] = -torch.inf
-    chosen = logits.gather(-1, targets)
-    peak = logits.amax(-1, keepdim=True)
-    total = logits.sub_(peak).exp_().sum(-1, keepdim=True)
-    if coefficients is not None:
-        logits.mul_(coefficients / total).scatter_add_(-1, targets, -coefficients)
-    return peak + total.log() - chosen
+        factors = None if coefficients is None else coefficients[few]
+        losses.append(token_loss.part(few).in_place(logits[few], factors))
+    return torch.cat(losses)
 
 
 @torch.compiler.disable
 def head_loss(
     states: torch.Tensor,
     weight: torch.Tensor,
-    targets: torch.Tensor,
+    targets: torch.Tensor | TokenLoss,
     coefficients: torch.Tensor | None = None,
     forbidden_id: int | None = None,
     chunk: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss, nll): the weighted sum of N cross-entropies in nats, and each of them (N,), float32, without gradient.
+    """(loss, nll): the weighted sum of N losses in nats, and each of them (N,), float32, without gradient.
 
     Equal to the plain way up to rounding; a gradient of the gradient does not exist. Matrix products run in the type of
     autocast, if it is on, all else in float32.
@@ -118,9 +104,11 @@ def head_loss(
     Args:
         states (`torch.Tensor`, (N, H)): hidden states.
         weight (`torch.Tensor`, (V, H)): the head's.
-        targets (`torch.LongTensor`, (N,)): token ids below V.
-        coefficients (`torch.Tensor`, (N,), *optional*): factors of the cross-entropies; 1.
-        forbidden_id (`int`, *optional*): a token of probability zero (the mask); it may lie past a narrow head.
+        targets (`torch.LongTensor` or `TokenLoss`, (N,)): token ids below V, whose cross-entropies are the losses; or any
+            other losses.
+        coefficients (`torch.Tensor`, (N,), *optional*): factors of the losses; 1.
+        forbidden_id (`int`, *optional*): a token of probability zero (the mask); it may lie past a narrow head. A `TokenLoss`
+            has its own.
         chunk (`int`, *optional*): positions whose logits exist at once; results are equal up to rounding.
 
     Raises:
@@ -128,14 +116,15 @@ def head_loss(
     """
     if coefficients is None:
         coefficients = torch.ones(len(states), device=states.device)
-    if not len(states) == len(targets) == len(coefficients):
+    token_loss = _token_loss(targets, forbidden_id)
+    if not len(states) == len(token_loss.targets) == len(coefficients):
         raise ValueError(
-            f"{len(states)} states, {len(targets)} targets and {len(coefficients)} coefficients: give one a position"
+            f"{len(states)} states, {len(token_loss.targets)} targets and {len(coefficients)} coefficients: give one a position"
         )
     if chunk is None:
         chunk = max(1, _CHUNK_LOGITS.get(states.device.type, 1 << 27) // len(weight))
     differentiate = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
-    return _HeadLoss.apply(states, weight, targets, coefficients.float(), forbidden_id, chunk, differentiate)
+    return _HeadLoss.apply(states, weight, token_loss, coefficients.float(), chunk, differentiate)
 
 
 def is_plain(module: nn.Module, states: torch.Tensor) -> bool:
@@ -154,7 +143,7 @@ def is_plain(module: nn.Module, states: torch.Tensor) -> bool:
 def module_loss(
     head: nn.Module,
     states: torch.Tensor,
-    targets: torch.Tensor,
+    targets: torch.Tensor | TokenLoss,
     coefficients: torch.Tensor | None = None,
     forbidden_id: int | None = None,
     chunk: int | None = None,
@@ -168,14 +157,16 @@ def module_loss(
     if coefficients is None:
         coefficients = torch.ones(len(states), device=states.device)
 
-    def chunk_nll(part: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        logits = head(part).float()
-        if forbidden_id is not None and forbidden_id < logits.shape[-1]:
-            forbidden = torch.arange(logits.shape[-1], device=logits.device) == forbidden_id
-            logits = logits.masked_fill(forbidden, -torch.inf)
-        return functional.cross_entropy(logits, wanted, reduction="none")
+    token_loss = _token_loss(targets, forbidden_id)
+
+    def chunk_nll(part: torch.Tensor, where: slice) -> torch.Tensor:
+        return token_loss.part(where).plain(head(part).float())
 
     size = _CALLED_POSITIONS if chunk is None else chunk
-    parts = zip(states.split(size), targets.split(size), strict=True)
-    nll = torch.cat([checkpoint(chunk_nll, part, wanted, use_reentrant=False) for part, wanted in parts])
+    parts = [slice(start, start + size) for start in range(0, max(len(states), 1), size)]
+    nll = torch.cat([checkpoint(chunk_nll, states[part], part, use_reentrant=False) for part in parts])
     return (nll * coefficients.float()).sum(), nll.detach()
+
+
+def _token_loss(targets: torch.Tensor | TokenLoss, forbidden_id: int | None) -> TokenLoss:
+    return targets if isinstance(targets, TokenLoss) else CrossEntropy(targets, forbidden_id)

@@ -17,8 +17,10 @@ class Corrupted(NamedTuple):
     """Keyword arguments of `MDLMForMaskedDiffusion.forward`, for B rows of L positions."""
 
     input_ids: torch.Tensor  # (B, L), noise where corrupted
-    labels: torch.Tensor  # (B, L), the clean token where corrupted, -100 elsewhere
-    timesteps: torch.Tensor | None  # (B,); None where a row has several
+    labels: torch.Tensor  # (B, L), the clean token where there is a loss, -100 elsewhere
+    timesteps: (
+        torch.Tensor | None
+    )  # (B,); as input_ids where each position is told its own; None where a row has several
     loss_weights: torch.Tensor | None  # (B,) or as input_ids; None: the model's own
     position_ids: torch.Tensor | None = None  # as input_ids, where positions are not counted from 0
     sight: torch.Tensor | None = None  # (B, 4, N), of N inputs; None: what the model's configuration says
@@ -31,8 +33,10 @@ class Corrupted(NamedTuple):
 class Draws(NamedTuple):
     """S draws of a row's bound."""
 
-    changed: torch.Tensor  # (S, L) bool, the corrupted positions
-    weights: torch.Tensor  # (S,) or (S, L) float64, of their cross-entropies
+    noisy: torch.Tensor  # (S, L), the row with its corrupted positions
+    scored: torch.Tensor  # (S, L) bool, the positions whose losses count
+    weights: torch.Tensor  # (S,) or (S, L) float64, of the losses
+    rates: torch.Tensor  # (S,), or (S, L) where each position has its own, the noise levels 1 - alpha
 
 
 class Order(ABC):
@@ -51,17 +55,19 @@ class Order(ABC):
         objective: str,
         generator: torch.Generator,
         stratified: bool = True,
+        window: tuple[float, float] = (0.0, 1.0),
     ) -> Corrupted:
         """Clean rows (B, L) as a training batch; only positions where `open` (B, L) is True are corrupted.
 
         Args:
             objective: one of the corruption's.
-            stratified: times as in `sample_timesteps`.
+            stratified, window: times as in `sample_timesteps`.
         """
 
     @abstractmethod
     def bound_draws(
         self,
+        tokens: torch.Tensor,
         scored: torch.Tensor,
         attended: torch.Tensor,
         corruption: Corruption,
@@ -69,9 +75,10 @@ class Order(ABC):
         antithetic: str,
         generator: torch.Generator,
     ) -> Draws:
-        """Draws whose weighted cross-entropies have the NELBO of one row as their mean.
+        """Draws whose weighted losses have the NELBO of one row as their mean.
 
         Args:
+            tokens: (L,) the clean row.
             scored: (L,) bool, the positions of which the likelihood is wanted.
             attended: (L,) bool, False at padding.
             antithetic: one of `ANTITHETIC`; pairs stand next to each other. See `metrics.likelihood.nelbo`.
@@ -84,6 +91,10 @@ class Order(ABC):
             attended: (B, L) bool, False at padding, on either side.
         """
         return {"input_ids": noisy} | ({} if bool(attended.all()) else {"attention_mask": attended.long()})
+
+    def beside_clean(self, values: torch.Tensor, of_clean: float) -> torch.Tensor:
+        """Values (B, L) of noisy rows, with those of the clean ones where `inputs` has them behind."""
+        return values
 
 
 @dataclass(frozen=True)
@@ -101,15 +112,20 @@ class Whole(Order):
         objective: str,
         generator: torch.Generator,
         stratified: bool = True,
+        window: tuple[float, float] = (0.0, 1.0),
     ) -> Corrupted:
-        timesteps = sample_timesteps(len(tokens), generator, stratified)
+        timesteps = sample_timesteps(len(tokens), generator, stratified, window)
         uniform = torch.rand(tokens.shape, generator=generator)
         changed = (uniform < schedule.mask_rate(timesteps)[:, None]) & open
-        weights = corruption.loss_weights(objective, timesteps)
-        return Corrupted(corruption.replace(tokens, changed), tokens.masked_fill(~changed, -100), timesteps, weights)
+        noisy = torch.where(changed, corruption.replacements(tokens.shape, generator), tokens)
+        labels = tokens.masked_fill(~corruption.labelled(changed, open, objective), -100)
+        if corruption.tells_noise:
+            timesteps = torch.where(open, timesteps[:, None], 0.0)
+        return Corrupted(noisy, labels, timesteps, corruption.loss_weights(objective, timesteps))
 
     def bound_draws(
         self,
+        tokens: torch.Tensor,
         scored: torch.Tensor,
         attended: torch.Tensor,
         corruption: Corruption,
@@ -118,20 +134,30 @@ class Whole(Order):
         generator: torch.Generator,
     ) -> Draws:
         positions = scored.nonzero()[:, 0]
-        length = len(positions)
+        length, least = len(positions), corruption.least_changed
         strata = num_samples if antithetic == "none" else (num_samples + 1) // 2
         offset = torch.rand(1, generator=generator, dtype=torch.float64)
         u = (torch.arange(strata) + offset) / strata
-        counts = (u * length).long().clamp(max=length - 1) + 1
+        counts = (u * (length + 1 - least)).long().clamp(max=length - least) + least
         if antithetic != "none":
-            counts = torch.stack([counts, length + 1 - counts], dim=1).flatten()[:num_samples]
+            counts = torch.stack([counts, length + least - counts], dim=1).flatten()[:num_samples]
         # Ranks among the row's own positions only: where padding stands changes nothing.
-        ranks = torch.rand(num_samples, length, generator=generator).argsort(-1).argsort(-1)
+        uniform = torch.rand(num_samples, length, generator=generator)
+        ranks = uniform.argsort(-1).argsort(-1)
         if antithetic == "complement":
             ranks[1::2] = length - 1 - ranks[::2]
+            uniform[1::2] = 1 - uniform[::2]
+        rates = corruption.stratum_rates(counts, uniform)
+        weights = corruption.stratum_weights(counts, rates, length)
         changed = torch.zeros(num_samples, len(scored), dtype=torch.bool)
         changed[:, positions] = ranks < counts[:, None]
-        return Draws(changed, corruption.bound_weights(counts, length))
+        noisy = tokens.repeat(num_samples, 1)
+        noisy[:, positions] = corruption.replacements((num_samples, length), generator)
+        noisy = torch.where(changed, noisy, tokens)
+        open = scored.expand_as(changed)
+        if corruption.tells_noise:
+            rates = torch.where(open, rates[:, None], 0.0)
+        return Draws(noisy, corruption.labelled(changed, open, "nelbo"), weights, rates)
 
 
 @dataclass(frozen=True)
@@ -155,30 +181,32 @@ class Blocks(Order):
         objective: str,
         generator: torch.Generator,
         stratified: bool = True,
+        window: tuple[float, float] = (0.0, 1.0),
     ) -> Corrupted:
         rows, width = tokens.shape
         number = torch.arange(width) // self.block_length
-        times = sample_timesteps(rows * (int(number[-1]) + 1), generator, stratified).view(rows, -1)
-        if self.block_length == 1:
+        times = sample_timesteps(rows * (int(number[-1]) + 1), generator, stratified, window).view(rows, -1)
+        if self.block_length == 1 and corruption.has_order:
             # Weight 1/t times a mask of probability t: t = 1 has the same mean, and no variance.
             times = torch.ones_like(times)
-        rate = schedule.mask_rate(times)[:, number]
-        changed = (torch.rand(tokens.shape, generator=generator) < rate) & open
+        changed = (torch.rand(tokens.shape, generator=generator) < schedule.mask_rate(times)[:, number]) & open
         weights = corruption.loss_weights(objective, times)
-        weights = (schedule.weight(times) if weights is None else weights)[:, number]
-        inputs = self.inputs(corruption.replace(tokens, changed), tokens, torch.ones_like(open))
-        labels = tokens.masked_fill(~changed, -100)
+        weights = (corruption.bound_weights(schedule, times) if weights is None else weights)[:, number]
+        noisy = torch.where(changed, corruption.replacements(tokens.shape, generator), tokens)
+        inputs = self.inputs(noisy, tokens, torch.ones_like(open))
+        labels = tokens.masked_fill(~corruption.labelled(changed, open, objective), -100)
         return Corrupted(
             inputs["input_ids"],
-            torch.cat([labels, torch.full_like(labels, -100)], dim=1),
-            None,
-            torch.cat([weights, torch.zeros_like(weights)], dim=1),
+            self.beside_clean(labels, -100),
+            self.beside_clean(torch.where(open, times[:, number], 0.0), 0) if corruption.tells_noise else None,
+            self.beside_clean(weights, 0),
             inputs["position_ids"],
             inputs["sight"],
         )
 
     def bound_draws(
         self,
+        tokens: torch.Tensor,
         scored: torch.Tensor,
         attended: torch.Tensor,
         corruption: Corruption,
@@ -187,14 +215,19 @@ class Blocks(Order):
         generator: torch.Generator,
     ) -> Draws:
         block = real_positions(attended) // self.block_length
-        changed = torch.zeros(num_samples, len(scored), dtype=torch.bool)
-        weights = torch.zeros(num_samples, len(scored), dtype=torch.float64)
+        noisy = tokens.repeat(num_samples, 1)
+        counted = torch.zeros(num_samples, len(scored), dtype=torch.bool)
+        weights, rates = torch.zeros(2, num_samples, len(scored), dtype=torch.float64)
         for number in block[scored].unique().tolist():
             own = scored & (block == number)
-            draws = Whole().bound_draws(own, attended, corruption, num_samples, antithetic, generator)
-            changed |= draws.changed
+            draws = Whole().bound_draws(tokens, own, attended, corruption, num_samples, antithetic, generator)
+            noisy[:, own], counted[:, own] = draws.noisy[:, own], draws.scored[:, own]
             weights[:, own] = draws.weights[:, None]
-        return Draws(changed, weights)
+            rates[:, own] = draws.rates[:, own].double() if draws.rates.dim() == 2 else draws.rates[:, None].double()
+        return Draws(noisy, counted, weights, rates)
+
+    def beside_clean(self, values: torch.Tensor, of_clean: float) -> torch.Tensor:
+        return torch.cat([values, torch.full_like(values, of_clean)], dim=1)
 
     def inputs(self, noisy: torch.Tensor, clean: torch.Tensor, attended: torch.Tensor) -> dict[str, torch.Tensor]:
         position_ids = real_positions(attended)
@@ -212,11 +245,17 @@ class Blocks(Order):
         return both if bool(attended.all()) else both | {"attention_mask": attended.long().repeat(1, 2)}
 
 
-def sample_timesteps(num_rows: int, generator: torch.Generator, stratified: bool = True) -> torch.Tensor:
-    """Times (num_rows,) in (0, 1].
+def sample_timesteps(
+    num_rows: int,
+    generator: torch.Generator,
+    stratified: bool = True,
+    window: tuple[float, float] = (0.0, 1.0),
+) -> torch.Tensor:
+    """Times (num_rows,) in (0, 1], or above the first number of `window` and up to its second.
 
     Stratified over the whole batch, t_i = (u + i) / n mod 1 with one u a step and the rows in random order (Sahoo et al.
-    2024, arXiv 2406.07524, the low-discrepancy sampler), or independent (the arche paper).
+    2024, arXiv 2406.07524, the low-discrepancy sampler), or independent (the arche paper). With a narrower window the loss is no
+    bound: it has less variance (clipped schedules, Arriola et al. 2025, arXiv 2503.09573, section 5.1).
     """
     if stratified:
         u = torch.rand(1, generator=generator, dtype=torch.float64)
@@ -225,4 +264,6 @@ def sample_timesteps(num_rows: int, generator: torch.Generator, stratified: bool
         times = (u + order) / num_rows % 1
     else:
         times = torch.rand(num_rows, generator=generator, dtype=torch.float64)
-    return (1 - times).float()  # (0, 1]: at t = 0 nothing is masked and the NELBO's weight is infinite
+    times = 1 - times  # (0, 1]: at t = 0 nothing is corrupted and the NELBO's weight is infinite
+    low, high = window
+    return (low + (high - low) * times).float()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .configuration_mdlm import MDLMConfig
-from .corruption_mdlm import Corruption, Masked
+from .corruption_mdlm import Corruption, Masked, Uniform
 from .order_mdlm import Blocks, Corrupted, Draws, Order, Whole
 from .schedule_mdlm import NoiseSchedule, get_schedule
 
@@ -27,30 +27,56 @@ class Family:
         objective: str,
         generator: torch.Generator,
         stratified: bool = True,
+        window: tuple[float, float] = (0.0, 1.0),
     ) -> Corrupted:
         """A training batch of clean rows (B, L), corrupted where `open` (B, L) is True; see `Order.lay_out`."""
-        return self.order.lay_out(tokens, open, self.corruption, self.schedule, objective, generator, stratified)
+        return self.order.lay_out(
+            tokens, open, self.corruption, self.schedule, objective, generator, stratified, window
+        )
 
     def bound_draws(
         self,
+        tokens: torch.Tensor,
         scored: torch.Tensor,
         attended: torch.Tensor,
         num_samples: int,
         antithetic: str,
         generator: torch.Generator,
     ) -> Draws:
-        """Draws of the bound of one row, at the positions where `scored` (L,) is True; see `Order.bound_draws`."""
-        return self.order.bound_draws(scored, attended, self.corruption, num_samples, antithetic, generator)
+        """Draws of the bound of one row (L,), at the positions where `scored` (L,) is True; see `Order.bound_draws`."""
+        return self.order.bound_draws(tokens, scored, attended, self.corruption, num_samples, antithetic, generator)
+
+
+def _masked(config: MDLMConfig) -> Corruption:
+    # A checkpoint that brings its own, older code has no such field.
+    return Masked(config.mask_token_id, scores=getattr(config, "parameterization", "subs") == "score")
+
+
+def _uniform(config: MDLMConfig) -> Corruption:
+    width = config.output_vocab_size or config.vocab_size
+    num_tokens = width - (config.mask_token_id < width)
+    return Uniform(num_tokens, config.mask_token_id, config.denoiser == "leave_one_out")
+
+
+def _whole(config: MDLMConfig) -> Order:
+    return Whole()
+
+
+def _blocks(config: MDLMConfig) -> Order:
+    return Blocks(int(config.attention_block_length))  # type: ignore[arg-type]  # the configuration has checked it
 
 
 # By `config.diffusion`, whose choices the configuration checks.
-FAMILIES: dict[str, Callable[[MDLMConfig], tuple[Corruption, Order]]] = {
-    "masked": lambda config: (Masked(config.mask_token_id), Whole()),
-    "block": lambda config: (Masked(config.mask_token_id), Blocks(int(config.attention_block_length))),  # type: ignore[arg-type]
+FAMILIES: dict[str, tuple[Callable[[MDLMConfig], Corruption], Callable[[MDLMConfig], Order]]] = {
+    "masked": (_masked, _whole),
+    "uniform": (_uniform, _whole),
+    "block": (_masked, _blocks),
+    "uniform_block": (_uniform, _blocks),
 }
 
 
 def family_of(model_or_config: Any) -> Family:
     """The family of a model or its config."""
     config: MDLMConfig = getattr(model_or_config, "config", model_or_config)
-    return Family(*FAMILIES[config.diffusion](config), get_schedule(config.noise_schedule))
+    corruption, order = FAMILIES[getattr(config, "diffusion", "masked")]
+    return Family(corruption(config), order(config), get_schedule(config.noise_schedule))

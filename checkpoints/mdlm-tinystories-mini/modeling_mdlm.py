@@ -22,7 +22,8 @@ from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import module_loss
 from .last_layer_mdlm import CACHE_ARGUMENT, last_layer
 from .sight_mdlm import Sight, positions_from_mask, sight_of
-from .time_embedding_mdlm import TimeEmbedding
+from .time_embedding_mdlm import TimeEmbedding, embed_times, make_embedding
+from .token_loss_mdlm import TokenLoss
 
 logger = logging.get_logger(__name__)
 
@@ -73,8 +74,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         for layer in self.layers:
             layer.self_attn.is_causal = False  # type: ignore[union-attr]  # mypy sees only a ModuleList
-        if config.time_conditioning == "additive":
-            self.time_embedding = TimeEmbedding(config.hidden_size)
+        if config.time_conditioning != "none":
+            self.time_embedding = make_embedding(config)
         self.post_init()
 
     @merge_with_config_defaults
@@ -99,7 +100,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             position_ids (`torch.LongTensor`, (B, L), *optional*): without `attention_mask`, another document starts where
                 they start again, and attention stays within a document. Default: real tokens are counted from 0.
             inputs_embeds (`torch.Tensor`, (B, L, hidden_size)): in place of `input_ids`.
-            timesteps (`torch.Tensor`, (B,)): t in [0, 1]; needed and read with `time_conditioning="additive"` only.
+            timesteps (`torch.Tensor`, (B,) or (B, L)): t in [0, 1], of a row or of each position; needed and read by a model with
+                `time_conditioning` only.
             positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer
                 runs there only. Indices are given in any order, and spare a GPU the wait for their number.
             sight (`Sight`, or its numbers as (B, 4, L), *optional*): who sees whom. Default: the documents that `position_ids` tell, and the blocks of
@@ -132,12 +134,10 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if self.config.time_conditioning == "additive":
-            if timesteps is None:
-                raise ValueError(
-                    "timesteps=None, but this model has time_conditioning='additive': give t of shape (B,)"
-                )
-            inputs_embeds = inputs_embeds + self.time_embedding(timesteps, inputs_embeds.dtype)[:, None]
+        if self.config.time_conditioning != "none":
+            inputs_embeds = inputs_embeds + embed_times(
+                self.time_embedding, self.config, timesteps, inputs_embeds.dtype
+            )
         packed = position_ids is not None and attention_mask is None
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
@@ -194,6 +194,7 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
         positions: torch.Tensor | None = None,
         loss_weights: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        objective: str = "nelbo",
         skip_logits: bool | None = None,
         **kwargs: Any,
     ) -> MaskedDiffusionOutput:
@@ -204,17 +205,18 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
             attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
             position_ids (`torch.LongTensor`, (B, L), *optional*): as in `MDLMModel.forward`.
             inputs_embeds (`torch.Tensor`, (B, L, hidden_size)): in place of `input_ids`.
-            labels (`torch.LongTensor`, (B, L), *optional*): clean tokens where the loss is wanted, -100 elsewhere. At least
-                one of them stands where `input_ids` holds the mask.
-            timesteps (`torch.Tensor`, (B,), *optional*): t in (0, 1]; read by a time-conditioned model, and weights the
-                default loss.
+            labels (`torch.LongTensor`, (B, L), *optional*): clean tokens where the loss is wanted, -100 elsewhere. With masked
+                noise at least one of them stands where `input_ids` holds the mask.
+            timesteps (`torch.Tensor`, (B,) or (B, L), *optional*): t in (0, 1], 0 at positions that are given; read by a
+                time-conditioned model and by the loss of uniform noise, and weights the default loss.
             positions (`torch.Tensor`, *optional*): where logits are wanted, (B, L) bool or (N,) indices into the B * L.
                 Default: everywhere. With `labels`: the labelled positions, and any others, which count for nothing.
                 Indices spare a GPU the wait for their number.
-            loss_weights (`torch.Tensor`, (B,) or (B, L), *optional*): a factor for each cross-entropy. Default: the NELBO
-                weight w(t) of the noise schedule with `timesteps`, else 1.
+            loss_weights (`torch.Tensor`, (B,) or (B, L), *optional*): a factor for each position's loss. Default: that of the
+                NELBO with `timesteps` (masked noise: w(t) of the noise schedule), else 1.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*): tokens by which the loss is divided. Default: with
                 `timesteps` all attended ones (the NELBO, comparable with an AR NLL), else the labelled ones.
+            objective (`str`, defaults to `"nelbo"`): what is lost at a labelled position (`Corruption.objectives`).
             skip_logits (`bool`, *optional*): with `labels`, compute the loss in chunks and return no logits
                 (`module_loss`). Default: in training mode.
 
@@ -263,14 +265,14 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
         logits = None if skips else self.subs_logits(states)
         if labels is not None and labelled is not None:
             scored = labelled if positions is None else positions
+            token_loss = self._token_loss(scored, labels, input_ids, timesteps, objective).to(states.device)
             weights = self._weights(labelled, timesteps, attention_mask, loss_weights, num_items_in_batch)
             factors = _at(weights, scored).to(states.device)
-            targets = _at(labels, scored).clamp(min=0).to(states.device)
             if logits is None:
-                loss, token_nll = module_loss(self.lm_head, states, targets, factors, self.config.mask_token_id)
+                loss, token_nll = module_loss(self.lm_head, states, token_loss, factors)
             else:
                 chosen = _at(logits, scored) if positions is None else logits
-                token_nll = F.cross_entropy(chosen.float(), targets, reduction="none")
+                token_nll = token_loss.plain(chosen.float())
                 loss = (token_nll * factors).sum()
         return MaskedDiffusionOutput(loss, logits, token_nll, hidden.hidden_states, hidden.attentions)
 
@@ -299,7 +301,8 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
                 )
             if input_ids is None or positions is not None or self.training or _is_traced(input_ids):
                 return
-            if not bool((input_ids == self.config.mask_token_id).any()):
+            masked = family_of(self.config).corruption.name == "masked"
+            if masked and not bool((input_ids == self.config.mask_token_id).any()):
                 logger.warning_once(
                     "No position holds the mask token: the logits of a masked diffusion model say nothing where a token is "
                     "given. To score text use arche_mdlm.metrics.likelihood.nelbo."
@@ -308,13 +311,8 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
         # Who gives indices has made the batch; to look at it would make a GPU wait.
         if input_ids is None or _is_traced(labels) or (positions is not None and positions.dtype != torch.bool):
             return
-        labelled = labels.ne(-100)
-        if bool(labelled.any()) and not bool((labelled & (input_ids == self.config.mask_token_id)).any()):
-            raise ValueError(
-                f"labels are given, but no labelled position of input_ids holds the mask token (id "
-                f"{self.config.mask_token_id}): a masked diffusion model learns and scores masked positions. Collators for "
-                "causal language models make such batches; mask the inputs first (docs/stock_tools.md)"
-            )
+        if problem := family_of(self.config).corruption.missing_noise(input_ids, labels.ne(-100)):
+            raise ValueError(problem)
 
     def subs_logits(self, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Head over (..., hidden_size) states: (..., vocab_size) logits, -inf at the mask and past a narrow head.
@@ -332,6 +330,26 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
         forbidden = torch.arange(logits.shape[-1], device=logits.device) == self.config.mask_token_id
         return logits.masked_fill(forbidden, -torch.inf)
 
+    def _token_loss(
+        self,
+        scored: torch.Tensor,
+        labels: torch.Tensor,
+        input_ids: torch.Tensor | None,
+        timesteps: torch.Tensor | None,
+        objective: str,
+    ) -> TokenLoss:
+        """The losses at N `scored` positions."""
+        family, rates = family_of(self.config), None
+        if input_ids is None and family.corruption.tells_noise:
+            raise ValueError(
+                "inputs_embeds with labels: the loss of uniform noise needs the noisy tokens; give input_ids"
+            )
+        noisy = labels if input_ids is None else input_ids
+        if timesteps is not None and family.corruption.tells_noise:
+            times = timesteps if timesteps.dim() == 2 else timesteps[:, None]
+            rates = _at(family.schedule.mask_rate(times).expand(labels.shape), scored)
+        return family.corruption.token_loss(_at(labels, scored).clamp(min=0), _at(noisy, scored), rates, objective)
+
     def _weights(
         self,
         labelled: torch.Tensor,
@@ -347,7 +365,8 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
             else:
                 num_items_in_batch = labelled.numel() if attention_mask is None else attention_mask.sum()
         if loss_weights is None and timesteps is not None:
-            loss_weights = family_of(self.config).schedule.weight(timesteps)
+            family = family_of(self.config)
+            loss_weights = family.corruption.bound_weights(family.schedule, timesteps)
         if loss_weights is None:
             loss_weights = torch.ones((), device=labelled.device)
         elif loss_weights.dim() == 1:

@@ -27,6 +27,10 @@ class NoiseSchedule(ABC):
         """-alpha'(t) / (1 - alpha(t)), the weight of a masked token's cross-entropy in the NELBO (eq. 10)."""
 
     @abstractmethod
+    def slope(self, t: torch.Tensor | float) -> torch.Tensor:
+        """-alpha'(t)."""
+
+    @abstractmethod
     def time_at(self, mask_rate: torch.Tensor | float) -> torch.Tensor:
         """The t at which the given share of tokens is masked."""
 
@@ -41,6 +45,9 @@ class LinearSchedule(NoiseSchedule):
     def weight(self, t: torch.Tensor | float) -> torch.Tensor:
         return 1 / torch.as_tensor(t)
 
+    def slope(self, t: torch.Tensor | float) -> torch.Tensor:
+        return torch.ones_like(torch.as_tensor(t))
+
     def time_at(self, mask_rate: torch.Tensor | float) -> torch.Tensor:
         return torch.as_tensor(mask_rate)
 
@@ -54,6 +61,9 @@ class CosineSchedule(NoiseSchedule):
 
     def weight(self, t: torch.Tensor | float) -> torch.Tensor:
         return math.pi / torch.tan(math.pi / 2 * torch.as_tensor(t))
+
+    def slope(self, t: torch.Tensor | float) -> torch.Tensor:
+        return math.pi / 2 * torch.sin(math.pi * torch.as_tensor(t))
 
     def time_at(self, mask_rate: torch.Tensor | float) -> torch.Tensor:
         return 2 / math.pi * torch.asin(torch.as_tensor(mask_rate).sqrt())

@@ -136,7 +136,7 @@ def test_every_known_key_reaches_the_configuration(architecture):
         "initializer_range": 0.5, "rms_norm_eps": 1e-3, "tie_word_embeddings": True, "attention_bias": True,
         "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}, "attention_dropout": 0.5, "mlp_bias": True,
         "output_vocab_size": 40, "attention_block_length": 2, "time_conditioning": "additive",
-        "noise_schedule": "cosine", "num_diffusion_steps": 3, "attn_implementation": "eager",
+        "noise_schedule": "cosine", "num_diffusion_steps": 3, "parameterization": "score", "attn_implementation": "eager",
         "n_embd": 24, "n_inner": 8, "n_layer": 2, "n_head": 6, "n_positions": 4, "activation_function": "relu",
         "resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5, "layer_norm_epsilon": 1e-3,
         "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True,
@@ -149,8 +149,8 @@ def test_every_known_key_reaches_the_configuration(architecture):
 
     before = described(make_config(architecture, values))
     for key in known_keys(architecture):
-        if key == "diffusion" or (architecture == "gpt2" and key == "attention_bias"):
-            continue  # these can only be what they are
+        if key in ("diffusion", "denoiser") or (architecture == "gpt2" and key == "attention_bias"):
+            continue  # these go with others only
         after = described(make_config(architecture, values | {key: changes[key]}))
         assert after != before, key
 

@@ -171,7 +171,7 @@ def test_text_is_written_in_the_model_s_blocks():
     [
         ({"attention_block_length": None}, "diffusion='block' needs attention_block_length"),
         ({"time_conditioning": "additive"}, "time_conditioning='additive' does not go with diffusion='block'"),
-        ({"diffusion": "blocks"}, "diffusion='blocks' is not one of masked, block"),
+        ({"diffusion": "blocks"}, "diffusion='blocks' is not one of masked, uniform, block"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):

@@ -10,7 +10,7 @@ from goodness_of_fit import uniform_ks_p
 from oracles.tables import TableLanguage
 
 from arche_mdlm import MDLMConfig, order_mdlm
-from arche_mdlm.configuration.presets import OBJECTIVES
+from arche_mdlm.configuration.presets import NOISE_OBJECTIVES, NOISES
 from arche_mdlm.configuration_mdlm import _CHOICES
 from arche_mdlm.corruption_mdlm import Masked
 from arche_mdlm.family_mdlm import FAMILIES, Family, family_of
@@ -142,18 +142,18 @@ def test_no_row_of_a_batch_always_gets_the_same_time():
     assert abs(correlation) < 4 / (2000 * 16) ** 0.5
 
 
+def config_of(name: str) -> MDLMConfig:
+    told = {"time_conditioning": "log_snr"} if NOISES[name] == "uniform" else {}
+    return MDLMConfig(vocab_size=32, mask_token_id=31, diffusion=name, attention_block_length=4, **told)
+
+
 def test_every_family_that_a_config_takes_is_there():
-    assert set(FAMILIES) == set(_CHOICES["diffusion"])
+    assert set(FAMILIES) == set(_CHOICES["diffusion"]) == set(NOISES)
     for name in FAMILIES:
-        assert isinstance(
-            family_of(MDLMConfig(vocab_size=32, mask_token_id=31, diffusion=name, attention_block_length=4)), Family
-        )
+        assert isinstance(family_of(config_of(name)), Family)
 
 
-def test_presets_name_every_objective():
-    named = {
-        objective
-        for make in FAMILIES.values()
-        for objective in make(MDLMConfig(attention_block_length=4))[0].objectives
-    }
-    assert set(OBJECTIVES) == named | {"next_token"}
+def test_presets_know_the_noise_and_the_objectives_of_every_family():
+    corruptions = {name: family_of(config_of(name)).corruption for name in FAMILIES}
+    assert {name: corruption.name for name, corruption in corruptions.items()} == NOISES
+    assert {corruption.name: corruption.objectives for corruption in corruptions.values()} == NOISE_OBJECTIVES

@@ -75,12 +75,18 @@ class StepBatches(Dataset):
         seed = np.random.SeedSequence([self.settings.seed, 2, step]).generate_state(1, np.uint64)[0]
         return torch.Generator().manual_seed(int(seed) >> 1)
 
-    def _share(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    def _share(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
         """This process's rows, cut into micro-batches."""
         size = self.settings.batch_size // (self.world_size * self.settings.accumulation)
         first = self.rank * size * self.settings.accumulation
         starts = range(first, first + size * self.settings.accumulation, size)
-        shares = [{name: value[start : start + size] for name, value in inputs.items()} for start in starts]
+        shares = [
+            {
+                name: value[start : start + size] if isinstance(value, torch.Tensor) else value
+                for name, value in inputs.items()
+            }
+            for start in starts
+        ]
         if self.index_labels:
             for share in shares:
                 share["positions"] = label_positions(self.arm.targets(share["labels"]) != -100)

@@ -15,7 +15,7 @@ from arche_mdlm.configuration.presets import TrainingSettings
 from arche_mdlm.configuration_mdlm import MDLMConfig
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, corpus_nelbo, corpus_nll
-from arche_mdlm.training.batches.batching import Canvas
+from arche_mdlm.training.batches.batching import Canvas, draw_given
 from arche_mdlm.training.models.fused_head import fuse_head, next_tokens
 
 
@@ -61,7 +61,7 @@ class Arm(ABC):
     @abstractmethod
     def inputs(
         self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """Keyword arguments of forward for a global batch of clean rows, with `labels` (B, L)."""
 
     @abstractmethod
@@ -152,12 +152,18 @@ class DiffusionArm(Arm):
 
     def inputs(
         self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
-        stratified = settings.time_sampling == "stratified"
-        corrupted = family_of(config).corrupt(
-            canvas.input_ids, canvas.maskable, settings.objective, generator, stratified
+    ) -> dict[str, Any]:
+        family, stratified = family_of(config), settings.time_sampling == "stratified"
+        open = canvas.maskable
+        if settings.given_share:
+            open = open & ~draw_given(canvas.real, settings.given_share, generator)
+        corrupted = family.corrupt(
+            canvas.input_ids, open, settings.objective, generator, stratified, settings.time_window
         )
-        return corrupted.inputs()
+        inputs: dict[str, Any] = corrupted.inputs()
+        if family.corruption.tells_noise:  # else objectives differ by their weights
+            inputs["objective"] = settings.objective
+        return inputs
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
         return labels
@@ -223,7 +229,7 @@ class AutoregressiveArm(Arm):
 
     def inputs(
         self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         learnt = canvas.real & canvas.maskable
         return {"input_ids": canvas.input_ids, "labels": canvas.input_ids.masked_fill(~learnt, -100)}
 
