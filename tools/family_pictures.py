@@ -75,7 +75,7 @@ def corruption(family: str, tokenizer: Any, ids: Sequence[int], seed: int) -> Pi
     generator = torch.Generator().manual_seed(seed)
     made = own.corrupt(clean, open, own.corruption.objectives[0], generator)
     noisy = made.input_ids[:, : clean.shape[1]].tolist()  # behind it, some families read the clean text
-    times = made.timesteps.tolist() if made.timesteps is not None else [None] * EXAMPLES
+    times = [_time_of(made.timesteps, open, row) for row in range(EXAMPLES)]
     strips = [Strip("text", [_cell(tokenizer, token, "clean") for token in ids])]
     rows = sorted(zip(noisy, times, strict=True), key=lambda row: sum(map(int.__ne__, row[0], ids)))
     for number, (row, time) in enumerate(rows, 1):
@@ -83,6 +83,15 @@ def corruption(family: str, tokenizer: Any, ids: Sequence[int], seed: int) -> Pi
         cells = [_cell(tokenizer, token, kind) for token, kind in zip(row, kinds, strict=True)]
         strips.append(Strip(f"example {number}" if time is None else f"t = {time:.2f}", cells))
     return Picture(strips, _starts(config, len(ids)))
+
+
+def _time_of(timesteps: torch.Tensor | None, open: torch.Tensor, row: int) -> float | None:
+    """The time of a row of the batch; None where its positions have several."""
+    if timesteps is None:
+        return None
+    own = timesteps[row].flatten()
+    own = own if len(own) == 1 else own[: open.shape[1]][open[row]]
+    return float(own[0]) if bool((own == own[0]).all()) else None
 
 
 def writing(model: Any, tokenizer: Any, seed: int) -> Picture:

@@ -199,7 +199,9 @@ def _likelihood_sentences(report: dict) -> list[str]:
     own = {label: one for label, one in found["own"].items() if _sign(one)}
     if own:
         parts = [f"{label}'s by {_span(one)} {'above' if _sign(one) > 0 else 'below'}" for label, one in own.items()]
-        lines.append(f"**The same beside the model's own bound**, which also pays for the canvas's tail, in nats a token: {', '.join(parts)}.")
+        lines.append(
+            f"**The same beside the model's own bound**, which also pays for the canvas's tail, in nats a token: {', '.join(parts)}."
+        )
     return lines
 
 

@@ -153,7 +153,7 @@ def test_block_models_write_with_their_cache_and_the_checkpoints_sampler(finishe
 
 @pytest.mark.filterwarnings("ignore:data has")
 def test_a_family_without_an_order_is_bound_only(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(Masked, "has_order", False, raising=False)
+    monkeypatch.setattr(Masked, "has_order", False)
     output = tmp_path / "out"
     assert run(place, output, "--judge", "none", "--steps", "3", "--batch_sizes", "2") == 0
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))

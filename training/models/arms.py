@@ -184,7 +184,7 @@ class DiffusionArm(Arm):
         return num_samples
 
     def has_exact_policy(self, config: PreTrainedConfig) -> bool:
-        return getattr(family_of(config).corruption, "has_order", True)
+        return family_of(config).corruption.has_order
 
     def generation_config(self, tokenizer: PreTrainedTokenizerBase, defaults: dict[str, Any]) -> dict[str, Any]:
         # No number of steps: the model's config has it, and samplers that set their own pace need none.

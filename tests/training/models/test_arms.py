@@ -58,5 +58,5 @@ def test_what_a_family_is_called_and_which_cache_changes_nothing(build_mdlm, tin
 
 
 def test_a_family_without_an_order_has_no_exact_policy(build_mdlm, monkeypatch):
-    monkeypatch.setattr(Masked, "has_order", False, raising=False)
+    monkeypatch.setattr(Masked, "has_order", False)
     assert not DIFFUSION.has_exact_policy(build_mdlm().config)
