@@ -31,7 +31,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "uniform_block": {"attention_block_length": 8, "time_conditioning": "log_snr"},
     "eso": {},
 }
-TOKENS, EXAMPLES = 32, 4  # of the picture of the corruption
+TOKENS, EXAMPLES = 24, 4  # of the picture of the corruption
 CANVAS, STEPS, STAGES = 48, 48, (1 / 6, 1 / 2, 5 / 6, 1)  # of the picture of the writing
 TEMPERATURE = 0.7
 PAPER, INK, DIM, MASK, LINE = "#ffffff", "#1f2328", "#57606a", "#c3cad2", "#8c959f"
@@ -121,7 +121,9 @@ def _cell(tokenizer: Any, token: int, kind: str) -> tuple[str, str]:
     if token == tokenizer.mask_token_id:
         return "", "mask"
     names = {tokenizer.bos_token_id: "BOS", tokenizer.eos_token_id: "EOS", tokenizer.pad_token_id: "pad"}
-    letters = names.get(token, tokenizer.decode([token]))
+    letters = names.get(
+        token, tokenizer.decode([token]).replace("\N{REPLACEMENT CHARACTER}", "·")
+    )  # a part of a letter
     return letters.strip() or "↵" * ("\n" in letters) or "␣", kind
 
 
