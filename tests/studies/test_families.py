@@ -8,7 +8,6 @@ import torch
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
-from arche_mdlm.corruption_mdlm import Masked
 from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
 from arche_mdlm.metrics.judge import load_judge
 from arche_mdlm.metrics.policy_likelihood import corpus_policy_nll
@@ -30,7 +29,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tokenizer):
-    """Folders ar, mdlm and block, and held_out.jsonl."""
+    """A folder of each of `KINDS`, and held_out.jsonl."""
     root = tmp_path_factory.mktemp("families")
     shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
              "num_attention_heads": 2, "max_position_embeddings": LENGTH, "tie_word_embeddings": True}  # fmt: skip
@@ -152,15 +151,15 @@ def test_block_models_write_with_their_cache_and_the_checkpoints_sampler(finishe
 
 
 @pytest.mark.filterwarnings("ignore:data has")
-def test_a_family_without_an_order_is_bound_only(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(Masked, "has_order", False)
-    output = tmp_path / "out"
-    assert run(place, output, "--judge", "none", "--steps", "3", "--batch_sizes", "2") == 0
-    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    assert report["models"]["masked"]["exact"] is None
-    assert report["comparisons"]["exact"] == {}
-    text = (output / "report.md").read_text(encoding="utf-8")
-    assert "| bound only |" in text
+def test_a_family_without_an_order_is_bound_only(place, tmp_path):
+    words = ["--models", f"u={place / 'uniform'}", f"m={place / 'mdlm'}"]
+    assert run(place, tmp_path / "out", "--judge", "none", "--steps", "3", "--batch_sizes", "2", *words) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["models"]["u"]["exact"] is None
+    assert report["models"]["u"]["likelihood"]["nats_per_token"] > 0
+    assert set(report["comparisons"]["exact"]) == set(report["comparisons"]["own"]) == {"m"}
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert [line.count("bound only") for line in text.splitlines() if line.startswith("| u | uniform")] == [1]
     assert "No judge." in text
     assert "give `--references FILE`" in text
 
