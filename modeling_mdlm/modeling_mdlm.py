@@ -12,20 +12,19 @@ from torch.nn import functional as F
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .checks_mdlm import check_inputs
 from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
 from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import module_loss
 from .last_layer_mdlm import CACHE_ARGUMENT, last_layer
 from .sight_mdlm import Sight, positions_from_mask, sight_of
-from .time_embedding_mdlm import TimeEmbedding, embed_times, make_embedding
+from .time_embedding_mdlm import TimeEmbedding, check_embedding, embed_times, make_embedding
 from .token_loss_mdlm import TokenLoss
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -51,6 +50,13 @@ class MaskedDiffusionOutput(ModelOutput):
 class MDLMPreTrainedModel(LlamaPreTrainedModel):
     config_class = MDLMConfig
     config: MDLMConfig
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As everywhere in transformers; ValueError for a checkpoint without the embedding of times that its config names."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        check_embedding(model.config, info["missing_keys"])
+        return (model, info) if output_loading_info else model
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
@@ -248,7 +254,7 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
 
         ```
         """
-        self._check(input_ids, inputs_embeds, labels, positions, timesteps, loss_weights)
+        check_inputs(self, input_ids, inputs_embeds, labels, positions, timesteps, loss_weights)
         skips = labels is not None and (self.training if skip_logits is None else skip_logits)
         labelled = None if labels is None else labels.ne(-100)
         if skips and positions is None:
@@ -276,44 +282,6 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
                 token_nll = token_loss.plain(chosen.float())
                 loss = (token_nll * factors).sum()
         return MaskedDiffusionOutput(loss, logits, token_nll, hidden.hidden_states, hidden.attentions)
-
-    def _check(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        labels: torch.Tensor | None,
-        positions: torch.Tensor | None,
-        timesteps: torch.Tensor | None,
-        loss_weights: torch.Tensor | None,
-    ) -> None:
-        """ValueError for inputs whose result would mean nothing."""
-        canvas = input_ids if input_ids is not None else inputs_embeds
-        for name, where in (("labels", labels), ("positions", positions)):
-            if where is None or canvas is None or (name == "positions" and where.dtype != torch.bool):
-                continue
-            if where.shape != canvas.shape[:2]:
-                raise ValueError(f"{name} of shape {tuple(where.shape)} do not fit {tuple(canvas.shape[:2])}")
-        if labels is None:
-            told = timesteps is not None and self.config.time_conditioning == "none"
-            if self.training and (loss_weights is not None or told):
-                raise ValueError(
-                    f"{'timesteps' if told else 'loss_weights'} without labels: nothing is weighted. The Trainer's "
-                    "label_smoothing_factor takes the labels away, and is not defined for this model: set it to 0"
-                )
-            if input_ids is None or positions is not None or self.training or _is_traced(input_ids):
-                return
-            masked = family_of(self.config).corruption.name == "masked"
-            if masked and not bool((input_ids == self.config.mask_token_id).any()):
-                logger.warning_once(
-                    "No position holds the mask token: the logits of a masked diffusion model say nothing where a token is "
-                    "given. To score text use arche_mdlm.metrics.likelihood.nelbo."
-                )
-            return
-        # Who gives indices has made the batch; to look at it would make a GPU wait.
-        if input_ids is None or _is_traced(labels) or (positions is not None and positions.dtype != torch.bool):
-            return
-        if problem := family_of(self.config).corruption.missing_noise(input_ids, labels.ne(-100)):
-            raise ValueError(problem)
 
     def subs_logits(self, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Head over (..., hidden_size) states: (..., vocab_size) logits, -inf at the mask and past a narrow head.
@@ -373,11 +341,6 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
         elif loss_weights.dim() == 1:
             loss_weights = loss_weights[:, None]
         return torch.where(labelled, loss_weights.float() / num_items_in_batch, 0.0)
-
-
-def _is_traced(values: torch.Tensor) -> bool:
-    """Whether the values cannot be read: in a compiler, in an export, or on the meta device."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or values.device.type == "meta"
 
 
 def _at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

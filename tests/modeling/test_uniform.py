@@ -5,6 +5,7 @@ import torch
 from goodness_of_fit import chi_square_p
 from oracles.tables import TableLanguage
 from torch.nn.functional import one_hot
+from transformers import AutoModelForCausalLM
 from uniform_model import (
     UniformModel,
     exact_bound,
@@ -407,3 +408,17 @@ def test_a_sampler_of_uniform_noise_is_refused_by_a_masked_model():
         ValueError, match="sampler='psi' is for uniform noise; a model of masked noise takes ancestral, arche"
     ):
         model.generate(torch.tensor([[BOS]]), sampler="psi")
+
+
+def test_a_checkpoint_without_the_embedding_of_noise_is_refused(tmp_path):
+    model = network()
+    model.save_pretrained(tmp_path)
+    assert MDLMForMaskedDiffusion.from_pretrained(tmp_path).config.diffusion == "uniform"
+    torch.manual_seed(0)
+    masked = MDLMForMaskedDiffusion(MDLMConfig(**SIZES, vocab_size=6, mask_token_id=MASK, bos_token_id=BOS))
+    masked.save_pretrained(tmp_path / "masked")
+    for kind in (MDLMForMaskedDiffusion, AutoModelForCausalLM):
+        with pytest.raises(
+            ValueError, match="time_conditioning='log_snr' but not its weights, model.time_embedding.inner"
+        ):
+            kind.from_pretrained(tmp_path / "masked", diffusion="uniform", time_conditioning="log_snr")
