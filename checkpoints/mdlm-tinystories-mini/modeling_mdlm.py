@@ -54,7 +54,8 @@ class MDLMPreTrainedModel(LlamaPreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As everywhere in transformers; ValueError for a checkpoint without the embedding of times that its config names."""
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
         check_embedding(model.config, info["missing_keys"])
         return (model, info) if output_loading_info else model
 
@@ -148,7 +149,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
         if isinstance(sight, torch.Tensor):
-            sight = Sight(*(numbers.contiguous() for numbers in sight.unbind(1)))
+            document, write, read, group = (numbers.contiguous() for numbers in sight.unbind(1))
+            sight = Sight(document, write, read, group)
         if sight is None:
             rows = position_ids.expand(inputs_embeds.shape[0], -1)
             context = self.config.max_position_embeddings
