@@ -86,6 +86,7 @@ class TrainingSettings:
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = 1.0
     short_canvas_share: float = 0.5
+    attention_annealing_steps: int | None = None  # attention opens from causal to full over so many steps
     ema_decay: float | None = None
     mixed_precision: str = "no"
     tf32: bool = True
@@ -201,6 +202,7 @@ def validate(preset: Preset) -> None:
         raise ValueError(f"data.long_documents='chunk' is for data.layout='rows'; {data.layout!r} keeps every token")
     _check_model(preset)
     _check_family(preset)
+    check_annealing(training, model.architecture, model.config)
 
 
 # Lowest and highest value allowed, and whether these two are allowed themselves.
@@ -216,7 +218,7 @@ _RANGES: dict[str, dict[str, tuple]] = {
     "training": {
         **dict.fromkeys(
             ("max_steps", "batch_size", "accumulation", "eval_every", "save_every", "log_every", "eval_samples",
-             "eval_rows", "keep_checkpoints", "length_multiple", "length_pool"), (1, math.inf)
+             "eval_rows", "keep_checkpoints", "attention_annealing_steps", "length_multiple", "length_pool"), (1, math.inf)
         ),
         **dict.fromkeys(("warmup_steps", "weight_decay", "seed"), (0, math.inf)),
         **dict.fromkeys(("min_lr_ratio", "short_canvas_share"), (0, 1)),
@@ -261,6 +263,32 @@ def _check_family(preset: Preset) -> None:
         raise ValueError(
             f"training.objective={preset.training.objective!r} does not go with model.config.diffusion={diffusion!r}, which has "
             f"{', '.join(allowed)}"
+        )
+
+
+def check_annealing(training: TrainingSettings, architecture: str, config: dict[str, Any]) -> None:
+    """ValueError where attention cannot open step by step in a model of `config`, or would not be full at the end."""
+    steps, diffusion = training.attention_annealing_steps, config.get("diffusion") or "masked"
+    attention = config.get("attn_implementation") or "sdpa"
+    if steps is None:
+        return
+    setting = f"training.attention_annealing_steps={steps}"
+    if architecture != "mdlm":
+        raise ValueError(f"{setting} is for model.architecture='mdlm': {architecture!r} stays causal")
+    if diffusion.endswith("block"):
+        raise ValueError(
+            f"{setting} does not go with model.config.diffusion={diffusion!r}, whose blocks say who sees whom; it is for "
+            + ", ".join(repr(name) for name in NOISES if not name.endswith("block"))
+        )
+    if attention.startswith("flash"):
+        raise ValueError(
+            f"{setting} does not go with model.config.attn_implementation={attention!r}, which takes no mask of pairs: use "
+            "sdpa, eager or flex_attention"
+        )
+    if steps > training.max_steps:
+        raise ValueError(
+            f"{setting} is more than training.max_steps={training.max_steps}: attention would never be full, but samples and "
+            "bounds are made with full attention"
         )
 
 

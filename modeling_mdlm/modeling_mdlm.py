@@ -21,7 +21,7 @@ from .family_mdlm import family_of
 from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import module_loss
 from .last_layer_mdlm import CACHE_ARGUMENT, last_layer
-from .sight_mdlm import Sight, positions_from_mask, sight_of
+from .sight_mdlm import Pairs, Sight, positions_from_mask, sight_from, sight_of
 from .time_embedding_mdlm import TimeEmbedding, embed_times, make_embedding
 from .token_loss_mdlm import TokenLoss
 
@@ -88,7 +88,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         inputs_embeds: torch.Tensor | None = None,
         timesteps: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
-        sight: Sight | torch.Tensor | None = None,
+        sight: Sight | Pairs | torch.Tensor | None = None,
         block_cache: Any = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
@@ -104,8 +104,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
                 `time_conditioning` only.
             positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer
                 runs there only. Indices are given in any order, and spare a GPU the wait for their number.
-            sight (`Sight`, or its numbers as (B, 4, L), *optional*): who sees whom. Default: the documents that `position_ids` tell, and the blocks of
-                `attention_block_length`; nothing is read from `position_ids` where it is given.
+            sight (`Sight`, or its numbers as (B, 4, L), or all pairs as (B or 1, L, L) bool, *optional*): who sees whom. Default: the
+                documents that `position_ids` tell, and the blocks of `attention_block_length`; where it is given, they count for nothing.
             block_cache (*optional*): what `BlockCache` hands to the layers.
 
         Returns:
@@ -142,7 +142,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
         if isinstance(sight, torch.Tensor):
-            sight = Sight(*(numbers.contiguous() for numbers in sight.unbind(1)))
+            sight = sight_from(sight)
         if sight is None:
             rows = position_ids.expand(inputs_embeds.shape[0], -1)
             sight = sight_of(rows, packed, self.config.attention_block_length)

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.model_config import classes_of, make_config
-from arche_mdlm.configuration.presets import ModelSettings, Preset
+from arche_mdlm.configuration.presets import ModelSettings, Preset, check_annealing
 from arche_mdlm.training.models.loading import load_config
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -66,6 +66,7 @@ def model_of_checkpoint(source: str, preset: Preset, explicit: Collection[str]) 
             kept[key] = own
     if "model.initialisation" in explicit:
         raise ValueError("model.initialisation is for a model that starts afresh, not for --init_from")
+    check_annealing(preset.training, wanted, kept | {"diffusion": getattr(config, "diffusion", "masked")})
     return replace(preset.model, config=kept, initialisation="default")
 
 
