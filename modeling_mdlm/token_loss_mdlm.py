@@ -12,6 +12,8 @@ Loss = TypeVar("Loss", bound="TokenLoss")
 
 # Below it a token is noise to float32, and the loss of uniform noise is 0 to float32.
 _LEAST_ALPHA = 1e-7
+# Times are above it; only positions that count for nothing are at 0.
+_LEAST_RATE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class TokenLoss(ABC):
         return self.forbidden_id is not None and self.forbidden_id < logits.shape[-1]
 
     def _forbid_in_place(self, logits: torch.Tensor) -> torch.Tensor:
-        if self._forbids(logits):
+        if self.forbidden_id is not None and self._forbids(logits):
             logits[:, self.forbidden_id] = -torch.inf
         return logits
 
@@ -169,7 +171,7 @@ class UniformBound(TokenLoss):
     def _scalars(self, logits: torch.Tensor) -> "_UniformScalars":
         assert self.noisy is not None
         assert self.rate is not None
-        rate = self.rate.double()[:, None]
+        rate = self.rate.double()[:, None].clamp(min=_LEAST_RATE)
         alpha = (1 - rate).clamp(min=_LEAST_ALPHA)
         return _UniformScalars(self._num_tokens(logits), rate, alpha, self.noisy[:, None], self.targets[:, None])
 
