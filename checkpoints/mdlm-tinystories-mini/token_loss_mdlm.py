@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional
@@ -46,7 +46,7 @@ class TokenLoss(ABC):
         return self._changed(lambda values: values.to(device))
 
     def _changed(self: Loss, change: Callable[[torch.Tensor], torch.Tensor]) -> Loss:
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        own: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(value) for name, value in own.items() if isinstance(value, torch.Tensor)})
 
     def _forbids(self, logits: torch.Tensor) -> bool:
@@ -58,9 +58,9 @@ class TokenLoss(ABC):
         return logits
 
     def _forbid(self, logits: torch.Tensor) -> torch.Tensor:
-        if not self._forbids(logits):
+        if self.forbidden_id is None or not self._forbids(logits):
             return logits
-        forbidden = torch.arange(logits.shape[-1], device=logits.device) == self.forbidden_id
+        forbidden = torch.eq(torch.arange(logits.shape[-1], device=logits.device), self.forbidden_id)
         return logits.masked_fill(forbidden, -torch.inf)
 
     def _num_tokens(self, logits: torch.Tensor) -> int:
