@@ -208,8 +208,7 @@ def validate(preset: Preset) -> None:
     if data.long_documents == "chunk" and data.layout != "rows":
         raise ValueError(f"data.long_documents='chunk' is for data.layout='rows'; {data.layout!r} keeps every token")
     _check_model(preset)
-    _check_family(preset)
-    check_annealing(training, model.architecture, model.config)
+    check_family(preset)
 
 
 # Lowest and highest value allowed, and whether these two are allowed themselves.
@@ -256,14 +255,20 @@ def _check_model(preset: Preset) -> None:
     check_model(model.architecture, model.config)
 
 
-def _check_family(preset: Preset) -> None:
-    """ValueError for settings that do not go with the family of a diffusion model."""
+def check_family(preset: Preset) -> None:
+    """ValueError for settings that do not go with the family of the model."""
+    check_annealing(preset.training, preset.model.architecture, preset.model.config)
     if preset.model.architecture != "mdlm":
         return
-    diffusion = preset.model.config.get("diffusion", "masked")
+    diffusion = preset.model.config.get("diffusion") or "masked"
     if diffusion.endswith("block") and preset.data.layout == "packed":
         raise ValueError(
             f"data.layout='packed' does not go with model.config.diffusion={diffusion!r}: use 'rows' or 'windows'"
+        )
+    if preset.model.config.get("prediction_offset") and preset.data.layout == "windows":
+        raise ValueError(
+            "data.layout='windows' does not go with model.config.prediction_offset=1: a window begins with no BOS, and its first token has "
+            "none before it to be predicted from; use 'rows' or 'packed'"
         )
     allowed = NOISE_OBJECTIVES[NOISES[diffusion]]
     if preset.training.objective not in allowed:

@@ -4,6 +4,7 @@ Source of the parameterisation: Sahoo et al. 2024, arXiv 2406.07524 (SUBS, NELBO
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from .family_mdlm import family_of
 from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import module_loss
 from .last_layer_mdlm import CACHE_ARGUMENT, last_layer
+from .offset_mdlm import check_predictable, predicting_states
 from .sight_mdlm import Pairs, Sight, positions_from_mask, sight_from, sight_of
 from .time_embedding_mdlm import TimeEmbedding, embed_times, make_embedding
 from .token_loss_mdlm import TokenLoss
@@ -110,10 +112,12 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
 
         Returns:
             `BaseModelOutput` with `last_hidden_state` of shape (B, L, hidden_size), or (N, hidden_size) at N `positions`:
-            in row-major order for bool, in theirs for indices.
+            in row-major order for bool, in theirs for indices. With `prediction_offset` 1 they are those by which these positions are
+            predicted, which stand at the position before each (`predicting_states`).
 
         Raises:
-            ValueError: for both or none of `input_ids` and `inputs_embeds`, and for missing `timesteps`.
+            ValueError: for both or none of `input_ids` and `inputs_embeds`, for missing `timesteps`, and with `prediction_offset` 1 for
+                bool `positions` with none before them.
 
         Example:
 
@@ -130,6 +134,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
 
         ```
         """
+        check_predictable(self.config, positions, attention_mask, position_ids if sight is None else None)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -163,7 +168,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         *layers, last = self.layers[: self.config.num_hidden_layers]
         for layer in layers:
             hidden_states = layer(hidden_states, **inputs)
-        hidden_states = last_layer(last, hidden_states, positions, **inputs)
+        at = partial(last_layer, last, hidden_states, **inputs)
+        hidden_states = predicting_states(at, positions, attention_mask, self.config.prediction_offset)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
@@ -250,8 +256,9 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
         self._check(input_ids, inputs_embeds, labels, positions, timesteps, loss_weights)
         skips = labels is not None and (self.training if skip_logits is None else skip_logits)
         labelled = None if labels is None else labels.ne(-100)
-        if skips and positions is None:
-            positions = labelled
+        if positions is None:
+            check_predictable(self.config, labelled, attention_mask, position_ids)
+            positions = labelled if skips else None
         hidden = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
