@@ -72,8 +72,9 @@ def policy_nll(
         `PolicyLikelihood`: nats a row and a token, and the order.
 
     Raises:
-        ValueError: for a model without an order of writing (uniform noise), an unknown policy, a block_length or batch_size below 1, stop_at_eos without an EOS,
-            shapes that do not fit, or a row without a token to score or with the mask token.
+        ValueError: for a model without an order of writing (uniform noise), an unknown policy, a block_length or batch_size below 1,
+            stop_at_eos without an EOS, shapes that do not fit, or a row without a token to score or with the mask token, and with
+            `prediction_offset` 1 for a row that does not begin with a BOS.
 
     Example:
 
@@ -92,7 +93,7 @@ def policy_nll(
     """
     _check_policy(model, policy, block_length, stop_at_eos)
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
-    scored = _scored(input_ids, attention_mask, model.config.bos_token_id)
+    scored = _scored(input_ids, attention_mask, model.config)
     token_nats = torch.zeros(input_ids.shape, dtype=torch.float64)
     order = torch.full(input_ids.shape, -1)
     with evaluating(model), tqdm(total=int(scored.sum()), desc=policy, unit="token", disable=not progress) as bar:

@@ -1,13 +1,14 @@
 """A cache of a canvas's keys and values during a block: a step then runs only the block's positions."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from .canvas_mdlm import Canvas
 from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
+from .offset_mdlm import outputs_for
 from .sight_mdlm import sight_of
 
 
@@ -79,6 +80,8 @@ class BlockCache:
     ) -> torch.Tensor:
         canvas = self.canvas
         inside = (canvas.window[rows] == block[:, None]) & canvas.attended[rows]
+        if offset := self.model.config.prediction_offset:  # the outputs that are read run, too
+            inside = inside | cast(torch.Tensor, outputs_for(inside, canvas.attended[rows], offset))
         width = int(inside.sum(-1).max())
         # Each row's positions from left to right; short rows repeat one of their own, which changes nothing.
         order = (~inside).long().argsort(dim=-1, stable=True)[:, :width]

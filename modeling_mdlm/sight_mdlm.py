@@ -56,6 +56,34 @@ class Sight(NamedTuple):
         return (document[:, None] == here[0]) & near
 
 
+class Pairs(NamedTuple):
+    """Who sees whom, spelled out: what no four numbers tell.
+
+    Args:
+        sees: (B, L, L) bool, or (1, L, L) for all rows, query before key.
+    """
+
+    sees: torch.Tensor
+
+    def mask_function(self) -> Callable[..., torch.Tensor]:
+        """As `Sight.mask_function`."""
+        sees = self.sees
+        every = 0 if len(sees) == 1 else 1
+
+        def look_up(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            return sees[row * every, query, key]
+
+        return look_up
+
+
+def sight_from(values: torch.Tensor) -> Sight | Pairs:
+    """A sight by its numbers (B, 4, L), or by its pairs (B or 1, L, L) bool: tensors alone go through data loaders."""
+    if values.dtype == torch.bool:
+        return Pairs(values)
+    document, write, read, group = (numbers.contiguous() for numbers in values.unbind(1))
+    return Sight(document, write, read, group)
+
+
 def sight_of(
     position_ids: torch.Tensor, packed: bool, block_length: int | None, context: int | None = None
 ) -> Sight | None:

@@ -13,6 +13,7 @@ from .configuration_mdlm import MDLMConfig
 from .corruption_mdlm import Corruption
 from .family_mdlm import family_of
 from .noise_mdlm import RowNoise
+from .offset_mdlm import check_predictable
 from .schedule_mdlm import NoiseSchedule
 from .sight_mdlm import real_positions
 
@@ -170,7 +171,7 @@ class Canvas:
         """Lay prompts (B, P) and masks out; `new_tokens` is (`"new"` or `"total"`, number, whether it is a default).
 
         Raises ValueError where a row would not fit the context, has nothing to fill, or no room for the least number of tokens,
-        and for a `block_length` longer than all there is to fill.
+        for a `block_length` longer than all there is to fill, and where a text begins with a mask and `prediction_offset` is 1.
         """
         device, mask_id, family = input_ids.device, config.mask_token_id, family_of(config)
         attended = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -188,6 +189,7 @@ class Canvas:
         attended = torch.cat([attended, tail], dim=1)
         tokens = tokens.masked_fill(~attended, mask_id)
         masked = (tokens == mask_id) & attended
+        check_predictable(config, masked, attended)
         known = attended & ~masked
         index = torch.arange(tokens.shape[1], device=device)
         last_known = torch.where(known, index, -1).amax(dim=1, keepdim=True)

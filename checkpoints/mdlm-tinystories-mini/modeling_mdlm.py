@@ -4,6 +4,7 @@ Source of the parameterisation: Sahoo et al. 2024, arXiv 2406.07524 (SUBS, NELBO
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from .family_mdlm import family_of
 from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import module_loss
 from .last_layer_mdlm import CACHE_ARGUMENT, last_layer
-from .sight_mdlm import Sight, positions_from_mask, sight_of
+from .offset_mdlm import check_predictable, predicting_states
+from .sight_mdlm import Pairs, Sight, positions_from_mask, sight_from, sight_of
 from .time_embedding_mdlm import TimeEmbedding, check_embedding, embed_times, make_embedding
 from .token_loss_mdlm import TokenLoss
 
@@ -95,7 +97,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         inputs_embeds: torch.Tensor | None = None,
         timesteps: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
-        sight: Sight | torch.Tensor | None = None,
+        sight: Sight | Pairs | torch.Tensor | None = None,
         block_cache: Any = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
@@ -111,16 +113,18 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
                 `time_conditioning` only.
             positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer
                 runs there only. Indices are given in any order, and spare a GPU the wait for their number.
-            sight (`Sight`, or its numbers as (B, 4, L), *optional*): who sees whom. Default: the documents that `position_ids` tell, and the blocks of
-                `attention_block_length`; nothing is read from `position_ids` where it is given.
+            sight (`Sight`, or its numbers as (B, 4, L), or all pairs as (B or 1, L, L) bool, *optional*): who sees whom. Default: the
+                documents that `position_ids` tell, and the blocks of `attention_block_length`; where it is given, they count for nothing.
             block_cache (*optional*): what `BlockCache` hands to the layers.
 
         Returns:
             `BaseModelOutput` with `last_hidden_state` of shape (B, L, hidden_size), or (N, hidden_size) at N `positions`:
-            in row-major order for bool, in theirs for indices.
+            in row-major order for bool, in theirs for indices. With `prediction_offset` 1 they are those by which these positions are
+            predicted, which stand at the position before each (`predicting_states`).
 
         Raises:
-            ValueError: for both or none of `input_ids` and `inputs_embeds`, and for missing `timesteps`.
+            ValueError: for both or none of `input_ids` and `inputs_embeds`, for missing `timesteps`, and with `prediction_offset` 1 for
+                bool `positions` with none before them.
 
         Example:
 
@@ -137,6 +141,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
 
         ```
         """
+        check_predictable(self.config, positions, attention_mask, position_ids if sight is None else None)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -149,8 +154,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
         if isinstance(sight, torch.Tensor):
-            document, write, read, group = (numbers.contiguous() for numbers in sight.unbind(1))
-            sight = Sight(document, write, read, group)
+            sight = sight_from(sight)
         if sight is None:
             rows = position_ids.expand(inputs_embeds.shape[0], -1)
             context = self.config.max_position_embeddings
@@ -172,7 +176,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         *layers, last = self.layers[: self.config.num_hidden_layers]
         for layer in layers:
             hidden_states = layer(hidden_states, **inputs)
-        hidden_states = last_layer(last, hidden_states, positions, **inputs)
+        at = partial(last_layer, last, hidden_states, **inputs)
+        hidden_states = predicting_states(at, positions, attention_mask, self.config.prediction_offset)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
@@ -259,8 +264,9 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
         check_inputs(self, input_ids, inputs_embeds, labels, positions, timesteps, loss_weights)
         skips = labels is not None and (self.training if skip_logits is None else skip_logits)
         labelled = None if labels is None else labels.ne(-100)
-        if skips and positions is None:
-            positions = labelled
+        if positions is None:
+            check_predictable(self.config, labelled, attention_mask, position_ids)
+            positions = labelled if skips else None
         hidden = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
