@@ -24,6 +24,7 @@ KINDS = {
     "ar": ("llama", {}),
     "mdlm": ("mdlm", {}),
     "block": ("mdlm", {"diffusion": "block", "attention_block_length": 8}),
+    "uniform": ("mdlm", {"diffusion": "uniform", "time_conditioning": "log_snr"}),
 }
 
 
