@@ -69,9 +69,10 @@ class UniformModel(MDLMForMaskedDiffusion):
     def __init__(self, language: TableLanguage, wrong: float = 0.0, **changes):
         size = language.vocab_size
         config = MDLMConfig(
-            diffusion="uniform", time_conditioning="log_snr", vocab_size=size + 3, output_vocab_size=size + 1, mask_token_id=size,
+            time_conditioning="log_snr", vocab_size=size + 3, output_vocab_size=size + 1, mask_token_id=size,
             bos_token_id=size + 1, eos_token_id=None, pad_token_id=size + 2, hidden_size=8, intermediate_size=8,
-            num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=language.length + 1, **changes,
+            num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=language.length + 1,
+            **{"diffusion": "uniform"} | changes,
         )  # fmt: skip
         super().__init__(config)
         self.eval()

@@ -231,6 +231,40 @@ def test_the_law_of_what_is_written(settings, law, wrong, steps):
         assert chi_square_p(counts, expected) > 1e-3
 
 
+@pytest.mark.parametrize("steps", [2, 6])
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [({}, {"block_length": 1}), ({"diffusion": "uniform_block", "attention_block_length": 1}, {})],
+    ids=["uniform", "uniform_block"],
+)
+def test_blocks_of_one_token_are_written_by_the_exact_conditionals(family, settings, steps):
+    """A block is told its level, the finished ones before it are clean: with the exact denoiser the language itself."""
+    counts = written(UniformModel(LANGUAGE, **family), steps, **settings)
+    assert chi_square_p(counts, LANGUAGE.probabilities) > 1e-3
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.5])
+def test_the_law_of_blocks_of_two(wrong):
+    """Each block of four tokens' first and second half by its own steps, given the finished one before it."""
+    language = TableLanguage.random(vocab_size=2, length=4, seed=2)
+    model = UniformModel(language, wrong, diffusion="uniform_block", attention_block_length=2)
+    steps, size, sequences = 2, 2, language.sequences  # a step for each of BOS and a token | two tokens | a token
+    law = torch.full((16,), 1 / 16, dtype=torch.float64)
+    for block in ([0], [1, 2], [3]):
+        for step in range(steps):
+            alpha_t, alpha_s = step / steps, (step + 1) / steps
+            level = torch.zeros(16, 4, dtype=torch.float64)
+            level[:, block] = 1 - alpha_t
+            level[:, block[-1] + 1 :] = 1.0
+            new = posterior_of(model.model.law(sequences, level), sequences, alpha_t, alpha_s)
+            kept = one_hot(sequences, size).double()
+            inside = torch.zeros(4, dtype=torch.bool)
+            inside[block] = True
+            new = torch.where(inside[None, :, None], new, kept)[:, None].expand(-1, 16, -1, -1)
+            law = law @ new.gather(-1, sequences[None, ..., None].expand(16, -1, -1, 1))[..., 0].prod(-1)
+    assert chi_square_p(written(model, 3 * steps), law) > 1e-3
+
+
 def test_a_denoiser_that_sees_its_own_token_is_converted():
     model = UniformModel(LANGUAGE, denoiser="full")
     assert chi_square_p(written(model, 4), sampler_law(UniformModel(LANGUAGE), 4)) > 1e-3
