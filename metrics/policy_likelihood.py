@@ -7,6 +7,7 @@ import torch
 from tqdm.auto import tqdm
 
 from arche_mdlm import MDLMForMaskedDiffusion
+from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, _canvases, _check_rows, _summary
 from arche_mdlm.metrics.likelihood import _checked_clean, _scored, evaluating
 from arche_mdlm.samplers_mdlm import top_k_per_row
@@ -138,6 +139,11 @@ def corpus_policy_nll(
 def _check_policy(model: MDLMForMaskedDiffusion, policy: str, block_length: int | None, stop_at_eos: bool) -> None:
     if policy not in POLICIES:
         raise ValueError(f"policy={policy!r} is not one of {', '.join(POLICIES)}")
+    if family_of(model).order.has_ranks:
+        raise ValueError(
+            f"policy_nll is for families whose positions see the whole canvas, not for diffusion={model.config.diffusion!r}: use "
+            "metrics.order_likelihood.order_nll"
+        )
     if block_length is not None and block_length < 1:
         raise ValueError(f"block_length={block_length} must be at least 1, or None for a single block")
     if stop_at_eos and model.config.eos_token_id is None:

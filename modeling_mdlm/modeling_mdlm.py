@@ -105,7 +105,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer
                 runs there only. Indices are given in any order, and spare a GPU the wait for their number.
             sight (`Sight`, or its numbers as (B, 4, L), *optional*): who sees whom. Default: the documents that `position_ids` tell, and the blocks of
-                `attention_block_length`; nothing is read from `position_ids` where it is given.
+                `attention_block_length`; with `diffusion="eso"`, given tokens from left to right, then masked ones. Nothing is
+                read from `position_ids` where it is given.
             block_cache (*optional*): what `BlockCache` hands to the layers.
 
         Returns:
@@ -144,6 +145,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         if isinstance(sight, torch.Tensor):
             sight = Sight(*(numbers.contiguous() for numbers in sight.unbind(1)))
         if sight is None:
+            sight = self._own_sight(input_ids, attention_mask)
+        if sight is None:
             rows = position_ids.expand(inputs_embeds.shape[0], -1)
             sight = sight_of(rows, packed, self.config.attention_block_length)
         mask: Any = create_bidirectional_mask(
@@ -165,6 +168,16 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             hidden_states = layer(hidden_states, **inputs)
         hidden_states = last_layer(last, hidden_states, positions, **inputs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+    def _own_sight(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> Sight | None:
+        """That of the model's order, where it has one of its own."""
+        order = family_of(self.config).order
+        if not order.has_ranks:
+            return None
+        if input_ids is None:
+            raise ValueError("inputs_embeds without sight: what a position sees depends on what is masked; give sight")
+        attended = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return order.sight(input_ids == self.config.mask_token_id, attended.bool())
 
 
 class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type: ignore[misc]  # the mixin's classes are narrower

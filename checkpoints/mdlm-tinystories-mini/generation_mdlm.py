@@ -174,6 +174,10 @@ class MDLMGenerationMixin(GenerationMixin):
         stock = {*vars(GenerationConfig()), *inspect.signature(GenerationMixin.generate).parameters}
         refuse_unsupported(kwargs, places[1:], stock | set(inspect.signature(self.forward).parameters))  # type: ignore[attr-defined]
         get = partial(_setting, places)
+        if family_of(self.config).order.has_ranks:
+            raise ValueError(
+                f"generate does not know diffusion={self.config.diffusion!r} yet: such a model is trained and scored only"
+            )
         if get("block_length") is None:
             kwargs["block_length"] = family_of(self.config).order.block_length
         check_settings(get, kwargs)
