@@ -38,6 +38,7 @@ SAMPLERS = (
     "remdm",
     "threshold",
 )
+UNIFORM_SAMPLERS = ("ancestral", "gibbs", "psi")
 _DIFFUSION_ONLY = (
     "temperature_end",
     "num_diffusion_steps",
@@ -48,6 +49,9 @@ _DIFFUSION_ONLY = (
     "entropy_bound",
     "remasking",
     "remasking_rate",
+    "kappa",
+    "corrector_steps",
+    "greedy_tail",
     "guidance_scale",
     "prefix_cache",
     "negative_prompt",
@@ -90,7 +94,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--greedy", action="store_true", help="the most probable tokens instead of drawn ones")
     add = parser.add_argument_group("diffusion arm only (default: the checkpoint's own settings)").add_argument
     add("--num_diffusion_steps", type=count(), metavar="N")
-    add("--sampler", metavar="NAME", help=", ".join(SAMPLERS))
+    add(
+        "--sampler",
+        metavar="NAME",
+        help=f"{', '.join(SAMPLERS)}; for a model of uniform noise {', '.join(UNIFORM_SAMPLERS)}",
+    )
     add("--block_length", type=count(), metavar="N", help="blocks of so many positions, one after another")
     add(
         "--prefix_cache",
@@ -116,6 +124,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--entropy_bound", type=Number(float, 0), help="of the sampler entropy_bound: nats")
     add("--remasking", choices=("cap", "rescale", "conf", "loop"), help="of the sampler remdm")
     add("--remasking_rate", type=Number(float, 0, 1), help="of the sampler remdm")
+    add("--kappa", type=Number(float, 0, 1), help="of the sampler psi: share of ancestral steps (default: 0.95)")
+    add("--corrector_steps", type=count(0), metavar="N", help="of the sampler gibbs: corrections a step (default: 1)")
+    add(
+        "--greedy_tail",
+        action="store_true",
+        default=None,
+        help="uniform noise: the last step takes the most probable tokens",
+    )
     add(
         "--guidance_scale",
         type=Number(float, 0, 1000),
@@ -183,7 +199,7 @@ def check(args: argparse.Namespace, arm: "Arm") -> None:
         raise ValueError(f"--compile is for the diffusion arm; {args.model} is autoregressive")
     if args.compile and args.prefix_cache:
         raise ValueError("--compile and --prefix_cache exclude each other; give one of them")
-    if args.sampler is not None:
+    if args.sampler is not None and args.sampler not in UNIFORM_SAMPLERS:  # the model tells which noise it has
         from arche_mdlm.samplers_mdlm import get_sampler
 
         get_sampler(args.sampler)  # its error names the nearest one

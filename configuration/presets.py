@@ -70,6 +70,10 @@ class TrainingSettings:
 
     objective: str = "low_variance"
     time_sampling: str = "stratified"
+    time_window: tuple[float, float] = (0.0, 1.0)  # narrower: a loss of less variance that is no bound
+    given_share: float = (
+        0.0  # of the rows of a diffusion arm: a prefix or other positions are given, as a prompt or text with gaps is
+    )
     max_steps: int = 1000
     batch_size: int = 16
     accumulation: int = 1
@@ -190,6 +194,9 @@ def validate(preset: Preset) -> None:
             _in_range(f"{section}.{name}", getattr(getattr(preset, section), name), *allowed)
     for beta in training.betas:
         _in_range("training.betas", beta, 0, 1, True, False)
+    low, high = training.time_window
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"training.time_window={[low, high]} must be two numbers, 0 <= low < high <= 1")
     for steps in training.branches:
         _in_range("training.branches", steps, 1, math.inf)
     if training.branches and training.schedule != "warmup_stable_decay":
@@ -219,7 +226,7 @@ _RANGES: dict[str, dict[str, tuple]] = {
              "eval_rows", "keep_checkpoints", "length_multiple", "length_pool"), (1, math.inf)
         ),
         **dict.fromkeys(("warmup_steps", "weight_decay", "seed"), (0, math.inf)),
-        **dict.fromkeys(("min_lr_ratio", "short_canvas_share"), (0, 1)),
+        **dict.fromkeys(("min_lr_ratio", "short_canvas_share", "given_share"), (0, 1)),
         **dict.fromkeys(("learning_rate", "muon_learning_rate", "clip_norm"), (0, math.inf, False)),
         "ema_decay": (0, 1, False, False),
         "decay_share": (0, 1, False),

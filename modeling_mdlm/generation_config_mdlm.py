@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig
 
-from .samplers_mdlm import available_samplers, get_sampler, sampler_options
+from .samplers_mdlm import get_sampler, sampler_options
 
 OWN_FIELDS: dict[str, Any] = {
     "num_diffusion_steps": None,
@@ -23,6 +23,9 @@ OWN_FIELDS: dict[str, Any] = {
     "entropy_bound": None,
     "remasking": None,
     "remasking_rate": None,
+    "kappa": None,
+    "corrector_steps": None,
+    "greedy_tail": None,
     "output_history": None,
     "prefix_cache": None,
 }
@@ -71,6 +74,8 @@ class MDLMGenerationConfig(GenerationConfig):
         threshold (`float`, *optional*), threshold_factor (`float`, *optional*): see `ThresholdSampler`.
         entropy_bound (`float`, nats, *optional*): see `EntropyBoundSampler`.
         remasking (`str`, *optional*), remasking_rate (`float`, *optional*): see `RemaskingSampler`.
+        kappa (`float`, *optional*): see `PsiSampler`. corrector_steps (`int`, *optional*): see `GibbsSampler`.
+        greedy_tail (`bool`, *optional*): see `UniformAncestralSampler`.
         output_history (`bool`, *optional*): return the canvas after each step; needs `return_dict_in_generate`.
         prefix_cache (`bool`, *optional*): with `block_length`, keep keys and values of all other blocks while one is written
             (`BlockCache`): exact for a block-causal model without time conditioning, approximate for others, with a warning.
@@ -97,6 +102,9 @@ class MDLMGenerationConfig(GenerationConfig):
     entropy_bound: float | None
     remasking: str | None
     remasking_rate: float | None
+    kappa: float | None
+    corrector_steps: int | None
+    greedy_tail: bool | None
     output_history: bool | None
     prefix_cache: bool | None
 
@@ -151,12 +159,13 @@ def _short(value: Any) -> str:
     return line if len(line) <= 60 else f"{line[:57]}..."
 
 
-def check_settings(get: Callable[[str], Any], given: dict[str, Any]) -> None:
+def check_settings(get: Callable[[str], Any], given: dict[str, Any], noise: str) -> None:
     """ValueError naming the setting, its value and what is allowed.
 
     Args:
         get: `get(name)` is the value of a setting, given or default, or None.
         given: the settings of this call alone. A default of the checkpoint may belong to another sampler than this call's.
+        noise: that of the model's family.
     """
     for name in ("num_diffusion_steps", "block_length", "num_return_sequences"):
         value = get(name)
@@ -183,23 +192,22 @@ def check_settings(get: Callable[[str], Any], given: dict[str, Any]) -> None:
         raise ValueError(
             "prefix_cache=True needs block_length: it keeps what stands outside of the block being written"
         )
-    _check_sampler(get, given)
+    _check_sampler(get, given, noise)
 
 
-def _check_sampler(get: Callable[[str], Any], given: dict[str, Any]) -> None:
+def _check_sampler(get: Callable[[str], Any], given: dict[str, Any], noise: str) -> None:
     """Settings that only other samplers have."""
     name = get("sampler") or "ancestral"
-    sampler = get_sampler(name)
+    sampler = get_sampler(name, noise)
     if sampler.anneals_temperature and get("temperature_end") is not None:
         raise ValueError(
             f"temperature_end={get('temperature_end')!r}: sampler={name!r} has its own course of temperature"
         )
-    for option in sorted(sampler_options() - set(sampler.options)):
+    for option, fitting in sorted(sampler_options().items()):
         value = given.get(option)
-        if value is not None:
-            fitting = [other for other in sorted(available_samplers()) if option in get_sampler(other).options]
+        if value is not None and option not in sampler.options:
             raise ValueError(
-                f"{option}={value!r} does not go with sampler={name!r}: it is an option of {', '.join(fitting)}"
+                f"{option}={value!r} does not go with sampler={name!r}: it is an option of {', '.join(sorted(fitting))}"
             )
 
 

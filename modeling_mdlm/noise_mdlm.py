@@ -62,6 +62,10 @@ class RowNoise:
         bits = _mix(stream[..., None] + (self.position_ids + 1) * _GOLDEN)
         return _shift(bits, 11).to(torch.float64) * 2.0**-53
 
+    def branch(self, number: int) -> "RowNoise":
+        """Streams of their own, for what a step draws several times."""
+        return RowNoise(_mix(_mix(self.seeds) + number), self.position_ids, self.step)
+
     def at_step(self, step: int) -> "RowNoise":
         """The same streams at another step; step 0 gives numbers that stay the same throughout a generation."""
         return RowNoise(self.seeds, self.position_ids, step)

@@ -72,12 +72,13 @@ class Order(ABC):
         objective: str,
         generator: torch.Generator,
         stratified: bool = True,
+        window: tuple[float, float] = (0.0, 1.0),
     ) -> Corrupted:
         """Clean rows (B, L) as a training batch; only positions where `open` (B, L) is True are corrupted.
 
         Args:
             objective: one of the corruption's.
-            stratified: times as in `sample_timesteps`.
+            stratified, window: times as in `sample_timesteps`.
         """
 
     @abstractmethod
@@ -127,8 +128,9 @@ class Whole(Order):
         objective: str,
         generator: torch.Generator,
         stratified: bool = True,
+        window: tuple[float, float] = (0.0, 1.0),
     ) -> Corrupted:
-        timesteps = sample_timesteps(len(tokens), generator, stratified)
+        timesteps = sample_timesteps(len(tokens), generator, stratified, window)
         uniform = torch.rand(tokens.shape, generator=generator)
         changed = (uniform < schedule.mask_rate(timesteps)[:, None]) & open
         noisy = torch.where(changed, corruption.replacements(tokens.shape, generator), tokens)
@@ -198,10 +200,11 @@ class Blocks(Order):
         objective: str,
         generator: torch.Generator,
         stratified: bool = True,
+        window: tuple[float, float] = (0.0, 1.0),
     ) -> Corrupted:
         rows, width = tokens.shape
         number = torch.arange(width) // self.block_length
-        times = sample_timesteps(rows * (int(number[-1]) + 1), generator, stratified).view(rows, -1)
+        times = sample_timesteps(rows * (int(number[-1]) + 1), generator, stratified, window).view(rows, -1)
         if self.block_length == 1 and corruption.has_order:
             # Weight 1/t times a mask of probability t: t = 1 has the same mean, and no variance.
             times = torch.ones_like(times)
@@ -265,11 +268,17 @@ def doubled(
     return both if bool(attended.all()) else both | {"attention_mask": attended.long().repeat(1, 2)}
 
 
-def sample_timesteps(num_rows: int, generator: torch.Generator, stratified: bool = True) -> torch.Tensor:
-    """Times (num_rows,) in (0, 1].
+def sample_timesteps(
+    num_rows: int,
+    generator: torch.Generator,
+    stratified: bool = True,
+    window: tuple[float, float] = (0.0, 1.0),
+) -> torch.Tensor:
+    """Times (num_rows,) in (0, 1], or above the first number of `window` and up to its second.
 
     Stratified over the whole batch, t_i = (u + i) / n mod 1 with one u a step and the rows in random order (Sahoo et al.
-    2024, arXiv 2406.07524, the low-discrepancy sampler), or independent (the arche paper).
+    2024, arXiv 2406.07524, the low-discrepancy sampler), or independent (the arche paper). With a narrower window the loss is no
+    bound: it has less variance (clipped schedules, Arriola et al. 2025, arXiv 2503.09573, section 5.1).
     """
     if stratified:
         u = torch.rand(1, generator=generator, dtype=torch.float64)
@@ -278,4 +287,6 @@ def sample_timesteps(num_rows: int, generator: torch.Generator, stratified: bool
         times = (u + order) / num_rows % 1
     else:
         times = torch.rand(num_rows, generator=generator, dtype=torch.float64)
-    return (1 - times).float()  # (0, 1]: at t = 0 nothing is masked and the NELBO's weight is infinite
+    times = 1 - times  # (0, 1]: at t = 0 nothing is corrupted and the NELBO's weight is infinite
+    low, high = window
+    return (low + (high - low) * times).float()

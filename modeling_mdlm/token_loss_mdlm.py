@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional
@@ -12,6 +12,8 @@ Loss = TypeVar("Loss", bound="TokenLoss")
 
 # Below it a token is noise to float32, and the loss of uniform noise is 0 to float32.
 _LEAST_ALPHA = 1e-7
+# Times are above it; only positions that count for nothing are at 0.
+_LEAST_RATE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -44,21 +46,21 @@ class TokenLoss(ABC):
         return self._changed(lambda values: values.to(device))
 
     def _changed(self: Loss, change: Callable[[torch.Tensor], torch.Tensor]) -> Loss:
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        own: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(value) for name, value in own.items() if isinstance(value, torch.Tensor)})
 
     def _forbids(self, logits: torch.Tensor) -> bool:
         return self.forbidden_id is not None and self.forbidden_id < logits.shape[-1]
 
     def _forbid_in_place(self, logits: torch.Tensor) -> torch.Tensor:
-        if self._forbids(logits):
+        if self.forbidden_id is not None and self._forbids(logits):
             logits[:, self.forbidden_id] = -torch.inf
         return logits
 
     def _forbid(self, logits: torch.Tensor) -> torch.Tensor:
-        if not self._forbids(logits):
+        if self.forbidden_id is None or not self._forbids(logits):
             return logits
-        forbidden = torch.arange(logits.shape[-1], device=logits.device) == self.forbidden_id
+        forbidden = torch.eq(torch.arange(logits.shape[-1], device=logits.device), self.forbidden_id)
         return logits.masked_fill(forbidden, -torch.inf)
 
     def _num_tokens(self, logits: torch.Tensor) -> int:
@@ -169,7 +171,7 @@ class UniformBound(TokenLoss):
     def _scalars(self, logits: torch.Tensor) -> "_UniformScalars":
         assert self.noisy is not None
         assert self.rate is not None
-        rate = self.rate.double()[:, None]
+        rate = self.rate.double()[:, None].clamp(min=_LEAST_RATE)
         alpha = (1 - rate).clamp(min=_LEAST_ALPHA)
         return _UniformScalars(self._num_tokens(logits), rate, alpha, self.noisy[:, None], self.targets[:, None])
 

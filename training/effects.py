@@ -13,6 +13,8 @@ def without_effect(preset: Preset, explicit: Collection[str], fine_tuned: bool) 
     an_ar_arm, no_rows = "an AR arm", f"data.layout={data.layout!r}"
     without = {
         "training.time_sampling": (diffusion, an_ar_arm),
+        "training.time_window": (diffusion, an_ar_arm),
+        "training.given_share": (diffusion, an_ar_arm),
         "training.length_multiple": (diffusion and rows, no_rows if diffusion else an_ar_arm),
         "training.short_canvas_share": (diffusion and rows, no_rows if diffusion else an_ar_arm),
         "training.eval_samples": (diffusion, an_ar_arm),

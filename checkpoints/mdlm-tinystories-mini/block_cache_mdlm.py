@@ -7,6 +7,7 @@ import torch
 
 from .canvas_mdlm import Canvas
 from .configuration_mdlm import MDLMConfig
+from .family_mdlm import family_of
 from .sight_mdlm import sight_of
 
 
@@ -39,13 +40,16 @@ class BlockCache:
     @staticmethod
     def is_exact(config: MDLMConfig) -> bool:
         """Whether the cache of blocks changes nothing for a model of this configuration."""
-        return config.attention_block_length is not None and config.time_conditioning == "none"
+        told = (
+            config.time_conditioning != "none" and not family_of(config).corruption.tells_noise
+        )  # a time of the whole canvas
+        return config.attention_block_length is not None and not told
 
     def states(
         self, rows: torch.Tensor, block: torch.Tensor, where: torch.Tensor, times: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         """Hidden states (N, hidden_size) at the N True positions of `where` (R, L), in row-major order, of `rows` (R,) at
-        `block` (R,); `times` holds `timesteps` (R,) for a time-conditioned model."""
+        `block` (R,); `times` holds `timesteps`, (R,) or (R, L), for a time-conditioned model."""
         known = self.held[rows] == block
         parts = []
         for run, chosen in ((self._whole, ~known), (self._window, known)):
@@ -85,7 +89,7 @@ class BlockCache:
             input_ids=canvas.tokens[rows].gather(1, columns),
             position_ids=position_ids.gather(1, columns),
             attention_mask=self._mask(canvas.attended[rows], position_ids, columns),
-            **times,
+            **{name: value.gather(1, columns) if value.dim() == 2 else value for name, value in times.items()},
             positions=_flat(first),
             block_cache=_CacheView(self, rows, columns),
         ).last_hidden_state

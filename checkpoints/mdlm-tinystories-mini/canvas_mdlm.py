@@ -10,10 +10,15 @@ from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .configuration_mdlm import MDLMConfig
-from .schedule_mdlm import NoiseSchedule, get_schedule
+from .corruption_mdlm import Corruption
+from .family_mdlm import family_of
+from .noise_mdlm import RowNoise
+from .schedule_mdlm import NoiseSchedule
 from .sight_mdlm import real_positions
 
 logger = logging.get_logger(__name__)
+
+_PRIOR = 4  # the purpose of the noise that a canvas starts from
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,14 @@ class Proposal:
         confidence: (N,) float64, the model's probability of the token, before temperature, top-p and other processors.
         margin: (N,) float64, probability of the most probable token less that of the second; where asked for.
         entropy: (N,) float64, nats, of the model's distribution; where asked for.
+        standing: (N,) float64, the probability, after processors, of the token that stands there; where asked for.
     """
 
     tokens: torch.Tensor
     confidence: torch.Tensor
     margin: torch.Tensor | None = None
     entropy: torch.Tensor | None = None
+    standing: torch.Tensor | None = None
 
     def select(self, chosen: torch.Tensor) -> "Proposal":
         """The part of it at `chosen` (N,) bool."""
@@ -39,12 +46,13 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Draft:
-    """B canvases of L positions at one moment; `fill` and `remask` give a new one.
+    """B canvases of L positions at one moment; its methods give a new one.
 
     Args:
-        tokens: (B, L); `mask_token_id` at unfilled positions, including later blocks and padding.
-        masked: (B, L) bool, masked positions of the current block.
-        fillable: (B, L) bool, positions of the current block that were masked at the start, filled by now or not.
+        tokens: (B, L); with masked noise `mask_token_id` at unfilled positions, including later blocks and padding.
+        masked: (B, L) bool, positions of the current block that are not settled: those with a mask, or with uniform noise all that
+            are written.
+        fillable: (B, L) bool, positions of the current block that were masked at the start, settled by now or not.
         confidence: (B, L) float64, the probability that each token had when it was put there.
     """
 
@@ -71,6 +79,14 @@ class Draft:
             confidence=self.confidence.masked_fill(chosen, 0.0),
             masked=self.masked | chosen,
         )
+
+    def put(self, chosen: torch.Tensor, tokens: torch.Tensor) -> "Draft":
+        """Exchange the tokens at the True positions of `chosen` (B, L), of which there are N, for `tokens` (N,), and settle none."""
+        return replace(self, tokens=self.tokens.masked_scatter(chosen, tokens))
+
+    def settle(self, rows: torch.Tensor) -> "Draft":
+        """Leave the tokens of the True `rows` (B, 1) as they are from here on."""
+        return replace(self, masked=self.masked & ~rows)
 
 
 @dataclass(frozen=True)
@@ -138,6 +154,7 @@ class Canvas:
     pad_token_id: int
     mask_token_id: int
     schedule: NoiseSchedule
+    corruption: Corruption
 
     @classmethod
     def build(
@@ -155,7 +172,7 @@ class Canvas:
         Raises ValueError where a row would not fit the context, has nothing to fill, or no room for the least number of tokens,
         and for a `block_length` longer than all there is to fill.
         """
-        device, mask_id = input_ids.device, config.mask_token_id
+        device, mask_id, family = input_ids.device, config.mask_token_id, family_of(config)
         attended = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         attended = attended.bool()
         extra = _new_tokens_per_row(
@@ -206,8 +223,19 @@ class Canvas:
             else generation_config.bos_token_id,
             pad_token_id=int(pad),
             mask_token_id=mask_id,
-            schedule=get_schedule(config.noise_schedule),
+            schedule=family.schedule,
+            corruption=family.corruption,
         )
+
+    def start(self, seeds: torch.Tensor) -> None:
+        """Put noise on the open positions; `seeds` (B,) are those of the rows' random streams."""
+        noise = RowNoise(seeds, self.position_ids).uniform(_PRIOR)
+        self.tokens = torch.where(self.masked, self.corruption.tokens_of(noise), self.tokens)
+
+    def levels(self, rows: torch.Tensor, block: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """(R, L) the time of each position: 0 where it is settled, t (R,) where it is being written, 1 behind the `block` (R,)."""
+        later = self.block[rows] > block[:, None]
+        return torch.where(self.masked[rows], torch.where(later, 1.0, t[:, None]), 0.0)
 
     def open_rows(self, block: torch.Tensor, remasks: bool = False) -> torch.Tensor:
         """Indices of the rows that still need forwards in their `block` (B,).
@@ -234,9 +262,9 @@ class Canvas:
         )
 
     def write(self, rows: torch.Tensor, draft: Draft) -> None:
-        """Put a sampler's draft on the canvas; positions that it has unmasked count as filled."""
+        """Put a sampler's draft on the canvas; positions that it has settled count as filled."""
         before = self.masked[rows]
-        after = (draft.tokens == self.mask_token_id) & self.fillable[rows]
+        after = torch.where(draft.fillable, draft.masked, before)
         self.num_filled[rows] += before.sum(-1) - after.sum(-1)
         self.tokens[rows] = draft.tokens
         self.confidence[rows] = draft.confidence

@@ -49,11 +49,12 @@ class Esoteric(Order):
         objective: str,
         generator: torch.Generator,
         stratified: bool = True,
+        window: tuple[float, float] = (0.0, 1.0),
     ) -> Corrupted:
         second, factors = self._passes(len(tokens), generator)
         times = torch.ones(len(tokens))
         if not bool(second.all()):
-            times[~second] = sample_timesteps(int((~second).sum()), generator, stratified)
+            times[~second] = sample_timesteps(int((~second).sum()), generator, stratified, window)
         rates = torch.where(second, 1 - self.alpha_0, schedule.mask_rate(times))
         changed = (torch.rand(tokens.shape, generator=generator) < rates[:, None]) & open
         own = corruption.loss_weights(objective, times)
@@ -110,7 +111,7 @@ class Esoteric(Order):
             sight = self._sight(ranks_of(scored, changed, both, uniform, attended), both)
             labelled = corruption.labelled(changed, scored.expand_as(changed), "nelbo")
             parts.append(Draws(noisy, labelled, weights, rates, torch.arange(num_samples), sight))
-        return Draws(*(torch.cat(values) for values in zip(*parts, strict=True)))  # type: ignore[arg-type]
+        return Draws._make(torch.cat(values) for values in zip(*parts, strict=True))
 
     def _law(self, length: int, second: bool) -> torch.Tensor:
         """(L + 1,) probabilities of 0 to L masked positions in a draw of the bound."""

@@ -28,9 +28,12 @@ class Family:
         objective: str,
         generator: torch.Generator,
         stratified: bool = True,
+        window: tuple[float, float] = (0.0, 1.0),
     ) -> Corrupted:
         """A training batch of clean rows (B, L), corrupted where `open` (B, L) is True; see `Order.lay_out`."""
-        return self.order.lay_out(tokens, open, self.corruption, self.schedule, objective, generator, stratified)
+        return self.order.lay_out(
+            tokens, open, self.corruption, self.schedule, objective, generator, stratified, window
+        )
 
     def bound_draws(
         self,

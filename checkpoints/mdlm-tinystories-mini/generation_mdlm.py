@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput, logging
 
 from .block_cache_mdlm import BlockCache
 from .canvas_mdlm import Canvas, Timetable
+from .canvas_stream_mdlm import CanvasStream
 from .compiling_mdlm import compiled_layers, is_compiled
 from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
@@ -24,9 +25,11 @@ from .processors_mdlm import anneal, on_canvas, without_temperature
 from .remasking_mdlm import RemaskingSampler  # noqa: F401
 from .samplers_mdlm import Sampler, busy_steps, get_sampler
 from .stopping_mdlm import Stopping
+from .uniform_samplers_mdlm import UniformAncestralSampler  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
+_LAST_STEP = 2**31  # number of the step whose random numbers a text is finished with when the time is up
 _NOT_ON_A_CANVAS = "{} decodes from left to right with a cache; a masked diffusion model writes with generate"
 
 
@@ -46,64 +49,6 @@ class MDLMGenerationOutput(ModelOutput):
     num_forward_passes: torch.Tensor | None = None
     tokens_per_forward: torch.Tensor | None = None
     history: torch.Tensor | None = None
-
-
-class CanvasStream:
-    """Feeds transformers' streamers from a canvas, which is filled in any order: all rows to a streamer with `put_canvas`; of one row, drafts to one with `put_draft`, and finished
-    text to any other.
-
-    Raises ValueError for several rows and a streamer that cannot show them.
-
-    Args:
-        settles: whether what is filled stays; if not, text is finished at the end only.
-    """
-
-    def __init__(self, streamer: Any, canvas: Canvas, settles: bool = True) -> None:
-        self.streamer, self.settles = streamer, settles
-        self.shows_all = hasattr(streamer, "put_canvas")
-        if self.shows_all:
-            streamer.put_canvas(self._whole(canvas))
-            return
-        if len(canvas.tokens) > 1:
-            raise ValueError(f"this streamer shows one row, but there are {len(canvas.tokens)}")
-        self.sent = self._finished(canvas)
-        streamer.put(canvas.tokens[:, : self.sent].cpu())
-
-    def __call__(self, canvas: Canvas) -> None:
-        if self.shows_all:
-            self.streamer.put_canvas(self._whole(canvas))
-            return
-        if hasattr(self.streamer, "put_draft"):
-            self.streamer.put_draft(canvas.tokens[0, self.sent :].cpu())
-            return
-        if not self.settles:
-            return
-        finished = self._finished(canvas)
-        eos = canvas.is_end()[0, :finished]
-        if eos.any():  # the text ends at the first end token
-            finished = min(finished, int(eos.nonzero()[0]) + 1)
-        if finished > self.sent:
-            self.streamer.put(canvas.tokens[0, self.sent : finished].cpu())
-            self.sent = finished
-
-    def end(self, sequences: torch.Tensor) -> None:
-        """Send the rest of the finished `sequences` (B, L), and end the stream."""
-        if self.shows_all:
-            self.streamer.put_canvas(sequences.cpu())
-        elif self.sent < sequences.shape[1]:
-            self.streamer.put(sequences[0, self.sent :].cpu())
-        self.streamer.end()
-
-    @staticmethod
-    def _whole(canvas: Canvas) -> torch.Tensor:
-        """(B, L) on the CPU, padding as pads: the canvas has masks there."""
-        return canvas.tokens.masked_fill(~canvas.attended, canvas.pad_token_id).cpu()
-
-    @staticmethod
-    def _finished(canvas: Canvas) -> int:
-        """Length of the prefix without a mask."""
-        open_positions = canvas.masked[0].nonzero()
-        return int(open_positions[0]) if len(open_positions) else canvas.tokens.shape[1]
 
 
 class MDLMGenerationMixin(GenerationMixin):
@@ -174,13 +119,14 @@ class MDLMGenerationMixin(GenerationMixin):
         stock = {*vars(GenerationConfig()), *inspect.signature(GenerationMixin.generate).parameters}
         refuse_unsupported(kwargs, places[1:], stock | set(inspect.signature(self.forward).parameters))  # type: ignore[attr-defined]
         get = partial(_setting, places)
-        if family_of(self.config).order.has_ranks:
+        family = family_of(self.config)
+        if family.order.has_ranks:
             raise ValueError(
                 f"generate does not know diffusion={self.config.diffusion!r} yet: such a model is trained and scored only"
             )
         if get("block_length") is None:
-            kwargs["block_length"] = family_of(self.config).order.block_length
-        check_settings(get, kwargs)
+            kwargs["block_length"] = family.order.block_length
+        check_settings(get, kwargs, family.corruption.name)
         if get("temperature") == 0:
             kwargs |= {"do_sample": False, "temperature": 1.0}
         stopping = Stopping(stopping_criteria, get("max_time"), get("stop_strings"), kwargs.pop("tokenizer", None))
@@ -295,7 +241,10 @@ class MDLMGenerationMixin(GenerationMixin):
         The attention mask stays in `model_kwargs`: transformers would pass a named one twice.
         """
         # 1. settings
-        sampler = get_sampler(generation_config.sampler or "ancestral").from_config(generation_config, self.config)
+        noise_name = family_of(self.config).corruption.name
+        sampler = get_sampler(generation_config.sampler or "ancestral", noise_name).from_config(
+            generation_config, self.config
+        )
         processors = on_canvas(logits_processor)
         end = getattr(generation_config, "temperature_end", None)
         if sampler.anneals_temperature:
@@ -309,10 +258,12 @@ class MDLMGenerationMixin(GenerationMixin):
         guide = Guidance.build(*guidance, canvas, self.config.max_position_embeddings)
         predictor = Predictor(self, canvas, processors, guide, self._cache(generation_config, canvas))
         seeds = self._seeds(generator, sampler, canvas)
+        canvas.start(seeds)
         plan = self._timetable(generation_config, sampler, canvas)
         stream = None if stream is None else CanvasStream(stream, canvas, settles=not sampler.remasks)
         history: list[torch.Tensor] | None = [] if getattr(generation_config, "output_history", None) else None
         # 3. from noise to text
+        t = torch.ones(len(canvas.tokens), 1, dtype=torch.float64, device=canvas.tokens.device)
         for step in range(plan.total) if history is not None else busy_steps(sampler, canvas, plan, seeds):
             if stopping.is_late() or (not sampler.remasks and canvas.is_complete()):
                 break
@@ -330,7 +281,7 @@ class MDLMGenerationMixin(GenerationMixin):
                 history.append(canvas.tokens.masked_fill(~canvas.attended, canvas.pad_token_id))
         # 4. what a sampler left open is filled with the most probable tokens at t = 0
         if stopping.is_late():
-            self._fill_at_once(canvas, Predictor(self, canvas, processors, guide))
+            self._fill_at_once(canvas, Predictor(self, canvas, processors, guide), sampler, t, seeds)
         self._fill_rest(canvas, predictor)
         # 5. text
         stopping.mark_ends(canvas)
@@ -373,14 +324,16 @@ class MDLMGenerationMixin(GenerationMixin):
         return Timetable(torch.full_like(canvas.num_blocks, steps), canvas.num_blocks)
 
     @staticmethod
-    def _fill_at_once(canvas: Canvas, predictor: Predictor) -> None:
-        """Fill the remaining masks of all blocks from one forward."""
+    def _fill_at_once(
+        canvas: Canvas, predictor: Predictor, sampler: Sampler, t: torch.Tensor, seeds: torch.Tensor
+    ) -> None:
+        """Settle what is open in all blocks from one forward; rows have come to the times t (B, 1)."""
         rows = canvas.masked.any(-1).logical_and(~canvas.stopped).nonzero()[:, 0]
         if len(rows):
-            draft = canvas.draft(rows)
             last = canvas.num_blocks[rows] - 1
-            predict = predictor.at(rows, last, torch.zeros(len(rows), 1, dtype=torch.float64, device=rows.device))
-            canvas.write(rows, draft.fill(draft.masked, predict.propose(draft.masked, None)))
+            predict = predictor.at(rows, last, sampler.finishing_time(t[rows]))
+            noise = RowNoise(seeds[rows], canvas.position_ids[rows], _LAST_STEP)
+            canvas.write(rows, sampler.finish(predict, canvas.draft(rows), t[rows], noise))
 
     @staticmethod
     def _fill_rest(canvas: Canvas, predictor: Predictor) -> None:

@@ -4,17 +4,18 @@ Only the rows and positions that are asked for are run, and the logits of a few 
 """
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn import functional
 from transformers.generation import LogitsProcessorList
 
 from .block_cache_mdlm import BlockCache
-from .canvas_mdlm import Canvas, Proposal, model_inputs
+from .canvas_mdlm import Canvas, Draft, Proposal, model_inputs
 from .compiling_mdlm import is_compiled
+from .corruption_mdlm import Uniform
 from .head_loss_mdlm import is_plain
 from .noise_mdlm import block_sums, inverse_cdf, two_largest
 from .processors_mdlm import AnnealedTemperature
@@ -57,6 +58,11 @@ class Guidance:
             if prompt is not None:
                 raise ValueError(f"negative_prompt_ids need guidance_scale above 1, but it is {scale}")
             return None
+        if not canvas.corruption.has_order:
+            raise ValueError(
+                f"guidance_scale={scale!r} is for masked noise, where a prompt is hidden by masks; this model has "
+                f"{canvas.corruption.name} noise: leave it out"
+            )
         if not scale >= 0:
             raise ValueError(f"guidance_scale={scale!r} must be at least 0; 1 turns guidance off, more is stronger")
         if prompt is None:
@@ -151,9 +157,14 @@ class Predictor:
             other = self._states(inputs, elsewhere, told)
         self.canvas.num_forwards[run] += 1 if other is None else 2
         owner, column = where.nonzero().unbind(1)
+        standing, levels = None, torch.zeros(0)
+        if not getattr(self.canvas.corruption, "leave_one_out", True):
+            standing, levels = self.canvas.tokens[run][where], told["timesteps"][where]
         tokens, early = self.canvas.tokens[run], self.canvas.is_early(run[owner], column)
         for part in self._parts(len(states)):
             raw = self._logits(states[part], 0)
+            if standing is not None:
+                raw = self._without_own_token(raw, standing[part], levels[part])
             if other is not None and self.guidance is not None:
                 raw = self.guidance.combine(raw, self._logits(other[part], 1))
             processed = self._process(raw, tokens, t, owner[part])
@@ -195,6 +206,12 @@ class Predictor:
                 processor.times = t[owner]
         return self.processors(tokens[owner], raw.clone())  # type: ignore[arg-type]  # typed as LongTensor
 
+    def _without_own_token(self, raw: torch.Tensor, standing: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        """Leave-one-out logits (n, V), in place, of a head that sees the tokens which stand there (n,), at times `levels` (n,)."""
+        corruption = cast(Uniform, self.canvas.corruption)
+        amounts = corruption.own_token_logit(self.canvas.schedule.mask_rate(levels))
+        return raw.scatter_add_(-1, standing[:, None], -amounts[:, None].to(raw.dtype))
+
     def _without_ends(self, processed: torch.Tensor, early: torch.Tensor) -> torch.Tensor:
         """Logits (n, V) that cannot end the text where `early` (n,) is True."""
         ends = torch.zeros(processed.shape[-1], dtype=torch.bool, device=processed.device)
@@ -203,6 +220,8 @@ class Predictor:
 
     def _model_times(self, times: torch.Tensor, block: torch.Tensor, run: torch.Tensor) -> dict[str, torch.Tensor]:
         """`timesteps` (R,) for a time-conditioned model; with blocks, the times at which a whole canvas has as many masks."""
+        if self.canvas.corruption.tells_noise:
+            return {"timesteps": self.canvas.levels(run, block, times).float()}
         if self.model.config.time_conditioning == "none":
             return {}
         blocks = self.canvas.num_blocks[run]
@@ -241,6 +260,7 @@ class Prediction:
         statistics: Collection[str] = (),
         process: Callable[[torch.Tensor, slice], torch.Tensor] | None = None,
         times: torch.Tensor | None = None,
+        standing: torch.Tensor | None = None,
     ) -> Proposal:
         """A `Proposal` for the True positions of `where` (R, L), N of them in row-major order.
 
@@ -250,39 +270,59 @@ class Prediction:
             process: what else happens to processed logits (n, V) before tokens are drawn; gets their slice of the N too.
                 The confidence is then that of the distribution that comes out.
             times: (R,) the times that a time-conditioned model is told; None: t.
+            standing: (N,) tokens whose probabilities are wanted.
         """
         parts = []
         for raw, processed, part in self.predictor.logits(self.rows, self.block, self.t, where, times):
             if process is not None:
                 raw = processed = process(processed, part)
-            parts.append(choose(raw, processed, None if uniform is None else uniform[part], statistics))
+            own = None if standing is None else standing[part]
+            parts.append(choose(raw, processed, None if uniform is None else uniform[part], statistics, own))
         return _join(parts, where)
+
+    def after(self, draft: Draft, t: torch.Tensor) -> "Prediction":
+        """The model for the same rows as `draft` has them, at time t (R, 1)."""
+        self.predictor.canvas.write(self.rows, draft)
+        return replace(self, t=t)
 
 
 def choose(
-    raw: torch.Tensor, processed: torch.Tensor, uniform: torch.Tensor | None, statistics: Collection[str] = ()
+    raw: torch.Tensor,
+    processed: torch.Tensor,
+    uniform: torch.Tensor | None,
+    statistics: Collection[str] = (),
+    standing: torch.Tensor | None = None,
 ) -> Proposal:
     """A token for each of n positions from their logits (n, V), which are overwritten: drawn from the processed ones by
-    `uniform` (n,), or the most probable one; the scores are of the raw ones."""
-    one = raw is processed
+    `uniform` (n,), or the most probable one; the scores are of the raw ones, that of the `standing` tokens (n,) of the processed."""
+    one, there = raw is processed, None
     if uniform is None:
         tokens = processed.argmax(-1)
+        there = None if standing is None else (tokens == standing).double()
     elif not one:
-        tokens = inverse_cdf(_shift(processed).exp_(), uniform)
+        drawn = _shift(processed).exp_()
+        tokens = inverse_cdf(drawn, uniform)
+        there = None if standing is None else _at_tokens(drawn, standing) / drawn.sum(-1, dtype=torch.float64)
     shifted = _shift(raw)
     weights = shifted.exp() if "entropy" in statistics else shifted.exp_()
     sums = block_sums(weights)
     total = sums.sum(-1)
     if one and uniform is not None:
         tokens = inverse_cdf(weights, uniform, sums)
-    confidence = weights.gather(-1, tokens[:, None])[:, 0].to(torch.float64) / total
+    confidence = _at_tokens(weights, tokens) / total
+    if standing is not None and there is None:
+        there = _at_tokens(weights, standing) / total
     margin = entropy = None
     if "margin" in statistics:
         margin = -two_largest(weights).to(torch.float64).diff(dim=-1)[:, 0] / total
     if "entropy" in statistics:
         # Of weights w = exp(x): log(sum w) - sum(w x) / sum(w); clamped, as 0 times -inf is NaN.
         entropy = total.log() - shifted.clamp_(min=-1e4).mul_(weights).sum(-1).to(torch.float64) / total
-    return Proposal(tokens, confidence, margin, entropy)
+    return Proposal(tokens, confidence, margin, entropy, there)
+
+
+def _at_tokens(weights: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return weights.gather(-1, tokens[:, None])[:, 0].to(torch.float64)
 
 
 def _shift(logits: torch.Tensor) -> torch.Tensor:
@@ -293,7 +333,7 @@ def _shift(logits: torch.Tensor) -> torch.Tensor:
 def _join(parts: list[Proposal], where: torch.Tensor) -> Proposal:
     if not parts:
         empty = torch.zeros(0, dtype=torch.float64, device=where.device)
-        return Proposal(empty.long(), empty, empty, empty)
-    names = ("tokens", "confidence", "margin", "entropy")
+        return Proposal(empty.long(), empty, empty, empty, empty)
+    names = ("tokens", "confidence", "margin", "entropy", "standing")
     columns = {name: [getattr(part, name) for part in parts] for name in names}
     return Proposal(**{name: torch.cat(column) for name, column in columns.items() if column[0] is not None})

@@ -17,21 +17,24 @@ from transformers import GenerationConfig
 
 from .canvas_mdlm import Canvas, Draft, Proposal, Timetable
 from .configuration_mdlm import MDLMConfig
+from .family_mdlm import family_of
 from .noise_mdlm import RowNoise
 from .prediction_mdlm import Prediction
-from .schedule_mdlm import NoiseSchedule, get_schedule
+from .schedule_mdlm import NoiseSchedule
 
 POSITION, TOKEN, TIME, REMASK = range(4)  # purposes of a step's noise
 
 SamplerClass = TypeVar("SamplerClass", bound="Sampler")
-_SAMPLERS: dict[str, type["Sampler"]] = {}
+_SAMPLERS: dict[str, dict[str, type["Sampler"]]] = {}  # by noise, then by name
 
 
-def register_sampler(name: str) -> Callable[[type[SamplerClass]], type[SamplerClass]]:
+def register_sampler(name: str, noise: str = "masked") -> Callable[[type[SamplerClass]], type[SamplerClass]]:
     """Class decorator: make a `Sampler` known to `generate(sampler=name)`.
 
     Args:
         name (`str`): what `sampler=` is then called with; a name that exists is replaced.
+        noise (`str`, defaults to `"masked"`): the noise of the models that it is for (`Corruption.name`). Two noises may have
+            samplers of one name.
 
     Returns:
         The decorator, which returns the class unchanged.
@@ -53,29 +56,39 @@ def register_sampler(name: str) -> Callable[[type[SamplerClass]], type[SamplerCl
     """
 
     def register(cls: type[SamplerClass]) -> type[SamplerClass]:
-        _SAMPLERS[name] = cls
+        _SAMPLERS.setdefault(noise, {})[name] = cls
         return cls
 
     return register
 
 
-def available_samplers() -> list[str]:
-    """Names that `generate(sampler=...)` takes."""
-    return sorted(_SAMPLERS)
+def available_samplers(noise: str = "masked") -> list[str]:
+    """Names that `generate(sampler=...)` takes for a model of that noise."""
+    return sorted(_SAMPLERS[noise])
 
 
-def sampler_options() -> set[str]:
-    """Fields of the generation config that belong to some sampler and not to all."""
-    return {option for cls in _SAMPLERS.values() for option in cls.options}
+def sampler_options() -> dict[str, list[str]]:
+    """Fields of the generation config that belong to some sampler and not to all, each with its samplers."""
+    found: dict[str, list[str]] = {}
+    for noise, samplers in _SAMPLERS.items():
+        for name, cls in samplers.items():
+            for option in cls.options:
+                found.setdefault(option, []).append(name if noise == "masked" else f"{name} ({noise} noise)")
+    return found
 
 
-def get_sampler(name: str) -> type["Sampler"]:
-    """The sampler class of that name; ValueError with the nearest name for one that does not exist."""
-    if name not in _SAMPLERS:
-        near = difflib.get_close_matches(str(name), _SAMPLERS, n=1)
+def get_sampler(name: str, noise: str = "masked") -> type["Sampler"]:
+    """The sampler class of that name for a noise; ValueError, with those that fit, for one that does not exist."""
+    own = _SAMPLERS[noise]
+    if name not in own:
+        fitting = ", ".join(available_samplers(noise))
+        others = [other for other, samplers in _SAMPLERS.items() if name in samplers]
+        if others:
+            raise ValueError(f"sampler={name!r} is for {others[0]} noise; a model of {noise} noise takes {fitting}")
+        near = difflib.get_close_matches(str(name), own, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"sampler={name!r} is not one of {', '.join(available_samplers())}{hint}")
-    return _SAMPLERS[name]
+        raise ValueError(f"sampler={name!r} is not one of {fitting}{hint}")
+    return own[name]
 
 
 @dataclass(frozen=True)
@@ -104,11 +117,17 @@ class Sampler(ABC):
         """The sampler with the settings of a generation config; ValueError for one outside its range."""
         own = {name: getattr(generation_config, name, None) for name in cls.options}
         return cls(
-            schedule=get_schedule(model_config.noise_schedule),
+            schedule=family_of(model_config).schedule,
             temperature=1.0 if generation_config.temperature is None else generation_config.temperature,
             do_sample=bool(generation_config.do_sample),
+            **cls.of_model(model_config),
             **{name: value for name, value in own.items() if value is not None},
         )
+
+    @classmethod
+    def of_model(cls, model_config: MDLMConfig) -> dict[str, Any]:
+        """More fields of the sampler, which a model's configuration gives."""
+        return {}
 
     @abstractmethod
     def step(self, predict: Prediction, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
@@ -127,6 +146,14 @@ class Sampler(ABC):
         Example: see `register_sampler`.
         """
 
+    def finishing_time(self, t: torch.Tensor) -> torch.Tensor:
+        """The time (B, 1) at which `finish` wants its prediction, for rows that have come to t (B, 1)."""
+        return torch.zeros_like(t)
+
+    def finish(self, predict: Prediction, draft: Draft, t: torch.Tensor, noise: RowNoise) -> Draft:
+        """The draft with all that is open settled at once: for what the steps left open, or had no time for."""
+        return draft.fill(draft.masked, predict.propose(draft.masked, None))
+
     def propose(self, predict: Prediction, where: torch.Tensor, noise: RowNoise, **options: Any) -> Proposal:
         """A token, drawn or the most probable one, for each True position; rows without one are not run.
 
@@ -134,7 +161,7 @@ class Sampler(ABC):
             predict (`Prediction`): as `step` gets it.
             where (`torch.Tensor`, (B, L), bool): N True positions.
             noise (`RowNoise`): as `step` gets it.
-            **options: `times`, `statistics` and `process` of `Prediction.propose`.
+            **options: `times`, `statistics`, `process` and `standing` of `Prediction.propose`.
 
         Returns:
             `Proposal` of N tokens, in row-major order.

@@ -8,7 +8,7 @@ import pytest
 
 from arche_mdlm import available_samplers
 from arche_mdlm.commands import study
-from arche_mdlm.commands.generate_options import SAMPLERS
+from arche_mdlm.commands.generate_options import SAMPLERS, UNIFORM_SAMPLERS
 from arche_mdlm.commands.main import COMMANDS, build_parser
 from arche_mdlm.studies.registry import STUDIES
 from arche_mdlm.training.arguments import build_parser as train_parser
@@ -79,6 +79,7 @@ def test_the_help_names_every_sampler():
     assert set(available_samplers()) >= set(SAMPLERS)
     shipped = [name for name in available_samplers() if name in SAMPLERS]
     assert list(SAMPLERS) == shipped
+    assert list(UNIFORM_SAMPLERS) == available_samplers("uniform")
 
 
 @pytest.mark.parametrize("name", ["generate", "compare", "score", "train", *(f"study {name}" for name in STUDIES)])

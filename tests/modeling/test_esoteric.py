@@ -120,7 +120,7 @@ def test_the_bound_is_that_of_all_masks_and_orders(alpha_0, antithetic):
     model = build(alpha_0)
     found = nelbo(model, ROWS, num_samples=800, antithetic=antithetic, generator=generator(1))
     for row, nats, error in zip(ROWS, *found, strict=True):
-        assert float(error) < 0.15
+        assert float(error) < 0.25
         assert abs(float(nats) - enumerated(alpha_0, row)) < 4 * float(error) + 1e-4
 
 
@@ -185,7 +185,7 @@ def test_the_training_loss_is_the_bound_in_expectation(alpha_0, schedule):
     assert batch.timesteps is None
     rows = weighted(model, batch)
     error = float(rows.std()) / len(rows) ** 0.5
-    assert error < 0.15
+    assert error < 0.25
     assert abs(float(rows.mean()) - enumerated(alpha_0, ROWS[0])) < 4 * error + 1e-4
     if alpha_0 == 0:
         assert error < 1e-4, "no variance"

@@ -280,6 +280,8 @@ def test_truncation_stops_at_the_context(finished):
     [
         ("mini-ar", {"training.time_sampling": "uniform"}, "an AR arm"),
         ("mini-ar", {"training.short_canvas_share": 0.1}, "an AR arm"),
+        ("mini-ar", {"training.time_window": [0.3, 0.8]}, "an AR arm"),
+        ("mini-ar", {"training.given_share": 0.1}, "an AR arm"),
         ("mini-ar", {"training.length_multiple": 8}, "an AR arm"),
         ("mini-gpt2", {"training.eval_samples": 8}, "an AR arm"),
         ("mini-mdlm", {"training.short_canvas_share": 0.1, "data.layout": "packed"}, "data.layout='packed'"),

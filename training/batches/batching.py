@@ -93,6 +93,15 @@ class Canvas(NamedTuple):
     document_ids: torch.Tensor | None  # packed rows only
 
 
+def draw_given(real: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """(B, L) bool: positions that are given in a share of the rows: the start of one row, any positions of another, in turns by
+    chance and as many as chance has it. `real` (B, L) is False at padding."""
+    chosen, by_prefix, part = torch.rand(3, len(real), 1, generator=generator)
+    prefix = real.cumsum(-1) <= part * real.sum(-1, keepdim=True)
+    anywhere = torch.rand(real.shape, generator=generator) < part
+    return torch.where(by_prefix < 0.5, prefix, anywhere) & real & (chosen < share)
+
+
 def lay_out(rows: Sequence[dict], length: int, pad_token_id: int, leading_bos: bool) -> Canvas:
     """Put rows (dicts with `input_ids`, and `document_ids` where packed) on a canvas of `length`, the tail padded."""
     input_ids = torch.full((len(rows), length), pad_token_id, dtype=torch.long)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -148,7 +149,7 @@ class Trainer:
         self.model.train()
         total = torch.zeros((), device=self.accelerator.device)
         for index, inputs in enumerate(batch["inputs"]):
-            inputs = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in inputs.items()}
+            inputs = send_to_device(inputs, self.accelerator.device, non_blocking=True)
             final = index == len(batch["inputs"]) - 1
             with self.accelerator.autocast():
                 # Gradients are averaged over the processes; the sum over the global batch is wanted.

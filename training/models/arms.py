@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from arche_mdlm.configuration.presets import TrainingSettings
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, corpus_nelbo, corpus_nll
-from arche_mdlm.training.batches.batching import Canvas
+from arche_mdlm.training.batches.batching import Canvas, draw_given
 from arche_mdlm.training.models.fused_head import fuse_head, next_tokens
 
 
@@ -136,7 +136,12 @@ class DiffusionArm(Arm):
         self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
     ) -> dict[str, Any]:
         family, stratified = family_of(config), settings.time_sampling == "stratified"
-        corrupted = family.corrupt(canvas.input_ids, canvas.maskable, settings.objective, generator, stratified)
+        open = canvas.maskable
+        if settings.given_share:
+            open = open & ~draw_given(canvas.real, settings.given_share, generator)
+        corrupted = family.corrupt(
+            canvas.input_ids, open, settings.objective, generator, stratified, settings.time_window
+        )
         inputs: dict[str, Any] = corrupted.inputs()
         if family.corruption.tells_noise:  # else objectives differ by their weights
             inputs["objective"] = settings.objective
