@@ -15,7 +15,7 @@ PRESET_FOLDER = Path(__file__).parent / "presets"
 ARCHITECTURES = ("mdlm", "llama", "gpt2")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 # The noise of each family that `model.config.diffusion` names, and the objectives that go with a noise.
-NOISES = {"masked": "masked", "block": "masked", "uniform": "uniform", "uniform_block": "uniform"}
+NOISES = {"masked": "masked", "block": "masked", "uniform": "uniform", "uniform_block": "uniform", "eso": "masked"}
 NOISE_OBJECTIVES = {
     "masked": ("nelbo", "low_variance", "masked_mean"),
     "uniform": ("nelbo", "converted", "resampled"),
@@ -261,7 +261,7 @@ def check_family(preset: Preset) -> None:
     if preset.model.architecture != "mdlm":
         return
     diffusion = preset.model.config.get("diffusion") or "masked"
-    if diffusion.endswith("block") and preset.data.layout == "packed":
+    if diffusion.endswith(("block", "eso")) and preset.data.layout == "packed":
         raise ValueError(
             f"data.layout='packed' does not go with model.config.diffusion={diffusion!r}: use 'rows' or 'windows'"
         )

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize, logit_positions
 from arche_mdlm.offset_mdlm import check_predictable
-from arche_mdlm.order_mdlm import ANTITHETIC, Draws
+from arche_mdlm.order_mdlm import ANTITHETIC, Draws, beside_clean
 from arche_mdlm.sight_mdlm import real_positions
 
 
@@ -50,7 +50,9 @@ def nelbo(
 
     k of the row's L positions (BOS aside) are corrupted, k stratified across the draws. Masked noise: k in 1..L, cross-entropies
     weighted by L / k (Nie et al. 2025, arXiv 2502.09992, eq. 6). Uniform noise: k in 0..L, the level t drawn from Beta(k, L - k + 1),
-    losses weighted by (L + 1) t / k, the same identity; none is cut off at small t. Blocks: in each block.
+    losses weighted by (L + 1) t / k, the same identity; none is cut off at small t. Blocks: in each block. Eso-LM: a draw is two
+    forwards, one of each pass; k of the first has the probabilities P(Bin(L, alpha_0) > L - k) / (L alpha_0), weights are
+    L alpha_0 / k; the second counts what is masked at t = 0.
 
     Args:
         model (`MDLMForMaskedDiffusion`): the model.
@@ -119,17 +121,31 @@ def nelbo_of_seeds(
         )
         for row, seed in enumerate(seeds)
     ]  # fmt: skip
-    drawn = Draws(
-        *(torch.cat(parts).to(input_ids.device) for parts in zip(*draws, strict=True))
-    )  # B * num_samples rows
-    rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(num_samples)
+    estimates = draw_nats(model, input_ids, attention_mask, draws, num_samples, batch_size)
+    return Likelihood(estimates.mean(1), _standard_error(estimates, paired=antithetic != "none"))
+
+
+def draw_nats(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    draws: list[Draws],
+    num_samples: int,
+    batch_size: int | str | BatchSize,
+) -> torch.Tensor:
+    """(B, S) float64, the weighted losses of the S draws of each row (B, L)."""
+    drawn = Draws._make(
+        None if parts[0] is None else torch.cat(parts).to(input_ids.device) for parts in zip(*draws, strict=True)
+    )
+    counts = torch.tensor([len(part.noisy) for part in draws], device=input_ids.device)
+    rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(counts)
     estimates = torch.empty(len(rows), dtype=torch.float64)
-    width = input_ids.shape[1] * family.order.copies
+    width = input_ids.shape[1] * family_of(model).order.copies if drawn.sight is None else drawn.sight.shape[-1]
     sizes = BatchSize.of(batch_size, model, width, all_logits=not gives_token_nll(model))
 
     def score(part: range) -> torch.Tensor:
         where = slice(part.start, part.stop)
-        part_of_draws = Draws(*(values[where] for values in drawn))
+        part_of_draws = Draws._make(None if values is None else values[where] for values in drawn)
         return _nats(model, input_ids[rows[where]], attention_mask[rows[where]], part_of_draws).cpu()
 
     with evaluating(model):
@@ -137,8 +153,11 @@ def nelbo_of_seeds(
             estimates[part.start : part.stop] = nats
     if drawn.weights.dim() == 1:
         estimates = estimates * drawn.weights.cpu()
-    estimates = estimates.view(len(input_ids), num_samples)
-    return Likelihood(estimates.mean(1), _standard_error(estimates, paired=antithetic != "none"))
+    if drawn.numbers is None:
+        return estimates.view(len(input_ids), num_samples)
+    summed = torch.zeros(len(input_ids) * num_samples, dtype=torch.float64)
+    summed.index_add_(0, (rows * num_samples + drawn.numbers).cpu(), estimates)
+    return summed.view(len(input_ids), num_samples)
 
 
 def _check_draws(num_samples: int, antithetic: str) -> None:
@@ -198,15 +217,16 @@ def _scored(input_ids: torch.Tensor, attention_mask: torch.Tensor, config: PreTr
 def _nats(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Sum (N,) of each draw's losses, float64, times its weights where they are those of positions."""
     family = family_of(model)
-    inputs = family.order.inputs(draws.noisy, input_ids, attention_mask.bool())
+    inputs = family.order.inputs(draws.noisy, input_ids, attention_mask.bool(), draws.sight)
+    width = inputs["input_ids"].shape[1]
     if getattr(model.config, "time_conditioning", "none") != "none" or family.corruption.tells_noise:
         times = family.schedule.time_at(draws.rates.float())
-        inputs["timesteps"] = family.order.beside_clean(times, 0) if times.dim() == 2 else times
+        inputs["timesteps"] = beside_clean(times, 0, width) if times.dim() == 2 else times
     if gives_token_nll(model):
-        labels = family.order.beside_clean(input_ids.masked_fill(~draws.scored, -100), -100)
+        labels = beside_clean(input_ids.masked_fill(~draws.scored, -100), -100, width)
         nats = model(**inputs, labels=labels, skip_logits=True).token_nll.double()
     else:
-        logits = model(**inputs, positions=family.order.beside_clean(draws.scored, False)).logits
+        logits = model(**inputs, positions=beside_clean(draws.scored, False, width)).logits
         rates = draws.rates[draws.scored] if draws.rates.dim() == 2 else None
         token_loss = family.corruption.token_loss(input_ids[draws.scored], draws.noisy[draws.scored], rates)
         nats = token_loss.plain(logits.float()).double()

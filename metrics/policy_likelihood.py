@@ -146,6 +146,11 @@ def _check_policy(model: MDLMForMaskedDiffusion, policy: str, block_length: int 
         )
     if policy not in POLICIES:
         raise ValueError(f"policy={policy!r} is not one of {', '.join(POLICIES)}")
+    if family_of(model).order.has_ranks:
+        raise ValueError(
+            f"policy_nll is for families whose positions see the whole canvas, not for diffusion={model.config.diffusion!r}: use "
+            "metrics.order_likelihood.order_nll"
+        )
     if block_length is not None and block_length < 1:
         raise ValueError(f"block_length={block_length} must be at least 1, or None for a single block")
     if stop_at_eos and model.config.eos_token_id is None:

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import LlamaConfig
 
 _CHOICES = {
-    "diffusion": ("masked", "uniform", "block", "uniform_block"),
+    "diffusion": ("masked", "uniform", "block", "uniform_block", "eso"),
     "time_conditioning": ("none", "additive", "log_snr"),
     "noise_schedule": ("linear", "cosine"),
     "denoiser": ("leave_one_out", "full"),
@@ -27,7 +27,8 @@ class MDLMConfig(LlamaConfig):
     Args:
         diffusion (`str`, defaults to `"masked"`): the family, a noise and an order (`FAMILIES`): `"masked"`; `"uniform"`, whose noise
             is any token (UDLM, Duo); `"block"` and `"uniform_block"`, the same in blocks of `attention_block_length` positions,
-            one after another (BD3-LM).
+            one after another (BD3-LM); `"eso"`, masked diffusion of a share `alpha_0` of the positions and the rest left to right
+            (Eso-LM).
         bos_token_id (`int`, *optional*): id of the token that begins a text; None, not Llama's 1, where it is not given.
         eos_token_id (`int` or `list[int]`, *optional*): ids that end a text; None, not Llama's 2.
         pad_token_id (`int`, *optional*): id of the padding.
@@ -41,6 +42,8 @@ class MDLMConfig(LlamaConfig):
             arche paper); `"log_snr"`, one of log(alpha / (1 - alpha)), with which one model serves every schedule. Uniform
             noise needs `"log_snr"`: each position is told its own noise level.
         noise_schedule (`str`, defaults to `"linear"`): `"linear"` (alpha = 1 - t) or `"cosine"` (alpha = cos^2(pi t / 2)).
+        alpha_0 (`float`, defaults to 1.0): with `diffusion="eso"`, the share in [0, 1] of the positions that is written by
+            diffusion: 0 is an autoregressive model, 1 a diffusion model with attention in the order of writing.
         denoiser (`str`, defaults to `"leave_one_out"`): with uniform noise, what the head's law at a position is given:
             `"leave_one_out"`, the other tokens; `"full"`, the token that stands there as well.
         parameterization (`str`, defaults to `"subs"`): with masked noise, what the head gives: `"subs"`, logits of the clean token;
@@ -85,6 +88,7 @@ class MDLMConfig(LlamaConfig):
     attention_block_length: int | None = None
     time_conditioning: str = "none"
     noise_schedule: str = "linear"
+    alpha_0: float = 1.0
     denoiser: str = "leave_one_out"
     parameterization: str = "subs"
     prediction_offset: int = 0
@@ -128,11 +132,12 @@ class MDLMConfig(LlamaConfig):
                 f"prediction_offset=1 does not go with {family}: before a block's first position stands another block, which is noisy in "
                 "training and clean in sampling; it goes with 'masked' and 'uniform'"
             )
-        if self.diffusion == "block" and self.time_conditioning != "none":
+        whose = {"block": "blocks are at different times", "eso": "second part has no time"}.get(self.diffusion)
+        if whose is not None and self.time_conditioning != "none":
             raise ValueError(
-                f"time_conditioning={self.time_conditioning!r} does not go with {family}, whose blocks are at different "
-                "times: it must be 'none'"
+                f"time_conditioning={self.time_conditioning!r} does not go with {family}, whose {whose}: it must be 'none'"
             )
+        self._check_eso(family)
         if uniform and self.time_conditioning != "log_snr":
             raise ValueError(
                 f"time_conditioning={self.time_conditioning!r} does not go with {family}: a denoiser of uniform noise has to be told "
@@ -142,6 +147,23 @@ class MDLMConfig(LlamaConfig):
             raise ValueError(f"parameterization={self.parameterization!r} is for masked noise, not for {family}")
         if not uniform and self.denoiser != "leave_one_out":
             raise ValueError(f"denoiser={self.denoiser!r} is for uniform noise, not for {family}")
+
+    def _check_eso(self, family: str) -> None:
+        if not 0 <= self.alpha_0 <= 1:
+            raise ValueError(f"alpha_0={self.alpha_0} is not in 0 to 1")
+        if self.diffusion != "eso":
+            if self.alpha_0 != 1:
+                raise ValueError(f"alpha_0={self.alpha_0} is for diffusion='eso', not for {family}: it must be 1")
+            return
+        if self.attention_block_length is not None:
+            raise ValueError(
+                f"attention_block_length={self.attention_block_length} does not go with {family}, whose positions see those "
+                "written before them: it must be None"
+            )
+        if self.parameterization != "subs":
+            raise ValueError(
+                f"parameterization={self.parameterization!r} does not go with {family}, which needs probabilities: it must be 'subs'"
+            )
 
 
 # Makes save_pretrained copy the code beside the config.

@@ -8,6 +8,7 @@ import torch
 
 from .configuration_mdlm import MDLMConfig
 from .corruption_mdlm import Corruption, Masked, Uniform
+from .esoteric_mdlm import Esoteric
 from .order_mdlm import Blocks, Corrupted, Draws, Order, Whole
 from .schedule_mdlm import NoiseSchedule, get_schedule
 
@@ -71,17 +72,23 @@ def _blocks(config: MDLMConfig) -> Order:
     return Blocks(int(config.attention_block_length))  # type: ignore[arg-type]  # the configuration has checked it
 
 
+def _esoteric(config: MDLMConfig) -> Order:
+    return Esoteric(config.alpha_0)
+
+
 # By `config.diffusion`, whose choices the configuration checks.
 FAMILIES: dict[str, tuple[Callable[[MDLMConfig], Corruption], Callable[[MDLMConfig], Order]]] = {
     "masked": (_masked, _whole),
     "uniform": (_uniform, _whole),
     "block": (_masked, _blocks),
     "uniform_block": (_uniform, _blocks),
+    "eso": (_masked, _esoteric),
 }
 
 
 def family_of(model_or_config: Any) -> Family:
     """The family of a model or its config."""
     config: MDLMConfig = getattr(model_or_config, "config", model_or_config)
-    corruption, order = FAMILIES[getattr(config, "diffusion", "masked")]
-    return Family(corruption(config), order(config), get_schedule(config.noise_schedule))
+    corruption, make_order = FAMILIES[getattr(config, "diffusion", "masked")]
+    order = make_order(config)
+    return Family(corruption(config), order, order.schedule(get_schedule(config.noise_schedule)))

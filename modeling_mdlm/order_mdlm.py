@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
+from torch.nn import functional
 
 from .corruption_mdlm import Corruption
 from .schedule_mdlm import NoiseSchedule
-from .sight_mdlm import real_positions
+from .sight_mdlm import Sight, real_positions, sight_beside_clean
 
 ANTITHETIC = ("none", "counts", "complement")
 
@@ -31,20 +32,36 @@ class Corrupted(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """S draws of a row's bound."""
+    """S draws of a row's bound, of N inputs: one each, or several that add up to one."""
 
-    noisy: torch.Tensor  # (S, L), the row with its corrupted positions
-    scored: torch.Tensor  # (S, L) bool, the positions whose losses count
-    weights: torch.Tensor  # (S,) or (S, L) float64, of the losses
-    rates: torch.Tensor  # (S,), or (S, L) where each position has its own, the noise levels 1 - alpha
+    noisy: torch.Tensor  # (N, L), the row with its corrupted positions
+    scored: torch.Tensor  # (N, L) bool, the positions whose losses count
+    weights: torch.Tensor  # (N,) or (N, L) float64, of the losses
+    rates: torch.Tensor  # (N,), or (N, L) where each position has its own, the noise levels 1 - alpha
+    numbers: torch.Tensor | None = None  # (N,) of the draw, from 0, to which an input adds; None: one input a draw
+    sight: torch.Tensor | None = None  # (N, 4, width of the inputs), where the order draws it
 
 
 class Order(ABC):
     """Layout and times of a family; it knows nothing of the noise."""
 
     block_length: int | None  # of generation, where it is not asked for
-    copies: int = 1  # of a row in the inputs
     any_length: bool = False  # whether texts may be longer than the context: what is written sees a part of them
+    has_ranks: ClassVar[bool] = False  # whether positions see each other in their order of writing
+
+    @property
+    def copies(self) -> int:
+        """How often a row is in the inputs: twice where the clean one stands behind the noisy one."""
+        return 1
+
+    def schedule(self, base: NoiseSchedule) -> NoiseSchedule:
+        """The noise schedule of a family, from that which its configuration names."""
+        return base
+
+    def sight(self, masked: torch.Tensor, attended: torch.Tensor) -> Sight | None:
+        """Who sees whom on canvases (B, L) of which no order of writing is known, by where they are masked and where they are
+        no padding; None where that depends on neither (not `has_ranks`)."""
+        return None
 
     @abstractmethod
     def lay_out(
@@ -85,17 +102,16 @@ class Order(ABC):
             antithetic: one of `ANTITHETIC`; pairs stand next to each other. See `metrics.likelihood.nelbo`.
         """
 
-    def inputs(self, noisy: torch.Tensor, clean: torch.Tensor, attended: torch.Tensor) -> dict[str, torch.Tensor]:
+    def inputs(
+        self, noisy: torch.Tensor, clean: torch.Tensor, attended: torch.Tensor, sight: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """The model's inputs for noisy rows (B, L) beside their clean ones; the first L outputs are those of the noisy ones.
 
         Args:
             attended: (B, L) bool, False at padding, on either side.
+            sight: (B, 4, L times `copies`), of an order that draws it (`Draws.sight`).
         """
         return {"input_ids": noisy} | ({} if bool(attended.all()) else {"attention_mask": attended.long()})
-
-    def beside_clean(self, values: torch.Tensor, of_clean: float) -> torch.Tensor:
-        """Values (B, L) of noisy rows, with those of the clean ones where `inputs` has them behind."""
-        return values
 
 
 @dataclass(frozen=True)
@@ -171,8 +187,11 @@ class Blocks(Order):
     """
 
     block_length: int
-    copies = 2
     any_length = True
+
+    @property
+    def copies(self) -> int:
+        return 2
 
     def lay_out(
         self,
@@ -199,9 +218,9 @@ class Blocks(Order):
         labels = tokens.masked_fill(~corruption.labelled(changed, open, objective), -100)
         return Corrupted(
             inputs["input_ids"],
-            self.beside_clean(labels, -100),
-            self.beside_clean(torch.where(open, times[:, number], 0.0), 0) if corruption.tells_noise else None,
-            self.beside_clean(weights, 0),
+            beside_clean(labels, -100, 2 * width),
+            beside_clean(torch.where(open, times[:, number], 0.0), 0, 2 * width) if corruption.tells_noise else None,
+            beside_clean(weights, 0, 2 * width),
             inputs["position_ids"],
             inputs["sight"],
         )
@@ -228,23 +247,27 @@ class Blocks(Order):
             rates[:, own] = draws.rates[:, own].double() if draws.rates.dim() == 2 else draws.rates[:, None].double()
         return Draws(noisy, counted, weights, rates)
 
-    def beside_clean(self, values: torch.Tensor, of_clean: float) -> torch.Tensor:
-        return torch.cat([values, torch.full_like(values, of_clean)], dim=1)
+    def inputs(
+        self, noisy: torch.Tensor, clean: torch.Tensor, attended: torch.Tensor, sight: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        return doubled(noisy, clean, attended, sight_beside_clean(real_positions(attended) // self.block_length))
 
-    def inputs(self, noisy: torch.Tensor, clean: torch.Tensor, attended: torch.Tensor) -> dict[str, torch.Tensor]:
-        position_ids = real_positions(attended)
-        twice, both = position_ids.repeat(1, 2), {"input_ids": torch.cat([noisy, clean], dim=1)}
-        clean_half = torch.arange(twice.shape[1], device=twice.device) >= noisy.shape[1]
-        block = twice // self.block_length
-        index = torch.arange(twice.shape[1], device=twice.device).expand_as(twice)
-        sight = torch.stack([
-            torch.zeros_like(twice),
-            torch.where(clean_half, block, twice.shape[1]),  # what is noisy is not seen from other blocks
-            torch.where(clean_half, block, block - 1),
-            torch.where(clean_half, -1 - index, block),
-        ], dim=1)  # fmt: skip
-        both |= {"position_ids": twice, "sight": sight}
-        return both if bool(attended.all()) else both | {"attention_mask": attended.long().repeat(1, 2)}
+
+def beside_clean(values: torch.Tensor, of_clean: float, width: int) -> torch.Tensor:
+    """(B, width), values (B, L) of noisy rows and those of the clean ones where inputs of that width have them behind."""
+    return functional.pad(values, (0, width - values.shape[1]), value=of_clean)
+
+
+def doubled(
+    noisy: torch.Tensor, clean: torch.Tensor, attended: torch.Tensor, sight: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The model's inputs for [z ; x], noisy rows (B, L) and the clean ones behind them at the same positions, by a sight (B, 4, 2 L)."""
+    both = {
+        "input_ids": torch.cat([noisy, clean], dim=1),
+        "position_ids": real_positions(attended).repeat(1, 2),
+        "sight": sight,
+    }
+    return both if bool(attended.all()) else both | {"attention_mask": attended.long().repeat(1, 2)}
 
 
 def sample_timesteps(

@@ -7,6 +7,8 @@
 | full | 0 | 0 | 0 | 0 |
 | packed documents | number of the document | 0 | 0 | 0 |
 | block-causal | 0 | block | block | block |
+| in order of rank | 0 | rank | rank | rank |
+| noisy rows beside clean ones | see `sight_beside_clean` | | | |
 """
 
 from collections.abc import Callable
@@ -99,6 +101,23 @@ def sight_of(
     if block_length is not None and context is not None and position_ids.shape[1] > context:
         span = max(1, context // block_length)
     return Sight(document, block.contiguous(), block.clone(), block.clone(), span)
+
+
+def sight_beside_clean(step: torch.Tensor) -> torch.Tensor:
+    """(B, 4, 2 L) of noisy rows and the clean ones behind them, [z ; x], whose positions are written at `step` (B, L), from 0.
+
+    A noisy position sees the noisy ones of its own step and the clean ones of steps before it; a clean one the clean ones up
+    to its own step.
+    """
+    width = step.shape[1]
+    clean_half = torch.arange(2 * width, device=step.device) >= width
+    twice, index = step.repeat(1, 2), torch.arange(2 * width, device=step.device)
+    return torch.stack([
+        torch.zeros_like(twice),
+        torch.where(clean_half, twice, 2 * width),  # what is noisy is not seen from other steps
+        torch.where(clean_half, twice, twice - 1),
+        torch.where(clean_half, -1 - index, twice),
+    ], dim=1)  # fmt: skip
 
 
 def documents_of(position_ids: torch.Tensor) -> torch.Tensor:

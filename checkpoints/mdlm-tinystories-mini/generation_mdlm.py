@@ -120,6 +120,10 @@ class MDLMGenerationMixin(GenerationMixin):
         refuse_unsupported(kwargs, places[1:], stock | set(inspect.signature(self.forward).parameters))  # type: ignore[attr-defined]
         get = partial(_setting, places)
         family = family_of(self.config)
+        if family.order.has_ranks:
+            raise ValueError(
+                f"generate does not know diffusion={self.config.diffusion!r} yet: such a model is trained and scored only"
+            )
         if get("block_length") is None:
             kwargs["block_length"] = family.order.block_length
         check_settings(get, kwargs, family.corruption.name)

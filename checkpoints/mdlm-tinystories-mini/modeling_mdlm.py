@@ -113,8 +113,14 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
                 `time_conditioning` only.
             positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer
                 runs there only. Indices are given in any order, and spare a GPU the wait for their number.
+<<<<<<< HEAD
             sight (`Sight`, or its numbers as (B, 4, L), or all pairs as (B or 1, L, L) bool, *optional*): who sees whom. Default: the
                 documents that `position_ids` tell, and the blocks of `attention_block_length`; where it is given, they count for nothing.
+=======
+            sight (`Sight`, or its numbers as (B, 4, L), *optional*): who sees whom. Default: the documents that `position_ids` tell, and the blocks of
+                `attention_block_length`; with `diffusion="eso"`, given tokens from left to right, then masked ones. Nothing is
+                read from `position_ids` where it is given.
+>>>>>>> wt-d
             block_cache (*optional*): what `BlockCache` hands to the layers.
 
         Returns:
@@ -156,6 +162,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         if isinstance(sight, torch.Tensor):
             sight = sight_from(sight)
         if sight is None:
+            sight = self._own_sight(input_ids, attention_mask)
+        if sight is None:
             rows = position_ids.expand(inputs_embeds.shape[0], -1)
             context = self.config.max_position_embeddings
             sight = sight_of(rows, packed, self.config.attention_block_length, context)
@@ -179,6 +187,16 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         at = partial(last_layer, last, hidden_states, **inputs)
         hidden_states = predicting_states(at, positions, attention_mask, self.config.prediction_offset)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+    def _own_sight(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> Sight | None:
+        """That of the model's order, where it has one of its own."""
+        order = family_of(self.config).order
+        if not order.has_ranks:
+            return None
+        if input_ids is None:
+            raise ValueError("inputs_embeds without sight: what a position sees depends on what is masked; give sight")
+        attended = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return order.sight(input_ids == self.config.mask_token_id, attended.bool())
 
 
 class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type: ignore[misc]  # the mixin's classes are narrower

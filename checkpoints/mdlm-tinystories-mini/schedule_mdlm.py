@@ -69,6 +69,35 @@ class CosineSchedule(NoiseSchedule):
         return 2 / math.pi * torch.asin(torch.as_tensor(mask_rate).sqrt())
 
 
+@dataclass(frozen=True)
+class ScaledSchedule(NoiseSchedule):
+    """alpha_0 times another schedule's alpha: at t = 0 a share 1 - alpha_0 is still masked (Sahoo et al. 2025, arXiv 2506.01928).
+
+    Args:
+        base: the other schedule.
+        alpha_0: in [0, 1].
+    """
+
+    base: NoiseSchedule
+    alpha_0: float
+
+    def mask_rate(self, t: torch.Tensor | float) -> torch.Tensor:
+        return (1 - self.alpha_0) + self.alpha_0 * self.base.mask_rate(t)
+
+    def weight(self, t: torch.Tensor | float) -> torch.Tensor:
+        return self.slope(t) / self.mask_rate(t)
+
+    def slope(self, t: torch.Tensor | float) -> torch.Tensor:
+        return self.alpha_0 * self.base.slope(t)
+
+    def time_at(self, mask_rate: torch.Tensor | float) -> torch.Tensor:
+        """1 for alpha_0 = 0, where all is masked at all times; 0 for shares that no time has."""
+        rate = torch.as_tensor(mask_rate)
+        if self.alpha_0 == 0:
+            return torch.ones_like(rate)
+        return self.base.time_at(((rate - (1 - self.alpha_0)) / self.alpha_0).clamp(0, 1))
+
+
 SCHEDULES = {"linear": LinearSchedule(), "cosine": CosineSchedule()}
 
 

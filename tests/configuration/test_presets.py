@@ -50,6 +50,8 @@ def test_the_controlled_arms_differ_in_the_paradigm_only():
         ("mini-mdlm", {"training.learning_rate": -1.0}, "training.learning_rate=-1.0"),
         ("mini-mdlm", {"data.layout": "heaps"}, "data.layout='heaps'"),
         ("missing.yaml", {}, "is not a file"),
+        ("mini-eso", {"data.layout": "packed"}, "data.layout='packed' does not go with model.config.diffusion='eso'"),
+        ("mini-eso", {"training.objective": "converted"}, "'converted' does not go with model.config.diffusion='eso'"),
         ("mini-mdlm", {"training.learning_rate": "abc"}, "training.learning_rate='abc' must be a float"),
         ("mini-mdlm", {"training.max_steps": 2.5}, "training.max_steps=2.5 must be a int"),
         ("mini-mdlm", {"training.max_steps": NULL}, "training.max_steps=None must be a int"),
@@ -149,7 +151,7 @@ def test_every_known_key_reaches_the_configuration(architecture):
 
     before = described(make_config(architecture, values))
     for key in known_keys(architecture):
-        if key in ("diffusion", "denoiser") or (architecture == "gpt2" and key == "attention_bias"):
+        if key in ("diffusion", "denoiser", "alpha_0") or (architecture == "gpt2" and key == "attention_bias"):
             continue  # these go with others only
         after = described(make_config(architecture, values | {key: changes[key]}))
         assert after != before, key

@@ -5,12 +5,17 @@ Counted are the matrix products, two operations a multiply-add, three times for 
 only there they run: skipped work does not count as utilisation.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from arche_mdlm.esoteric_mdlm import Esoteric
+from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.last_layer_mdlm import part_at_positions
+from arche_mdlm.order_mdlm import Blocks
 from arche_mdlm.training.models.arms import arm_of
 
 # Dense bf16 matrix products a second, from the makers' data sheets.
@@ -33,8 +38,7 @@ class StepFlops:
     head_dim: int
     head_rows: int  # of the output layer
     mlp_products: int  # 3 where gated
-    causal: bool
-    doubled_block: int | None  # of block diffusion: its inputs hold a row twice, and see blocks of so many positions
+    seen: Callable[[int], float]  # the share of the pairs of so many inputs in which one sees the other
     at_labels: str  # what of the last layer runs at supervised positions only: "nothing", "mlp" or "most"
 
     @classmethod
@@ -50,23 +54,20 @@ class StepFlops:
             head_dim=getattr(config, "head_dim", None) or hidden // heads,
             head_rows=getattr(config, "output_vocab_size", None) or config.vocab_size,
             mlp_products=3 if gated else 2,
-            causal=arm_of(config).causal,
-            doubled_block=config.attention_block_length if getattr(config, "diffusion", None) == "block" else None,
+            seen=_seen(config),
             at_labels=at_labels,
         )
 
     def count(self, rows: int, length: int, supervised: int, causal_halving: bool = True) -> int:
         """Of a batch (rows, length) with so many supervised positions in all.
 
-        With `causal_halving` attention counts for the pairs that are seen: (L + 1) / 2L of all in a causal model.
+        With `causal_halving` attention counts for the pairs that are seen.
         """
         tokens = rows * length
         full = self._layer(tokens, tokens, length)
         asked = {"nothing": (tokens, tokens), "mlp": (tokens, supervised), "most": (supervised, supervised)}
         last = self._layer(*asked[self.at_labels], length, tokens)
-        share = (length + 1) / (2 * length) if self.causal and causal_halving else 1.0
-        if self.doubled_block is not None and causal_halving:  # L^2 + L L' of the (2 L)^2 pairs of a doubled row
-            share = (1 + 2 * self.doubled_block / length) / 4
+        share = self.seen(length) if causal_halving else 1.0
         total = 0.0
         for layer, times in ((full, self.layers - 1), (last, 1)):
             total += times * (layer["linear"] + share * layer["attention"])
@@ -80,6 +81,39 @@ class StepFlops:
         linear = 2 * tokens * self.hidden * 2 * narrow
         linear += 2 * queries * 2 * self.hidden * wide + 2 * outputs * self.mlp_products * self.hidden * self.inner
         return {"linear": linear, "attention": 4 * queries * length * wide}
+
+
+def _seen(config: Any) -> Callable[[int], float]:
+    """Of N inputs, of a row of L: (N + 1) / 2N where they are read one after another, L^2 + L L' of the (2 L)^2 of a doubled row in
+    blocks of L'; Eso-LM as written in its order."""
+    if config.model_type != "mdlm":
+        return _one_after_another if arm_of(config).causal else _all
+    order = family_of(config).order
+    if isinstance(order, Blocks):
+        return partial(_doubled, order.block_length)
+    if not isinstance(order, Esoteric):
+        return _all
+    if order.alpha_0 in (0, 1):
+        return _one_after_another if order.alpha_0 == 1 else partial(_doubled, 1)
+    return _two_passes
+
+
+def _all(inputs: int) -> float:
+    return 1.0
+
+
+def _one_after_another(inputs: int) -> float:
+    return (inputs + 1) / (2 * inputs)
+
+
+def _doubled(block: int, inputs: int) -> float:
+    return (1 + 2 * block / inputs) / 4
+
+
+def _two_passes(inputs: int) -> float:
+    """Half of the rows read once, L (L + 1) / 2 pairs and 2 L of the half that is not used, and half of them doubled."""
+    length = inputs / 2
+    return ((length * (length + 1) / 2 + 2 * length) / inputs**2 + _doubled(1, inputs)) / 2
 
 
 def part_at_labels(model: Any, indexed: bool = False) -> str:

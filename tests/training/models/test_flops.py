@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.order_mdlm import Blocks
 from arche_mdlm.sight_mdlm import Sight
 from arche_mdlm.training.models.flops import StepFlops, peak_flops
@@ -89,3 +90,17 @@ def test_a_doubled_row_counts_the_pairs_that_its_blocks_see():
     difference = all_pairs - blocks.count(2, 2 * length, 5)
     per_pair = 3 * 4 * 2 * whole.heads * whole.head_dim * whole.layers  # of two rows
     assert difference == per_pair * ((2 * length) ** 2 - seen)
+
+
+@pytest.mark.parametrize("alpha_0", [0.0, 0.5, 1.0])
+def test_rows_in_order_of_writing_count_the_pairs_that_they_see(alpha_0):
+    """Counted from the masks of a batch."""
+    length, config = 12, MDLMConfig(**SHAPE, mask_token_id=49, diffusion="eso", alpha_0=alpha_0)
+    clean = torch.ones(2, length, dtype=torch.long)
+    batch = family_of(config).corrupt(clean, clean > 0, "nelbo", torch.Generator().manual_seed(0))
+    width = batch.input_ids.shape[1]
+    columns = torch.arange(width).expand(2, -1)
+    seen = int(Sight(*(part.contiguous() for part in batch.sight.unbind(1))).window(columns).sum())
+    flops = StepFlops.of(config)
+    difference = flops.count(2, width, 5, causal_halving=False) - flops.count(2, width, 5)
+    assert difference == 3 * 4 * flops.heads * flops.head_dim * flops.layers * (2 * width**2 - seen)

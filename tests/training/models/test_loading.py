@@ -49,7 +49,7 @@ def test_a_damaged_checkpoint_is_named_in_one_line(checkpoint, tmp_path, damage)
     assert len(str(error.value)) < 1500
 
 
-@pytest.mark.parametrize("diffusion", ["uniform", "eso", "", None, 3])
+@pytest.mark.parametrize("diffusion", ["score", "", None, 3])
 def test_a_family_of_a_later_version_is_refused_in_its_own_words(checkpoint, tmp_path, diffusion):
     folder = tmp_path / "later"
     shutil.copytree(checkpoint, folder)
