@@ -73,7 +73,7 @@ def order_nll(
     if num_orders < 1:
         raise ValueError(f"num_orders={num_orders} must be at least 1")
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
-    scored = _scored(input_ids, attention_mask, model.config.bos_token_id)
+    scored = _scored(input_ids, attention_mask, model.config)
     seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
     draws = [
         order.orders(
