@@ -11,8 +11,10 @@ from transformers.utils import logging
 
 from .configuration_mdlm import MDLMConfig
 from .corruption_mdlm import Corruption
+from .esoteric_mdlm import next_ranks
 from .family_mdlm import family_of
 from .noise_mdlm import RowNoise
+from .order_mdlm import Order
 from .schedule_mdlm import NoiseSchedule
 from .sight_mdlm import real_positions
 
@@ -153,8 +155,10 @@ class Canvas:
     bos_token_id: int | None
     pad_token_id: int
     mask_token_id: int
+    ranks: torch.Tensor  # (B, L) the order of writing, from 0, what is given first; -1 where nothing is written
     schedule: NoiseSchedule
     corruption: Corruption
+    order: Order
 
     @classmethod
     def build(
@@ -223,8 +227,10 @@ class Canvas:
             else generation_config.bos_token_id,
             pad_token_id=int(pad),
             mask_token_id=mask_id,
+            ranks=(known.long().cumsum(-1) - 1).masked_fill(~known, -1),
             schedule=family.schedule,
             corruption=family.corruption,
+            order=family.order,
         )
 
     def start(self, seeds: torch.Tensor) -> None:
@@ -266,6 +272,9 @@ class Canvas:
         before = self.masked[rows]
         after = torch.where(draft.fillable, draft.masked, before)
         self.num_filled[rows] += before.sum(-1) - after.sum(-1)
+        if self.order.has_ranks:
+            new, ranks = before & ~after, self.ranks[rows]
+            self.ranks[rows] = torch.where(new, next_ranks(ranks, new), ranks)
         self.tokens[rows] = draft.tokens
         self.confidence[rows] = draft.confidence
         self.masked[rows] = after
@@ -274,9 +283,12 @@ class Canvas:
         """Leave `rows` (R,) as they are from here on."""
         self.stopped[rows] = True
 
-    def inputs(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The model's inputs for `rows`; without an attention mask if they are unpadded (faster)."""
-        return model_inputs(self.tokens[rows], self.attended[rows], self.position_ids[rows])
+    def inputs(self, rows: torch.Tensor, where: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The model's inputs for `rows` (R,), of which the True positions of `where` (R, L) are asked for; without an attention
+        mask if they are unpadded (faster)."""
+        inputs = model_inputs(self.tokens[rows], self.attended[rows], self.position_ids[rows])
+        sight = self.order.sight_of_writing(self.ranks[rows], where)
+        return inputs if sight is None else inputs | {"sight": torch.stack(sight, dim=1)}
 
     def is_end(self) -> torch.Tensor:
         """(B, L) bool: an EOS, or the end of a stop string, among the generated tokens."""

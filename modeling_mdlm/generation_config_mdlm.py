@@ -11,6 +11,8 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig
 
+from .family_mdlm import Family
+from .order_mdlm import Order
 from .samplers_mdlm import get_sampler, sampler_options
 
 OWN_FIELDS: dict[str, Any] = {
@@ -78,7 +80,8 @@ class MDLMGenerationConfig(GenerationConfig):
         greedy_tail (`bool`, *optional*): see `UniformAncestralSampler`.
         output_history (`bool`, *optional*): return the canvas after each step; needs `return_dict_in_generate`.
         prefix_cache (`bool`, *optional*): with `block_length`, keep keys and values of all other blocks while one is written
-            (`BlockCache`): exact for a block-causal model without time conditioning, approximate for others, with a warning.
+            (`BlockCache`): exact for a block-causal model without time conditioning, approximate for others, with a warning. With
+            `diffusion="eso"` without blocks, and exact.
         compile_config (`CompileConfig`, *optional*): the model's layers run compiled in this call (`compiled_layers`).
         **kwargs: the fields of `GenerationConfig` that work here (`WORKING`).
 
@@ -159,13 +162,13 @@ def _short(value: Any) -> str:
     return line if len(line) <= 60 else f"{line[:57]}..."
 
 
-def check_settings(get: Callable[[str], Any], given: dict[str, Any], noise: str) -> None:
+def check_settings(get: Callable[[str], Any], given: dict[str, Any], family: Family) -> None:
     """ValueError naming the setting, its value and what is allowed.
 
     Args:
         get: `get(name)` is the value of a setting, given or default, or None.
         given: the settings of this call alone. A default of the checkpoint may belong to another sampler than this call's.
-        noise: that of the model's family.
+        family: of the model.
     """
     for name in ("num_diffusion_steps", "block_length", "num_return_sequences"):
         value = get(name)
@@ -188,11 +191,12 @@ def check_settings(get: Callable[[str], Any], given: dict[str, Any], noise: str)
             raise ValueError(f"{name}={value!r} must be a number of at least {LEAST_TEMPERATURE:g}{zero}")
     if get("output_history") and not get("return_dict_in_generate"):
         raise ValueError("output_history=True needs return_dict_in_generate=True: the history is a field of its output")
-    if get("prefix_cache") and get("block_length") is None:
+    if get("prefix_cache") and get("block_length") is None and not family.order.has_ranks:
         raise ValueError(
             "prefix_cache=True needs block_length: it keeps what stands outside of the block being written"
         )
-    _check_sampler(get, given, noise)
+    _check_sampler(get, given, family.corruption.name)
+    _check_order(get, family.order)
 
 
 def _check_sampler(get: Callable[[str], Any], given: dict[str, Any], noise: str) -> None:
@@ -209,6 +213,24 @@ def _check_sampler(get: Callable[[str], Any], given: dict[str, Any], noise: str)
             raise ValueError(
                 f"{option}={value!r} does not go with sampler={name!r}: it is an option of {', '.join(sorted(fitting))}"
             )
+
+
+def _check_order(get: Callable[[str], Any], order: Order) -> None:
+    """Settings that do not go with the order of a family."""
+    name = get("sampler") or "ancestral"
+    if order.samplers is not None and name not in order.samplers:
+        raise ValueError(
+            f"sampler={name!r} does not go with diffusion='eso', which writes in an order of its own: it takes "
+            f"{', '.join(order.samplers)}"
+        )
+    if not order.has_ranks:
+        return
+    if get("block_length") is not None:
+        raise ValueError(f"block_length={get('block_length')} does not go with diffusion='eso', which has no blocks")
+    if get("guidance_scale") not in (None, 1) or get("negative_prompt_ids") is not None:
+        raise ValueError(
+            f"guidance_scale={get('guidance_scale')} and negative prompts do not go with diffusion='eso': leave them out"
+        )
 
 
 def is_count(value: Any) -> bool:

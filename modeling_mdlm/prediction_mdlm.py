@@ -95,7 +95,7 @@ class Guidance:
             given = attended & ~canvas.fillable[rows]
             if canvas.bos_token_id is not None:  # context, not prompt
                 given &= (tokens != canvas.bos_token_id) | (canvas.position_ids[rows] > 0)
-            return canvas.inputs(rows) | {"input_ids": tokens.masked_fill(given, canvas.mask_token_id)}, where
+            return canvas.inputs(rows, where) | {"input_ids": tokens.masked_fill(given, canvas.mask_token_id)}, where
         tokens = torch.cat([self.prompt[rows], tokens[:, self.width :]], dim=1)
         attended = torch.cat([self.attended[rows], attended[:, self.width :]], dim=1)
         where = torch.cat([torch.zeros_like(self.attended[rows]), where[:, self.width :]], dim=1)
@@ -148,7 +148,7 @@ class Predictor:
         run, where, t = rows[needed], where[needed], t[needed]
         told = self._model_times(t[:, 0] if times is None else times[needed], block[needed], run)
         if self.cache is None:
-            states = self._states(self.canvas.inputs(run), where, told)
+            states = self._states(self.canvas.inputs(run, where), where, told)
         else:
             states = self.cache.states(run, block[needed], where, told)
         other = None

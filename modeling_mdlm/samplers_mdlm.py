@@ -204,6 +204,15 @@ class AncestralSampler(Sampler):
         return masked & (noise.uniform(POSITION) < fill_rate)
 
 
+@dataclass(frozen=True)
+class LeftToRightSampler(Sampler):
+    """The leftmost masked position of each row: what Eso-LM does with all that diffusion has left."""
+
+    def step(self, predict: Prediction, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
+        chosen = draft.masked & (draft.masked.long().cumsum(-1) == 1)
+        return draft.fill(chosen, self.propose(predict, chosen, noise))
+
+
 @register_sampler("first_hitting")
 @dataclass(frozen=True)
 class FirstHittingSampler(Sampler):
@@ -224,6 +233,19 @@ class FirstHittingSampler(Sampler):
 
 
 _LOOK_AHEAD = 1 << 20  # positions times steps looked at at once
+
+
+def left_to_right_steps(
+    sampler: Sampler, canvas: Canvas, plan: Timetable
+) -> Iterator[tuple[int, Sampler, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """(step, sampler, block, t, s) of the steps behind those of a plan: one a position, for an order that writes the rest from left
+    to right; none for others."""
+    if not canvas.order.has_ranks:
+        return
+    rest = LeftToRightSampler(sampler.schedule, sampler.temperature, sampler.do_sample)
+    block, zero = torch.zeros_like(canvas.num_blocks), torch.zeros_like(canvas.confidence[:, :1])
+    for number in range(int(canvas.masked.sum(-1).max())):
+        yield plan.total + number, rest, block, zero, zero
 
 
 def busy_steps(sampler: Sampler, canvas: Canvas, plan: Timetable, seeds: torch.Tensor) -> Iterator[int]:

@@ -8,7 +8,7 @@ import torch
 from .canvas_mdlm import Canvas
 from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
-from .sight_mdlm import sight_of
+from .sight_mdlm import Sight, sight_of
 
 
 @dataclass
@@ -69,7 +69,7 @@ class BlockCache:
     ) -> torch.Tensor:
         columns = torch.arange(where.shape[1], device=where.device).expand_as(where)
         view = _CacheView(self, rows, columns)
-        inputs = self.canvas.inputs(rows)
+        inputs = self.canvas.inputs(rows, where)
         states = self.model.model(**inputs, **times, positions=_flat(where), block_cache=view).last_hidden_state
         self.held[rows] = block
         return states
@@ -77,8 +77,20 @@ class BlockCache:
     def _window(
         self, rows: torch.Tensor, block: torch.Tensor, where: torch.Tensor, times: dict[str, torch.Tensor]
     ) -> torch.Tensor:
+        inside = (self.canvas.window[rows] == block[:, None]) & self.canvas.attended[rows]
+        sight = sight_of(self.canvas.position_ids[rows], False, self.model.config.attention_block_length)
+        return self._inside(rows, inside, where, sight, times)
+
+    def _inside(
+        self,
+        rows: torch.Tensor,
+        inside: torch.Tensor,
+        where: torch.Tensor,
+        sight: Sight | None,
+        times: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """`states`, running the True positions of `inside` (R, L) only, by a sight of all L."""
         canvas = self.canvas
-        inside = (canvas.window[rows] == block[:, None]) & canvas.attended[rows]
         width = int(inside.sum(-1).max())
         # Each row's positions from left to right; short rows repeat one of their own, which changes nothing.
         order = (~inside).long().argsort(dim=-1, stable=True)[:, :width]
@@ -88,16 +100,15 @@ class BlockCache:
         return self.model.model(
             input_ids=canvas.tokens[rows].gather(1, columns),
             position_ids=position_ids.gather(1, columns),
-            attention_mask=self._mask(canvas.attended[rows], position_ids, columns),
+            attention_mask=self._mask(canvas.attended[rows], sight, columns),
             **{name: value.gather(1, columns) if value.dim() == 2 else value for name, value in times.items()},
             positions=_flat(first),
             block_cache=_CacheView(self, rows, columns),
         ).last_hidden_state
 
-    def _mask(self, attended: torch.Tensor, position_ids: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    def _mask(self, attended: torch.Tensor, sight: Sight | None, columns: torch.Tensor) -> torch.Tensor:
         """(R, 1, W, L) as the attention takes it: which positions each of the window's sees."""
         sees = attended[:, None].expand(-1, columns.shape[1], -1)
-        sight = sight_of(position_ids, False, self.model.config.attention_block_length)
         if sight is not None:
             sees = sees & sight.window(columns)
         sees = sees[:, None]
@@ -106,6 +117,28 @@ class BlockCache:
                 ~sees, torch.finfo(self.model.dtype).min
             )
         return sees
+
+
+@dataclass
+class RankCache(BlockCache):
+    """The same for a model whose positions see each other in their order of writing (Eso-LM), without blocks, and exact.
+
+    A forward runs what was written since the last one, now as clean tokens, and what is written next; keys and values of all
+    that was written before are kept. Nothing else is ever run.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.held = torch.zeros_like(self.canvas.masked)  # (B, L) bool
+
+    def states(
+        self, rows: torch.Tensor, block: torch.Tensor, where: torch.Tensor, times: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        ranks = self.canvas.ranks[rows]
+        inside = ((ranks >= 0) & ~self.held[rows]) | where
+        states = self._inside(rows, inside, where, self.canvas.order.sight_of_writing(ranks, where), times)
+        self.held[rows] = ranks >= 0
+        return states
 
 
 @dataclass

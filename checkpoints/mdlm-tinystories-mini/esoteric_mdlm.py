@@ -32,6 +32,7 @@ class Esoteric(Order):
     alpha_0: float
     block_length: ClassVar[None] = None  # type: ignore[misc]
     has_ranks = True
+    samplers = ("ancestral",)
 
     @property
     def copies(self) -> int:
@@ -159,6 +160,14 @@ class Esoteric(Order):
         ranks = ranks_of(masked, masked, rows, torch.zeros(masked.shape, device=masked.device), attended)
         return sight_of_ranks(ranks)
 
+    def sight_of_writing(self, ranks: torch.Tensor, where: torch.Tensor) -> Sight:
+        """What is written sees what was written before it, and what is written next sees all of that and those of lower rank;
+        what comes later is seen by none."""
+        placed, width = torch.where(where, next_ranks(ranks, where), ranks), ranks.shape[1]
+        there, index = placed >= 0, torch.arange(width, device=ranks.device).expand_as(ranks)
+        write, read = torch.where(there, placed, width), torch.where(there, placed, width - 1)
+        return Sight(torch.zeros_like(ranks), write, read, index.contiguous())
+
     def _sight(self, ranks: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """(B, 4, L times `copies`) of rows with `ranks` (B, L), in the first or in the second pass (B,)."""
         first = torch.stack(sight_of_ranks(ranks), dim=1)
@@ -170,6 +179,11 @@ class Esoteric(Order):
         unseen, index = torch.full_like(ranks, 2 * width), torch.arange(width, device=ranks.device).expand_as(ranks)
         rest = torch.stack([torch.zeros_like(ranks), unseen, torch.zeros_like(ranks), -1 - index], dim=1)
         return torch.where(second[:, None, None], sight_beside_clean(ranks), torch.cat([first, rest], dim=2))
+
+
+def next_ranks(ranks: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """(B, L) the ranks behind those of `ranks` (B, L), -1 where there is none, of the True positions of `new`, from left to right."""
+    return ranks.amax(-1, keepdim=True) + new.long().cumsum(-1)
 
 
 def sight_of_ranks(ranks: torch.Tensor) -> Sight:

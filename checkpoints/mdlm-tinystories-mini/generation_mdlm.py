@@ -4,6 +4,7 @@ import copy
 import inspect
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, NoReturn, cast
 
 import torch
@@ -11,7 +12,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Sto
 from transformers.generation import LogitsProcessorList
 from transformers.utils import ModelOutput, logging
 
-from .block_cache_mdlm import BlockCache
+from .block_cache_mdlm import BlockCache, RankCache
 from .canvas_mdlm import Canvas, Timetable
 from .canvas_stream_mdlm import CanvasStream
 from .compiling_mdlm import compiled_layers, is_compiled
@@ -23,7 +24,7 @@ from .ordered_samplers_mdlm import OrderedSampler  # noqa: F401  (registers its 
 from .prediction_mdlm import Guidance, Predictor
 from .processors_mdlm import anneal, on_canvas, without_temperature
 from .remasking_mdlm import RemaskingSampler  # noqa: F401
-from .samplers_mdlm import Sampler, busy_steps, get_sampler
+from .samplers_mdlm import Sampler, busy_steps, get_sampler, left_to_right_steps
 from .stopping_mdlm import Stopping
 from .uniform_samplers_mdlm import UniformAncestralSampler  # noqa: F401
 
@@ -120,13 +121,10 @@ class MDLMGenerationMixin(GenerationMixin):
         refuse_unsupported(kwargs, places[1:], stock | set(inspect.signature(self.forward).parameters))  # type: ignore[attr-defined]
         get = partial(_setting, places)
         family = family_of(self.config)
-        if family.order.has_ranks:
-            raise ValueError(
-                f"generate does not know diffusion={self.config.diffusion!r} yet: such a model is trained and scored only"
-            )
+        guidance = {"guidance_scale": guidance_scale, "negative_prompt_ids": negative_prompt_ids}
         if get("block_length") is None:
             kwargs["block_length"] = family.order.block_length
-        check_settings(get, kwargs, family.corruption.name)
+        check_settings(partial(_setting, [guidance, *places]), kwargs, family)
         if get("temperature") == 0:
             kwargs |= {"do_sample": False, "temperature": 1.0}
         stopping = Stopping(stopping_criteria, get("max_time"), get("stop_strings"), kwargs.pop("tokenizer", None))
@@ -264,16 +262,17 @@ class MDLMGenerationMixin(GenerationMixin):
         history: list[torch.Tensor] | None = [] if getattr(generation_config, "output_history", None) else None
         # 3. from noise to text
         t = torch.ones(len(canvas.tokens), 1, dtype=torch.float64, device=canvas.tokens.device)
-        for step in range(plan.total) if history is not None else busy_steps(sampler, canvas, plan, seeds):
+        busy = range(plan.total) if history is not None else busy_steps(sampler, canvas, plan, seeds)
+        planned = ((step, sampler, *plan.at(step)) for step in busy)
+        for step, now, block, t, s in chain(planned, left_to_right_steps(sampler, canvas, plan)):
             if stopping.is_late() or (not sampler.remasks and canvas.is_complete()):
                 break
-            block, t, s = plan.at(step)
             rows = canvas.open_rows(block, sampler.remasks)
             if len(rows):
                 noise = RowNoise(seeds[rows], canvas.position_ids[rows], step)
                 predict = predictor.at(rows, block[rows], t[rows])
                 draft = canvas.draft(rows, block[rows])
-                canvas.write(rows, sampler.step(predict, draft, t[rows], s[rows], noise))
+                canvas.write(rows, now.step(predict, draft, t[rows], s[rows], noise))
                 stopping.after_step(canvas, rows)
             if stream is not None:
                 stream(canvas)
@@ -302,6 +301,8 @@ class MDLMGenerationMixin(GenerationMixin):
             return None
         if is_compiled(cast(PreTrainedModel, self)):
             raise ValueError("prefix_cache=True cannot be used with compiled layers: leave compile_config out")
+        if canvas.order.has_ranks:
+            return RankCache(self, canvas)
         if not BlockCache.is_exact(self.config):
             logger.warning_once(
                 "prefix_cache=True is an approximation for this model: what stands outside of a block was read before the "

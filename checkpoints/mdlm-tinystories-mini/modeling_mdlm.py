@@ -172,7 +172,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
     def _own_sight(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> Sight | None:
         """That of the model's order, where it has one of its own."""
         order = family_of(self.config).order
-        if not order.has_ranks:
+        if not order.has_ranks or (attention_mask is not None and attention_mask.dim() == 4):  # says all of it
             return None
         if input_ids is None:
             raise ValueError("inputs_embeds without sight: what a position sees depends on what is masked; give sight")

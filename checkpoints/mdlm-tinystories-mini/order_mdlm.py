@@ -47,6 +47,7 @@ class Order(ABC):
 
     block_length: int | None  # of generation, where it is not asked for
     has_ranks: ClassVar[bool] = False  # whether positions see each other in their order of writing
+    samplers: ClassVar[tuple[str, ...] | None] = None  # that fit; None: all of the noise
 
     @property
     def copies(self) -> int:
@@ -60,6 +61,11 @@ class Order(ABC):
     def sight(self, masked: torch.Tensor, attended: torch.Tensor) -> Sight | None:
         """Who sees whom on canvases (B, L) of which no order of writing is known, by where they are masked and where they are
         no padding; None where that depends on neither (not `has_ranks`)."""
+        return None
+
+    def sight_of_writing(self, ranks: torch.Tensor, where: torch.Tensor) -> Sight | None:
+        """Who sees whom on canvases (B, L) that have been written in an order (`Canvas.ranks`), when the True positions of `where`
+        (B, L) are written next; None where that does not depend on the order of writing (not `has_ranks`)."""
         return None
 
     @abstractmethod

@@ -10,11 +10,9 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from exact_model import ExactTrunk
-from oracles.tables import TableLanguage
+from esoteric_model import BOS, LENGTH, MASK, PAD, build, in_order, table_model
 from torch.nn import functional as F
 
-from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
 from arche_mdlm.esoteric_mdlm import Esoteric, ranks_of
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.likelihood import nelbo
@@ -22,31 +20,12 @@ from arche_mdlm.metrics.order_likelihood import order_nll
 from arche_mdlm.metrics.policy_likelihood import policy_nll
 from arche_mdlm.sight_mdlm import Sight
 
-BOS, PAD, MASK, LENGTH = 3, 4, 5, 3  # tokens 0 to 2; rows of a BOS and three tokens
 ROWS = torch.tensor([[BOS, 0, 1, 2], [BOS, 2, 2, 0], [BOS, 1, 0, 0]])
 SHARES = [0.0, 0.25, 0.5, 1.0]
 
 
-def build(alpha_0: float, **changes) -> MDLMForMaskedDiffusion:
-    """The same weights for every share."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = MDLMConfig(
-        vocab_size=6, mask_token_id=MASK, bos_token_id=BOS, pad_token_id=PAD, max_position_embeddings=16,
-        initializer_range=0.6, **sizes, **{"diffusion": "eso", "alpha_0": alpha_0} | changes,
-    )  # fmt: skip
-    return MDLMForMaskedDiffusion(config).eval()
-
-
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def in_order(model, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (B, N, V) at N places (B, N) that are read one after another, each seeing those before it."""
-    index = torch.arange(places.shape[1]).expand_as(places)
-    causal = Sight(*(torch.zeros_like(index), *(index.clone() for _ in range(3))))
-    return model(input_ids=tokens, position_ids=places, sight=causal).logits.log_softmax(-1)
 
 
 def subsets() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -132,25 +111,6 @@ def test_without_diffusion_it_is_an_autoregressive_likelihood():
     torch.testing.assert_close(found.nats, expected, atol=1e-4, rtol=1e-5)
     for nats in order_nll(model, ROWS, num_orders=1):
         torch.testing.assert_close(nats, expected, atol=1e-4, rtol=1e-5)
-
-
-class WrongTrunk(ExactTrunk):
-    """Depends on the known tokens only, and is the posterior of another language."""
-
-    def forward(self, input_ids, **kwargs):
-        canvas = input_ids[:, : self.language.length + 1]
-        output = super().forward(canvas)
-        states = F.pad(output.last_hidden_state, (0, 0, 0, input_ids.shape[1] - canvas.shape[1]))
-        positions = kwargs.get("positions")
-        output.last_hidden_state = states if positions is None else states[positions]
-        return output
-
-
-def table_model(**changes) -> MDLMForMaskedDiffusion:
-    model = build(1.0, **changes)
-    model.model, model.lm_head = WrongTrunk(TableLanguage.random(3, LENGTH, seed=5), model.config), torch.nn.Identity()
-    model.subs_logits = lambda states: states
-    return model
 
 
 @pytest.mark.parametrize("antithetic", ["none", "counts", "complement"])
