@@ -51,9 +51,11 @@ build/typed:
 benchmark: .venv/.installed  ## measure the speed of training and sampling
 	$(PY) -m benchmarks
 
-checkpoint-code:  ## copy modeling_mdlm/ into the shipped checkpoint, which carries its own code
-	rm -f checkpoints/mdlm-tinystories-mini/*_mdlm.py
-	cp modeling_mdlm/*_mdlm.py checkpoints/mdlm-tinystories-mini/
+checkpoint-code:  ## copy modeling_mdlm/ into the shipped checkpoints that carry their own code
+	@for folder in $(dir $(wildcard checkpoints/*/modeling_mdlm.py)); do \
+		rm -f $$folder*_mdlm.py; \
+		cp modeling_mdlm/*_mdlm.py $$folder; \
+	done
 
 clean:  ## remove the environment, caches and build folders; runs/ is kept
 	rm -rf .venv .venv-oldest .venv-newest .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

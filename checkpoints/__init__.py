@@ -1,16 +1,21 @@
-"""The trained pair that ships with the library: an MDLM and its autoregressive twin, 5 MB each."""
+"""The checkpoints that ship with the library: models of one shape, one tokenizer and the same stories, 5 MB each."""
 
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SHIPPED = {"mdlm": "mdlm-tinystories-mini", "ar": "ar-tinystories-mini"}
+# By name; another checkpoint is a folder and a line here: `arche-mdlm compare --families` then compares it with the others.
+SHIPPED = {
+    "mdlm": "mdlm-tinystories-mini",
+    "ar": "ar-tinystories-mini",
+}
+PAIR = ("mdlm", "ar")  # the two that are compared by default: masked diffusion and its autoregressive twin
 
 
-def shipped(arm: str) -> Path:
-    """The checkpoint folder of an arm, `"mdlm"` or `"ar"`; ValueError for any other name."""
-    if arm not in SHIPPED:
-        raise ValueError(f"arm={arm!r} must be one of {', '.join(SHIPPED)}")
-    return FOLDER / SHIPPED[arm]
+def shipped(name: str) -> Path:
+    """The folder of a shipped checkpoint, such as `"mdlm"` or `"ar"`; ValueError for a name that is none."""
+    if name not in SHIPPED:
+        raise ValueError(f"name={name!r} must be one of {', '.join(SHIPPED)}")
+    return FOLDER / SHIPPED[name]
 
 
 def resolve(source: str) -> str:

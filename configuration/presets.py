@@ -90,6 +90,7 @@ class TrainingSettings:
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = 1.0
     short_canvas_share: float = 0.5
+    attention_annealing_steps: int | None = None  # attention opens from causal to full over so many steps
     ema_decay: float | None = None
     mixed_precision: str = "no"
     tf32: bool = True
@@ -207,7 +208,7 @@ def validate(preset: Preset) -> None:
     if data.long_documents == "chunk" and data.layout != "rows":
         raise ValueError(f"data.long_documents='chunk' is for data.layout='rows'; {data.layout!r} keeps every token")
     _check_model(preset)
-    _check_family(preset)
+    check_family(preset)
 
 
 # Lowest and highest value allowed, and whether these two are allowed themselves.
@@ -223,7 +224,7 @@ _RANGES: dict[str, dict[str, tuple]] = {
     "training": {
         **dict.fromkeys(
             ("max_steps", "batch_size", "accumulation", "eval_every", "save_every", "log_every", "eval_samples",
-             "eval_rows", "keep_checkpoints", "length_multiple", "length_pool"), (1, math.inf)
+             "eval_rows", "keep_checkpoints", "attention_annealing_steps", "length_multiple", "length_pool"), (1, math.inf)
         ),
         **dict.fromkeys(("warmup_steps", "weight_decay", "seed"), (0, math.inf)),
         **dict.fromkeys(("min_lr_ratio", "short_canvas_share", "given_share"), (0, 1)),
@@ -254,20 +255,52 @@ def _check_model(preset: Preset) -> None:
     check_model(model.architecture, model.config)
 
 
-def _check_family(preset: Preset) -> None:
-    """ValueError for settings that do not go with the family of a diffusion model."""
+def check_family(preset: Preset) -> None:
+    """ValueError for settings that do not go with the family of the model."""
+    check_annealing(preset.training, preset.model.architecture, preset.model.config)
     if preset.model.architecture != "mdlm":
         return
-    diffusion = preset.model.config.get("diffusion", "masked")
+    diffusion = preset.model.config.get("diffusion") or "masked"
     if diffusion.endswith(("block", "eso")) and preset.data.layout == "packed":
         raise ValueError(
             f"data.layout='packed' does not go with model.config.diffusion={diffusion!r}: use 'rows' or 'windows'"
+        )
+    if preset.model.config.get("prediction_offset") and preset.data.layout == "windows":
+        raise ValueError(
+            "data.layout='windows' does not go with model.config.prediction_offset=1: a window begins with no BOS, and its first token has "
+            "none before it to be predicted from; use 'rows' or 'packed'"
         )
     allowed = NOISE_OBJECTIVES[NOISES[diffusion]]
     if preset.training.objective not in allowed:
         raise ValueError(
             f"training.objective={preset.training.objective!r} does not go with model.config.diffusion={diffusion!r}, which has "
             f"{', '.join(allowed)}"
+        )
+
+
+def check_annealing(training: TrainingSettings, architecture: str, config: dict[str, Any]) -> None:
+    """ValueError where attention cannot open step by step in a model of `config`, or would not be full at the end."""
+    steps, diffusion = training.attention_annealing_steps, config.get("diffusion") or "masked"
+    attention = config.get("attn_implementation") or "sdpa"
+    if steps is None:
+        return
+    setting = f"training.attention_annealing_steps={steps}"
+    if architecture != "mdlm":
+        raise ValueError(f"{setting} is for model.architecture='mdlm': {architecture!r} stays causal")
+    if diffusion.endswith("block"):
+        raise ValueError(
+            f"{setting} does not go with model.config.diffusion={diffusion!r}, whose blocks say who sees whom; it is for "
+            + ", ".join(repr(name) for name in NOISES if not name.endswith("block"))
+        )
+    if attention.startswith("flash"):
+        raise ValueError(
+            f"{setting} does not go with model.config.attn_implementation={attention!r}, which takes no mask of pairs: use "
+            "sdpa, eager or flex_attention"
+        )
+    if steps > training.max_steps:
+        raise ValueError(
+            f"{setting} is more than training.max_steps={training.max_steps}: attention would never be full, but samples and "
+            "bounds are made with full attention"
         )
 
 

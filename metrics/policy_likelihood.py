@@ -72,8 +72,9 @@ def policy_nll(
         `PolicyLikelihood`: nats a row and a token, and the order.
 
     Raises:
-        ValueError: for an unknown policy, a block_length or batch_size below 1, stop_at_eos without an EOS,
-            shapes that do not fit, or a row without a token to score or with the mask token.
+        ValueError: for a model without an order of writing (uniform noise), an unknown policy, a block_length or batch_size below 1,
+            stop_at_eos without an EOS, shapes that do not fit, or a row without a token to score or with the mask token, and with
+            `prediction_offset` 1 for a row that does not begin with a BOS.
 
     Example:
 
@@ -92,7 +93,7 @@ def policy_nll(
     """
     _check_policy(model, policy, block_length, stop_at_eos)
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
-    scored = _scored(input_ids, attention_mask, model.config.bos_token_id)
+    scored = _scored(input_ids, attention_mask, model.config)
     token_nats = torch.zeros(input_ids.shape, dtype=torch.float64)
     order = torch.full(input_ids.shape, -1)
     with evaluating(model), tqdm(total=int(scored.sum()), desc=policy, unit="token", disable=not progress) as bar:
@@ -137,6 +138,12 @@ def corpus_policy_nll(
 
 
 def _check_policy(model: MDLMForMaskedDiffusion, policy: str, block_length: int | None, stop_at_eos: bool) -> None:
+    corruption = family_of(model).corruption
+    if not corruption.has_order:
+        raise ValueError(
+            f"the model has {corruption.name} noise, which settles no position before the end: its texts have no order of writing "
+            "and no exact likelihood. Use metrics.likelihood.nelbo, a bound"
+        )
     if policy not in POLICIES:
         raise ValueError(f"policy={policy!r} is not one of {', '.join(POLICIES)}")
     if family_of(model).order.has_ranks:

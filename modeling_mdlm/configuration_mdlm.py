@@ -48,6 +48,8 @@ class MDLMConfig(LlamaConfig):
             `"leave_one_out"`, the other tokens; `"full"`, the token that stands there as well.
         parameterization (`str`, defaults to `"subs"`): with masked noise, what the head gives: `"subs"`, logits of the clean token;
             `"score"`, log-scores less log rho, whose sum need not be 1 (SEDD, Lou et al. 2024, arXiv 2310.16834).
+        prediction_offset (`int`, defaults to 0): 1: the output at a position predicts the next one, as in an AR model (Dream, DiffuLLaMA),
+            so that the weights of one keep their task; each text begins with a token that is given. Not for blocks.
         num_diffusion_steps (`int`, defaults to 64): sampling steps where the generation config gives none.
         use_cache (`bool`, defaults to False): of `LlamaConfig`; it changes nothing here.
         **kwargs: the fields of `LlamaConfig` (`vocab_size`, `hidden_size`, `num_hidden_layers`, ...).
@@ -89,6 +91,7 @@ class MDLMConfig(LlamaConfig):
     alpha_0: float = 1.0
     denoiser: str = "leave_one_out"
     parameterization: str = "subs"
+    prediction_offset: int = 0
     num_diffusion_steps: int = 64
     use_cache: bool = False
 
@@ -113,6 +116,8 @@ class MDLMConfig(LlamaConfig):
         if self.attention_block_length is not None and self.attention_block_length < 1:
             raise ValueError(f"attention_block_length={self.attention_block_length} must be at least 1, or None")
         self._check_family()
+        if self.prediction_offset not in (0, 1):
+            raise ValueError(f"prediction_offset={self.prediction_offset!r} must be 0 or 1")
         if self.num_diffusion_steps < 1:
             raise ValueError(f"num_diffusion_steps={self.num_diffusion_steps} must be at least 1")
         self.auto_map = dict(AUTO_MAP)
@@ -122,6 +127,11 @@ class MDLMConfig(LlamaConfig):
         family, uniform = f"diffusion={self.diffusion!r}", self.diffusion.startswith("uniform")
         if self.diffusion.endswith("block") and self.attention_block_length is None:
             raise ValueError(f"{family} needs attention_block_length: the positions of a block")
+        if self.diffusion.endswith("block") and self.prediction_offset:
+            raise ValueError(
+                f"prediction_offset=1 does not go with {family}: before a block's first position stands another block, which is noisy in "
+                "training and clean in sampling; it goes with 'masked' and 'uniform'"
+            )
         whose = {"block": "blocks are at different times", "eso": "second part has no time"}.get(self.diffusion)
         if whose is not None and self.time_conditioning != "none":
             raise ValueError(
@@ -149,6 +159,10 @@ class MDLMConfig(LlamaConfig):
             raise ValueError(
                 f"attention_block_length={self.attention_block_length} does not go with {family}, whose positions see those "
                 "written before them: it must be None"
+            )
+        if self.prediction_offset:
+            raise ValueError(
+                f"prediction_offset=1 does not go with {family}: before a position stands one that may be written after it"
             )
         if self.parameterization != "subs":
             raise ValueError(

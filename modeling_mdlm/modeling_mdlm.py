@@ -4,6 +4,7 @@ Source of the parameterisation: Sahoo et al. 2024, arXiv 2406.07524 (SUBS, NELBO
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,20 +13,20 @@ from torch.nn import functional as F
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .checks_mdlm import check_inputs
 from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
 from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import module_loss
 from .last_layer_mdlm import CACHE_ARGUMENT, last_layer
-from .sight_mdlm import Sight, positions_from_mask, sight_of
-from .time_embedding_mdlm import TimeEmbedding, embed_times, make_embedding
+from .offset_mdlm import check_predictable, predicting_states
+from .sight_mdlm import Pairs, Sight, positions_from_mask, sight_from, sight_of
+from .time_embedding_mdlm import TimeEmbedding, check_embedding, embed_times, make_embedding
 from .token_loss_mdlm import TokenLoss
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -51,6 +52,14 @@ class MaskedDiffusionOutput(ModelOutput):
 class MDLMPreTrainedModel(LlamaPreTrainedModel):
     config_class = MDLMConfig
     config: MDLMConfig
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As everywhere in transformers; ValueError for a checkpoint without the embedding of times that its config names."""
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        check_embedding(model.config, info["missing_keys"])
+        return (model, info) if output_loading_info else model
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
@@ -88,7 +97,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         inputs_embeds: torch.Tensor | None = None,
         timesteps: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
-        sight: Sight | torch.Tensor | None = None,
+        sight: Sight | Pairs | torch.Tensor | None = None,
         block_cache: Any = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
@@ -104,17 +113,19 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
                 `time_conditioning` only.
             positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer
                 runs there only. Indices are given in any order, and spare a GPU the wait for their number.
-            sight (`Sight`, or its numbers as (B, 4, L), *optional*): who sees whom. Default: the documents that `position_ids` tell, and the blocks of
-                `attention_block_length`; with `diffusion="eso"`, given tokens from left to right, then masked ones. Nothing is
-                read from `position_ids` where it is given.
+            sight (`Sight`, or its numbers as (B, 4, L), or all pairs as (B or 1, L, L) bool, *optional*): who sees whom. Default: the
+                documents that `position_ids` tell, and the blocks of `attention_block_length`; with `diffusion="eso"`, given tokens from
+                left to right, then masked ones. Where it is given, `position_ids` and blocks count for nothing.
             block_cache (*optional*): what `BlockCache` hands to the layers.
 
         Returns:
             `BaseModelOutput` with `last_hidden_state` of shape (B, L, hidden_size), or (N, hidden_size) at N `positions`:
-            in row-major order for bool, in theirs for indices.
+            in row-major order for bool, in theirs for indices. With `prediction_offset` 1 they are those by which these positions are
+            predicted, which stand at the position before each (`predicting_states`).
 
         Raises:
-            ValueError: for both or none of `input_ids` and `inputs_embeds`, and for missing `timesteps`.
+            ValueError: for both or none of `input_ids` and `inputs_embeds`, for missing `timesteps`, and with `prediction_offset` 1 for
+                bool `positions` with none before them.
 
         Example:
 
@@ -131,6 +142,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
 
         ```
         """
+        check_predictable(self.config, positions, attention_mask, position_ids if sight is None else None)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -143,12 +155,13 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         if position_ids is None:
             position_ids = positions_from_mask(attention_mask, inputs_embeds)
         if isinstance(sight, torch.Tensor):
-            sight = Sight(*(numbers.contiguous() for numbers in sight.unbind(1)))
+            sight = sight_from(sight)
         if sight is None:
             sight = self._own_sight(input_ids, attention_mask)
         if sight is None:
             rows = position_ids.expand(inputs_embeds.shape[0], -1)
-            sight = sight_of(rows, packed, self.config.attention_block_length)
+            context = self.config.max_position_embeddings
+            sight = sight_of(rows, packed, self.config.attention_block_length, context)
         mask: Any = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -166,7 +179,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         *layers, last = self.layers[: self.config.num_hidden_layers]
         for layer in layers:
             hidden_states = layer(hidden_states, **inputs)
-        hidden_states = last_layer(last, hidden_states, positions, **inputs)
+        at = partial(last_layer, last, hidden_states, **inputs)
+        hidden_states = predicting_states(at, positions, attention_mask, self.config.prediction_offset)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
     def _own_sight(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> Sight | None:
@@ -260,11 +274,12 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
 
         ```
         """
-        self._check(input_ids, inputs_embeds, labels, positions, timesteps, loss_weights)
+        check_inputs(self, input_ids, inputs_embeds, labels, positions, timesteps, loss_weights)
         skips = labels is not None and (self.training if skip_logits is None else skip_logits)
         labelled = None if labels is None else labels.ne(-100)
-        if skips and positions is None:
-            positions = labelled
+        if positions is None:
+            check_predictable(self.config, labelled, attention_mask, position_ids)
+            positions = labelled if skips else None
         hidden = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -288,44 +303,6 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
                 token_nll = token_loss.plain(chosen.float())
                 loss = (token_nll * factors).sum()
         return MaskedDiffusionOutput(loss, logits, token_nll, hidden.hidden_states, hidden.attentions)
-
-    def _check(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        labels: torch.Tensor | None,
-        positions: torch.Tensor | None,
-        timesteps: torch.Tensor | None,
-        loss_weights: torch.Tensor | None,
-    ) -> None:
-        """ValueError for inputs whose result would mean nothing."""
-        canvas = input_ids if input_ids is not None else inputs_embeds
-        for name, where in (("labels", labels), ("positions", positions)):
-            if where is None or canvas is None or (name == "positions" and where.dtype != torch.bool):
-                continue
-            if where.shape != canvas.shape[:2]:
-                raise ValueError(f"{name} of shape {tuple(where.shape)} do not fit {tuple(canvas.shape[:2])}")
-        if labels is None:
-            told = timesteps is not None and self.config.time_conditioning == "none"
-            if self.training and (loss_weights is not None or told):
-                raise ValueError(
-                    f"{'timesteps' if told else 'loss_weights'} without labels: nothing is weighted. The Trainer's "
-                    "label_smoothing_factor takes the labels away, and is not defined for this model: set it to 0"
-                )
-            if input_ids is None or positions is not None or self.training or _is_traced(input_ids):
-                return
-            masked = family_of(self.config).corruption.name == "masked"
-            if masked and not bool((input_ids == self.config.mask_token_id).any()):
-                logger.warning_once(
-                    "No position holds the mask token: the logits of a masked diffusion model say nothing where a token is "
-                    "given. To score text use arche_mdlm.metrics.likelihood.nelbo."
-                )
-            return
-        # Who gives indices has made the batch; to look at it would make a GPU wait.
-        if input_ids is None or _is_traced(labels) or (positions is not None and positions.dtype != torch.bool):
-            return
-        if problem := family_of(self.config).corruption.missing_noise(input_ids, labels.ne(-100)):
-            raise ValueError(problem)
 
     def subs_logits(self, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Head over (..., hidden_size) states: (..., vocab_size) logits, -inf at the mask and past a narrow head.
@@ -385,11 +362,6 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
         elif loss_weights.dim() == 1:
             loss_weights = loss_weights[:, None]
         return torch.where(labelled, loss_weights.float() / num_items_in_batch, 0.0)
-
-
-def _is_traced(values: torch.Tensor) -> bool:
-    """Whether the values cannot be read: in a compiler, in an export, or on the meta device."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or values.device.type == "meta"
 
 
 def _at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

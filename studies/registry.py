@@ -2,6 +2,10 @@
 
 STUDIES = {  # name: (module, help)
     "quickstart": ("arche_mdlm.studies.quickstart.command", "the comparison of a trained pair (arche-mdlm compare)"),
+    "families": (
+        "arche_mdlm.studies.families.command",
+        "diffusion families beside one AR twin (arche-mdlm compare --families)",
+    ),
     "speed-quality": ("arche_mdlm.studies.speed_quality.command", "speed against quality, by sampler and steps"),
     "controlled": ("arche_mdlm.studies.controlled.command", "the controlled comparison of both arms, over seeds"),
     "arche": ("arche_mdlm.studies.arche.command", "the protocol of arXiv 2603.22075 and its confounds"),

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from arche_mdlm.family_mdlm import FAMILIES
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -28,6 +30,20 @@ def test_links_and_pictures_of_a_page_are_there(page):
     targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
     missing = [target for target in targets if not (page.parent / target.split("#")[0]).exists()]
     assert not missing
+
+
+def test_every_family_is_explained():
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    assert [f"(`{family}`)" for family in FAMILIES if f"(`{family}`)\n" not in text] == []
+
+
+def test_anchors_of_the_page_of_families_are_there():
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    used = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert used
+    assert used <= anchors
 
 
 def test_the_readme_is_short():

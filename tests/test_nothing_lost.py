@@ -70,6 +70,13 @@ def speed(place, output):
                  "--threads", "1"])  # fmt: skip
 
 
+def families(place, output):
+    return main(["compare", "--families", "--ar", str(place / "ar"), "--models", f"a={place / 'mdlm'}", "--output", str(output),
+                 "--steps", "1", "--batch_sizes", "1", "--num_samples", "2", "--num_timed", "1", "--repeats", "1", "--judge", "none",
+                 "--data", str(place / "held_out.jsonl"), "--likelihood_samples", "2", "--exact_stories", "2",
+                 "--threads", "1"])  # fmt: skip
+
+
 def generate(place, output):
     return main(["generate", str(place / "mdlm"), "--num_samples", "3", "--num_diffusion_steps", "1", "--batch_size", "2",
                  "--output", str(output / "out.jsonl")])  # fmt: skip
@@ -113,6 +120,7 @@ def converting(place, output):
 WRITERS = {
     "compare": (compare, ["report.md", "report.json", "diversity.png", "lengths.png", "study.json"], True),
     "speed-quality": (speed, ["report.md", "report.json", "frontier.png", "study.json"], True),
+    "families": (families, ["report.md", "report.json", "frontier.png", "study.json"], True),
     "jobs": (
         jobs,
         ["report.md", "report.json", "picture.png", "page.md", "page.json", "page/picture.png", "study.json"],

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import arche_mdlm
+from arche_mdlm.checkpoints import SHIPPED
 
 REPOSITORY = Path(__file__).parents[1]
 SUFFIXES = {".py", ".yaml", ".json"}
@@ -174,10 +175,17 @@ def test_each_constraint_names_one_version():
         assert name.replace("_", "-") in pinned
 
 
-def test_the_shipped_checkpoint_carries_the_code_as_it_stands():
+def test_the_shipped_checkpoints_carry_the_code_as_it_stands():
     root = Path(__file__).parents[1]
-    shipped = root / "checkpoints" / "mdlm-tinystories-mini"
     sources = sorted((root / "modeling_mdlm").glob("*_mdlm.py"))
-    assert {path.name for path in shipped.glob("*.py")} == {path.name for path in sources}
-    for source in sources:
-        assert (shipped / source.name).read_text(encoding="utf-8") == source.read_text(encoding="utf-8"), source.name
+    shipped = [file.parent for file in (root / "checkpoints").glob("*/modeling_mdlm.py")]
+    assert root / "checkpoints" / "mdlm-tinystories-mini" in shipped
+    for folder in shipped:
+        assert {path.name for path in folder.glob("*.py")} == {path.name for path in sources}
+        for source in sources:
+            assert (folder / source.name).read_text(encoding="utf-8") == source.read_text(encoding="utf-8"), source
+
+
+def test_every_folder_of_checkpoints_is_listed():
+    folders = {path.parent.name for path in (REPOSITORY / "checkpoints").glob("*/config.json")}
+    assert folders == set(SHIPPED.values())

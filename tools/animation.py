@@ -22,7 +22,7 @@ from arche_mdlm.training.command_line import (
     output_file,
 )
 from arche_mdlm.training.files.own_files import OutputFolder
-from tools.text_layout import lay_out, pieces_of
+from tools.text_layout import font_of, lay_out, pieces_of
 
 SIZE = (900, 380)
 MARGIN, TOP = 20, 52  # of a panel: around the text; above it, for the title
@@ -110,7 +110,7 @@ class Panel:
 
     def __init__(self, track: Track, tokenizer, left: int, width: int, font_size: int):
         self.track, self.tokenizer, self.left, self.width = track, tokenizer, left, width
-        self.font = _font(font_size)
+        self.font = font_of(font_size)
         self.cell = (self.font.getlength("m"), round(font_size * 1.42))
         self.columns = int((width - 2 * MARGIN) / self.cell[0])
         self.rows = (SIZE[1] - TOP - MARGIN // 2) // self.cell[1]
@@ -145,9 +145,9 @@ class Panel:
         """The state after `frame` forwards, or the last one."""
         track, now = self.track, min(frame, self.track.num_forwards)
         x = self.left + MARGIN
-        draw.text((x, 16), track.title, font=_font(15, bold=True), fill=INK)
+        draw.text((x, 16), track.title, font=font_of(15, bold=True), fill=INK)
         unit = "forward" if now == 1 else "forwards"
-        draw.text((self.left + self.width - MARGIN, 17), f"{now:3d} {unit}", font=_font(14), fill=NEW, anchor="ra")
+        draw.text((self.left + self.width - MARGIN, 17), f"{now:3d} {unit}", font=font_of(14), fill=NEW, anchor="ra")
         for position, cells in enumerate(lay_out(self.pieces(now), self.columns).cells):
             cells = [cell for cell in cells if cell[0] < self.rows]
             if track.written[now, position]:
@@ -175,15 +175,6 @@ class Panel:
 
     def _place(self, line: int, column: int) -> tuple[float, float]:
         return round(self.left + MARGIN + column * self.cell[0]), TOP + line * self.cell[1]
-
-
-def _font(size: int, bold: bool = False):
-    import matplotlib
-    from PIL import ImageFont
-
-    name = "DejaVuSansMono-Bold.ttf" if bold else "DejaVuSansMono.ttf"
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
-    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def draw_frames(tracks: list[tuple[Track, object]], every: int = 1) -> list:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 Cell = tuple[int, int, str]  # line, column, letter
 
@@ -16,6 +17,16 @@ class Layout:
     @property
     def num_lines(self) -> int:
         return self.end[0] + 1
+
+
+def font_of(size: int, bold: bool = False):
+    """A font of letters of one width (matplotlib's), for Pillow."""
+    import matplotlib
+    from PIL import ImageFont
+
+    name = "DejaVuSansMono-Bold.ttf" if bold else "DejaVuSansMono.ttf"
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def lay_out(pieces: Sequence[str], columns: int) -> Layout:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from arche_mdlm.checkpoints import SHIPPED, resolve
+from arche_mdlm.checkpoints import PAIR, SHIPPED, resolve
 from arche_mdlm.configuration.extras import explain
 
 INTERRUPTED, BAD_INPUT, CLOSED_PIPE = 130, 2, 141
@@ -217,7 +217,7 @@ def device(text: str) -> str:
 
 
 def checkpoint(text: str) -> str:
-    """The type of an option: a checkpoint folder, a Hub repository, or one of the shipped pair by its name; its content is
+    """The type of an option: a checkpoint folder, a Hub repository, or a shipped one by its name; its content is
     checked when it is loaded."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; give a checkpoint folder or a Hub repository like user/name")
@@ -228,9 +228,15 @@ def checkpoint(text: str) -> str:
 
 def add_pair(parser: argparse.ArgumentParser) -> None:
     """The options `--mdlm` and `--ar`."""
-    for arm, name in SHIPPED.items():
-        about = f"checkpoint folder or repository (default: {name}, which ships with the library)"
-        parser.add_argument(f"--{arm}", type=checkpoint, default=f"checkpoints/{name}", help=about)
+    for arm in PAIR:
+        add_shipped(parser, arm)
+
+
+def add_shipped(parser: argparse.ArgumentParser, arm: str) -> None:
+    """The option `--ARM`, whose default is the shipped checkpoint of that name."""
+    name = SHIPPED[arm]
+    about = f"checkpoint folder or repository (default: {name}, which ships with the library)"
+    parser.add_argument(f"--{arm}", type=checkpoint, default=f"checkpoints/{name}", help=about)
 
 
 def output_file(text: str) -> Path:

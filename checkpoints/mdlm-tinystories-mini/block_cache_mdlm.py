@@ -1,13 +1,14 @@
 """A cache of a canvas's keys and values during a block: a step then runs only the block's positions."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from .canvas_mdlm import Canvas
 from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
+from .offset_mdlm import outputs_for
 from .sight_mdlm import Sight, sight_of
 
 
@@ -77,8 +78,13 @@ class BlockCache:
     def _window(
         self, rows: torch.Tensor, block: torch.Tensor, where: torch.Tensor, times: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        inside = (self.canvas.window[rows] == block[:, None]) & self.canvas.attended[rows]
-        sight = sight_of(self.canvas.position_ids[rows], False, self.model.config.attention_block_length)
+        canvas, config = self.canvas, self.model.config
+        inside = (canvas.window[rows] == block[:, None]) & canvas.attended[rows]
+        if config.prediction_offset:  # the outputs that are read run, too
+            inside = inside | cast(torch.Tensor, outputs_for(inside, canvas.attended[rows], config.prediction_offset))
+        sight = sight_of(
+            canvas.position_ids[rows], False, config.attention_block_length, config.max_position_embeddings
+        )
         return self._inside(rows, inside, where, sight, times)
 
     def _inside(

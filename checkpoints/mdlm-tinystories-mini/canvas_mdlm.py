@@ -14,6 +14,7 @@ from .corruption_mdlm import Corruption
 from .esoteric_mdlm import next_ranks
 from .family_mdlm import family_of
 from .noise_mdlm import RowNoise
+from .offset_mdlm import check_predictable
 from .order_mdlm import Order
 from .schedule_mdlm import NoiseSchedule
 from .sight_mdlm import real_positions
@@ -174,13 +175,16 @@ class Canvas:
         """Lay prompts (B, P) and masks out; `new_tokens` is (`"new"` or `"total"`, number, whether it is a default).
 
         Raises ValueError where a row would not fit the context, has nothing to fill, or no room for the least number of tokens,
-        and for a `block_length` longer than all there is to fill.
+        for a `block_length` longer than all there is to fill, and where a text begins with a mask and `prediction_offset` is 1.
         """
         device, mask_id, family = input_ids.device, config.mask_token_id, family_of(config)
         attended = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         attended = attended.bool()
         extra = _new_tokens_per_row(
-            attended, new_tokens, config.max_position_embeddings, (input_ids == mask_id) & attended
+            attended,
+            new_tokens,
+            None if family.order.any_length else config.max_position_embeddings,
+            (input_ids == mask_id) & attended,
         )
         count = int(extra.max())
         least = _least_tokens(attended.sum(-1), extra, min_new_tokens, min_length)
@@ -189,6 +193,7 @@ class Canvas:
         attended = torch.cat([attended, tail], dim=1)
         tokens = tokens.masked_fill(~attended, mask_id)
         masked = (tokens == mask_id) & attended
+        check_predictable(config, masked, attended)
         known = attended & ~masked
         index = torch.arange(tokens.shape[1], device=device)
         last_known = torch.where(known, index, -1).amax(dim=1, keepdim=True)
@@ -288,7 +293,7 @@ class Canvas:
         mask if they are unpadded (faster)."""
         inputs = model_inputs(self.tokens[rows], self.attended[rows], self.position_ids[rows])
         sight = self.order.sight_of_writing(self.ranks[rows], where)
-        return inputs if sight is None else inputs | {"sight": torch.stack(sight, dim=1)}
+        return inputs if sight is None else inputs | {"sight": torch.stack(sight[:4], dim=1)}
 
     def is_end(self) -> torch.Tensor:
         """(B, L) bool: an EOS, or the end of a stop string, among the generated tokens."""
@@ -366,12 +371,13 @@ def _blocks(masked: torch.Tensor, block_length: int | None) -> torch.Tensor:
 
 
 def _new_tokens_per_row(
-    attended: torch.Tensor, new_tokens: tuple[str, int, bool], context: int, given_masks: torch.Tensor
+    attended: torch.Tensor, new_tokens: tuple[str, int, bool], context: int | None, given_masks: torch.Tensor
 ) -> torch.Tensor:
-    """Masks (B,) to append to each row; ValueError where an explicit length does not fit."""
+    """Masks (B,) to append to each row; ValueError where an explicit length does not fit the context, if there is one."""
     kind, number, is_default = new_tokens
     lengths = attended.sum(-1)
     longest = int(lengths.max())
+    context = longest + number if context is None else context
     if longest > context:
         raise ValueError(f"the longest prompt has {longest} tokens, more than the model's context of {context}")
     if kind == "new" and number + longest > context:

@@ -46,6 +46,7 @@ class Order(ABC):
     """Layout and times of a family; it knows nothing of the noise."""
 
     block_length: int | None  # of generation, where it is not asked for
+    any_length: bool = False  # whether texts may be longer than the context: what is written sees a part of them
     has_ranks: ClassVar[bool] = False  # whether positions see each other in their order of writing
     samplers: ClassVar[tuple[str, ...] | None] = None  # that fit; None: all of the noise
 
@@ -192,6 +193,7 @@ class Blocks(Order):
     """
 
     block_length: int
+    any_length = True
 
     @property
     def copies(self) -> int:

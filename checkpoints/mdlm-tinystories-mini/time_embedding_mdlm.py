@@ -1,6 +1,7 @@
 """The embedding of the time, or of the noise level, for a model that is told it."""
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -72,3 +73,13 @@ def embed_times(
     told = get_schedule(config.noise_schedule).mask_rate(timesteps) if noise_level else timesteps
     embedded = embedding(told, dtype)
     return embedded[:, None] if timesteps.dim() == 1 else embedded
+
+
+def check_embedding(config: MDLMConfig, missing_keys: Collection[str]) -> None:
+    """ValueError where a checkpoint lacks (`missing_keys`) the embedding that its config asks for: a random one says nothing."""
+    missing = sorted(name for name in missing_keys if "time_embedding." in name)
+    if missing:
+        raise ValueError(
+            f"the checkpoint has time_conditioning={config.time_conditioning!r} but not its weights, {', '.join(missing)}: load it with "
+            "the time_conditioning that it was trained with, or make a new start of it with arche-mdlm convert"
+        )

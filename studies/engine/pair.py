@@ -1,5 +1,6 @@
-"""The trained pair that a study compares: an MDLM and its autoregressive twin, of one tokenizer."""
+"""The trained models that a study compares, of one tokenizer: a pair, or several and one autoregressive twin."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -39,11 +40,39 @@ def _load(source: str, checkpoint: str, device: str) -> tuple[Any, Any]:
 
 def check_pair(mdlm: str, ar: str, device: str = "cpu") -> dict[str, Arm]:
     """The arms as "MDLM" and "AR". ValueError for one that does not load, swapped ones, or different tokenizers."""
-    sources = {"MDLM": mdlm, "AR": ar}
-    arms = {name: Arm(s, checkpoint_hash(s, load_config(s)), device) for name, s in sources.items()}
-    (mdlm_model, tokenizer), (ar_model, other) = (arm.load() for arm in arms.values())
-    if [arm_of(model).label for model in (mdlm_model, ar_model)] != list(sources):
+    arms = load_arms({"MDLM": mdlm, "AR": ar}, device)
+    if [arm_of(arm.load()[0]).label for arm in arms.values()] != list(arms):
         raise ValueError("--mdlm needs a masked diffusion checkpoint and --ar an autoregressive one; are they swapped?")
-    if tokenizer.get_vocab() != other.get_vocab():
-        raise ValueError("the two checkpoints have different tokenizers; their figures could not be compared")
+    check_tokenizers(arms)
     return arms
+
+
+def check_models(ar: str, models: Mapping[str, str], device: str = "cpu") -> dict[str, Arm]:
+    """The arms of diffusion models, by label, and of their twin, which comes first as "AR".
+
+    Raises ValueError for one that does not load, is not what it should be, or has another tokenizer.
+    """
+    arms = load_arms({"AR": ar, **models}, device)
+    for label, arm in arms.items():
+        kind = arm_of(arm.load()[0])
+        if kind.denoises == (label == "AR"):
+            needed = "--ar needs an autoregressive checkpoint" if label == "AR" else "--models takes diffusion models"
+            raise ValueError(f"{needed}; {label}={arm.source} is {kind.kind} model")
+    check_tokenizers(arms)
+    return arms
+
+
+def load_arms(sources: Mapping[str, str], device: str) -> dict[str, Arm]:
+    """ValueError for a checkpoint that does not load."""
+    return {name: Arm(source, checkpoint_hash(source, load_config(source)), device) for name, source in sources.items()}
+
+
+def check_tokenizers(arms: Mapping[str, Arm]) -> None:
+    """ValueError where they are not all the same."""
+    vocabularies = {name: arm.load()[1].get_vocab() for name, arm in arms.items()}
+    first = next(iter(arms))
+    for name, vocabulary in vocabularies.items():
+        if vocabulary != vocabularies[first]:
+            raise ValueError(
+                f"the checkpoints of {first} and {name} have different tokenizers; their figures could not be compared"
+            )

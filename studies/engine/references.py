@@ -1,6 +1,7 @@
 """Held-out stories, the reference that both arms are compared with, and their committed figures (`tools/references.py`)."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +33,12 @@ def draw(texts: list[str], number: int, seed: int) -> list[str]:
 
 def fingerprint(texts: list[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def committed_figures(number: int) -> dict | None:
+    """`source`, `sha256` and `figures` of so many held-out stories; None for a number that is not committed."""
+    if not REFERENCE_FIGURES.is_file():
+        return None
+    committed = json.loads(REFERENCE_FIGURES.read_text(encoding="utf-8"))
+    figures = committed["figures"].get(str(number))
+    return figures and {"source": committed["source"], "sha256": committed["sha256"], "figures": figures}

@@ -11,7 +11,7 @@ from arche_mdlm.studies.engine.command import SUMMARY
 from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_pair
-from arche_mdlm.studies.engine.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
+from arche_mdlm.studies.engine.references import committed_figures, draw, fingerprint, fitting_stories
 from arche_mdlm.studies.engine.settings import check_least, check_temperature
 from arche_mdlm.studies.quickstart.first_look import gaps_that_fit
 from arche_mdlm.training.data.corpus import SAMPLE_CORPUS
@@ -173,8 +173,4 @@ def _reference(settings: ComparisonSettings, arm: Arm) -> tuple[list[Job], dict 
         own = {"source": settings.references, "sha256": fingerprint(texts), "arm": arm.to_dict(),
                "number": settings.num_samples, "seed": settings.seed, "count": settings.count}  # fmt: skip
         return [Job("reference", "diversity", f"{_JOBS}:reference", own, seconds=3.0)], None
-    if settings.count != "words" or not REFERENCE_FIGURES.is_file():
-        return [], None
-    committed = json.loads(REFERENCE_FIGURES.read_text(encoding="utf-8"))
-    figures = committed["figures"].get(str(settings.num_samples))
-    return [], figures and {"source": committed["source"], "sha256": committed["sha256"], "figures": figures}
+    return [], committed_figures(settings.num_samples) if settings.count == "words" else None

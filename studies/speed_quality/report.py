@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from arche_mdlm.studies.engine import report as engine
+from arche_mdlm.studies.engine.frontier import draw
 from arche_mdlm.studies.engine.markdown import number, table, with_captions
-from arche_mdlm.studies.speed_quality.plots import draw
 
 FILES = ("report.md", "report.json", "frontier.png")
 

@@ -15,6 +15,7 @@ import arche_mdlm
 from arche_mdlm.checkpoints import resolve, shipped
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.studies.registry import STUDIES
 from arche_mdlm.training import command_line
 from arche_mdlm.training.models.build import build_model
 from arche_mdlm.training.models.loading import save_arm, set_generation_defaults
@@ -94,6 +95,15 @@ LINES = [
     ("compare --mdlm {place}/mdlm --ar {place}/ar --num_samples 1", "--num_samples 1 must be at least 2"),
     ("compare --mdlm {place}/mdlm --ar {place}/ar --likelihood_samples 1", "--likelihood_samples 1 must be at least 2"),
     ("compare --mdlm {place}/empty.txt", "empty.txt' is a file"),
+    ("compare --families --models {place}/mdlm", "mdlm' is not LABEL=FOLDER, nor the name of a shipped checkpoint: mdlm, ar"),
+    ("compare --families --models x={place}/ar --ar {place}/ar", "--models takes diffusion models; x="),
+    ("compare --families --models x={place}/mdlm --ar {place}/mdlm", "--ar needs an autoregressive checkpoint; AR="),
+    ("compare --families --models x={place}/mdlm x={place}/mdlm", "models=['x', 'x'] must be at least one label, none twice"),
+    ("compare --families --models AR={place}/mdlm", "models=['AR'] must be"),
+    ("compare --families --models x={place}/mdlm --ar {place}/ar --judge nowhere/at/all", "judge='nowhere/at/all' does not exist"),
+    ("compare --families --models x={place}/mdlm --steps 0", "--steps 0 must be at least 1"),
+    ("compare --families --mdlm {place}/mdlm", "unrecognized arguments: --mdlm"),
+    ("compare --models x={place}/mdlm", "unrecognized arguments: --models"),
     ("study", "the following arguments are required: STUDY"),
     ("study nonsense", "invalid choice: 'nonsense'"),
     ("study speed-quality --steps 0", "--steps 0 must be at least 1"),
@@ -137,6 +147,8 @@ COMMANDS = {
     "convert": "convert {place}/ar out",
     "speed-quality": "study speed-quality --mdlm {place}/mdlm --ar {place}/ar --judge none --samplers ancestral --steps 1 "
     "--batch_sizes 1 --num_samples 2 --num_timed 1 --repeats 1 --threads 1 --dry_run --output out",
+    "families": "study families --models x={place}/mdlm --ar {place}/ar --judge none --data {place}/stories.jsonl --steps 1 "
+    "--batch_sizes 1 --num_samples 2 --threads 1 --dry_run --output out",
     "controlled": "study controlled --preset mini --data {place}/stories.jsonl --validation_data {place}/stories.jsonl "
     "--dry_run --output out",
     "arche": "study arche --preset arche-mini --data {place}/stories.jsonl --dry_run --output out",
@@ -160,7 +172,8 @@ def number_options(command: str) -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("arche_mdlm.commands.main.ArgumentParser", Recorder)
         patch.setattr("arche_mdlm.commands.study.ArgumentParser", Recorder)
-        words = ["study", command] if command in ("speed-quality", "controlled", "arche") else [command]
+        patch.setattr("arche_mdlm.commands.compare.ArgumentParser", Recorder)
+        words = ["study", command] if command in STUDIES else [command]
         status_of([*words, "--no_such_option_at_all"])
     return seen
 
@@ -329,5 +342,5 @@ def test_the_shipped_pair_is_found_from_any_folder(tmp_path, monkeypatch, capsys
     assert resolve("user/mdlm-tinystories-mini") == "user/mdlm-tinystories-mini"
     (tmp_path / "ar-tinystories-mini").mkdir()
     assert resolve("ar-tinystories-mini") == "ar-tinystories-mini", "a folder at hand goes first"
-    with pytest.raises(ValueError, match="arm='mdml' must be one of mdlm, ar"):
+    with pytest.raises(ValueError, match="name='mdml' must be one of mdlm, ar"):
         shipped("mdml")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from arche_mdlm import available_samplers
-from arche_mdlm.commands import study
+from arche_mdlm.commands import compare, study
 from arche_mdlm.commands.generate_options import SAMPLERS, UNIFORM_SAMPLERS
 from arche_mdlm.commands.main import COMMANDS, build_parser
 from arche_mdlm.studies.registry import STUDIES
@@ -19,6 +19,7 @@ ASKED = [
     ["--help"],
     ["--version"],
     *([name, "--help"] for name in NAMES),
+    ["compare", "--families", "--help"],
     *(["study", name, "--help"] for name in STUDIES),
 ]
 CHECK = """
@@ -65,7 +66,8 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     for action in whole._actions:
         if isinstance(action, argparse._SubParsersAction):
             found |= action.choices
-    return found | {"train": train_parser()} | {f"study {name}": study.study_parser(name) for name in STUDIES}
+    found |= {"train": train_parser(), "compare": compare.compare_parser()}
+    return found | {f"study {name}": study.study_parser(name) for name in STUDIES}
 
 
 @pytest.mark.parametrize("name", parsers())

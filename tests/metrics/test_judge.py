@@ -71,6 +71,17 @@ def test_bad_texts(judge):
     assert math.isnan(judge.score([""]).generative_perplexity)
 
 
+def test_a_judge_that_cuts_reads_up_to_its_context(judge, tokenizer):
+    cutting = Judge(judge.model, tokenizer, cuts=True)
+    long = "The cat sat. " * 40
+    found = cutting.score(["short", long])
+    cut = tokenizer.decode(tokenizer(long, add_special_tokens=False)["input_ids"][:63])
+    assert found.tokens[1] == 63
+    assert found.bytes[1] == len(cut.encode()) < len(long)
+    whole = judge.score(["short", cut])
+    assert found.nats == pytest.approx(whole.nats, rel=1e-5)
+
+
 def test_a_folder_as_judge(judge, tokenizer, tmp_path):
     folder = tmp_path / "small"
     judge.model.save_pretrained(folder)

@@ -24,8 +24,8 @@ def build(block_length: int | None, **changes) -> MDLMForMaskedDiffusion:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     family = {"diffusion": "masked" if block_length is None else "block", "attention_block_length": block_length}
     config = MDLMConfig(
-        vocab_size=6, mask_token_id=MASK, bos_token_id=BOS, pad_token_id=PAD, max_position_embeddings=16,
-        initializer_range=0.6, **sizes, **family | changes,
+        vocab_size=6, mask_token_id=MASK, bos_token_id=BOS, pad_token_id=PAD, initializer_range=0.6,
+        **sizes | {"max_position_embeddings": 16} | family | changes,
     )  # fmt: skip
     return MDLMForMaskedDiffusion(config).eval()
 
@@ -177,3 +177,25 @@ def test_text_is_written_in_the_model_s_blocks():
 def test_what_does_not_fit_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         build(2, **changes)
+
+
+def test_text_longer_than_the_context():
+    """The window slides by blocks: nothing further back than the context is seen, and the cache stays exact."""
+    model = build(2, max_position_embeddings=8, num_hidden_layers=1)
+    own = {"max_new_tokens": 25, "num_diffusion_steps": 25, "do_sample": True, "suppress_tokens": [BOS, PAD]}
+    prompt = torch.tensor([[BOS, 1, 2], [BOS, 0, 0]])
+    plain = model.generate(prompt, generator=torch.Generator().manual_seed(1), **own)
+    assert plain.shape == (2, 28)
+    assert not bool((plain == MASK).any())
+    assert torch.equal(
+        plain, model.generate(prompt, generator=torch.Generator().manual_seed(1), prefix_cache=True, **own)
+    )
+    with torch.no_grad():
+        # One layer sees the last four blocks only: the same from these alone, at other positions (RoPE is relative).
+        whole, part = model(plain).logits[:, -2:], model(plain[:, -8:]).logits[:, -2:]
+        torch.testing.assert_close(whole, part, rtol=1e-4, atol=1e-4)
+        other = plain.clone()
+        other[:, 18:20] = (other[:, 18:20] + 1) % 3
+        assert torch.equal(model(other).logits[:, -2:], whole)
+    with pytest.raises(ValueError, match="max_new_tokens=25 does not fit"):
+        build(None, max_position_embeddings=8).generate(prompt, **own)

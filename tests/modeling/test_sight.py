@@ -160,7 +160,7 @@ def test_every_backend_sees_the_same(attention, request):
         (sight, _), length = make(), 12
         # A sight of six positions stands twice beside each other, as two documents.
         twice = len(sight.document[0]) < length
-        sights.append([torch.cat([v, v], 1) if twice else v for v in sight])
+        sights.append([torch.cat([v, v], 1) if twice else v for v in sight[:4]])
         if twice:
             sights[-1][0] = torch.arange(2).repeat_interleave(6)[None]
         positions.append(torch.arange(6).repeat(2))
@@ -185,5 +185,5 @@ def test_seeing_only_what_is_before_makes_a_llama_of_it():
     llama = LlamaModel(LlamaConfig(**own | {"pad_token_id": None})).eval()
     llama.load_state_dict(model.state_dict())
     ids = torch.randint(0, 31, (2, 6))
-    sight = Sight(*(values.expand(2, -1).contiguous() for values in causal(6)[0]))
+    sight = Sight(*(values.expand(2, -1).contiguous() for values in causal(6)[0][:4]))
     torch.testing.assert_close(model(ids, sight=sight).last_hidden_state, llama(ids).last_hidden_state)

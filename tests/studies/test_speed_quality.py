@@ -10,8 +10,10 @@ from arche_mdlm import available_samplers
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics.judge import load_judge, unigram_entropy
-from arche_mdlm.studies.speed_quality import jobs, plan
-from arche_mdlm.studies.speed_quality.jobs import judge_texts
+from arche_mdlm.studies.engine import texts as jobs
+from arche_mdlm.studies.engine.rows import job_name
+from arche_mdlm.studies.engine.texts import judge_texts
+from arche_mdlm.studies.speed_quality import plan
 from arche_mdlm.training.files.own_files import MANIFEST
 from arche_mdlm.training.models.build import build_model
 from arche_mdlm.training.models.loading import load_arm, save_arm, set_generation_defaults
@@ -93,7 +95,7 @@ def check_report(pair, output):
         ("AR, KV cache", None), ("ancestral", 2), ("ancestral", 4), ("confidence", 2), ("confidence", 4)
     ]  # fmt: skip
     for row in report["rows"]:
-        own = report["cells"][plan.Row(row["label"], row["steps"], {}).job("texts")]["texts"]
+        own = report["cells"][job_name("texts", row["label"]) + (f"-{row['steps']}" if row["steps"] else "")]["texts"]
         assert len(own) == 4
         assert row["unigram_entropy_nats"] == pytest.approx(unigram_entropy(own, tokenizer).nats)
         assert row["generative_perplexity"] == pytest.approx(judge.score(own).generative_perplexity, rel=1e-4)

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.training.batches.annealing import annealed_sight
 from arche_mdlm.training.batches.batching import BatchPlanner, document_positions, label_positions, lay_out
 from arche_mdlm.training.models.arms import arm_of
 
@@ -63,6 +64,9 @@ class StepBatches(Dataset):
         num_real_tokens = int((canvas.real & canvas.maskable).sum())
         if canvas.document_ids is not None:
             inputs["position_ids"] = document_positions(canvas.document_ids)
+        if self.settings.attention_annealing_steps is not None:
+            sight = annealed_sight(self.settings, self.config, step, length, inputs.get("position_ids"))
+            inputs |= {} if sight is None else {"sight": sight}
         return {
             "inputs": self._share(inputs),
             "denominator": self.arm.loss_denominator(self.settings.objective, num_real_tokens, supervised),
@@ -76,13 +80,13 @@ class StepBatches(Dataset):
         return torch.Generator().manual_seed(int(seed) >> 1)
 
     def _share(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
-        """This process's rows, cut into micro-batches."""
+        """This process's rows, cut into micro-batches. A tensor of one row is for all of them."""
         size = self.settings.batch_size // (self.world_size * self.settings.accumulation)
         first = self.rank * size * self.settings.accumulation
         starts = range(first, first + size * self.settings.accumulation, size)
         shares = [
             {
-                name: value[start : start + size] if isinstance(value, torch.Tensor) else value
+                name: value[start : start + size] if isinstance(value, torch.Tensor) and len(value) > 1 else value
                 for name, value in inputs.items()
             }
             for start in starts

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 
 def portable(value: Any) -> Any:
-    """`value` (nested dicts and lists) with every absolute path cut down to its last part."""
+    """`value` (nested dicts and lists) with every absolute path cut down to its last part, also one behind `NAME=`."""
     if isinstance(value, dict):
         return {key: portable(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [portable(inner) for inner in value]
-    if isinstance(value, str) and os.path.isabs(value):
-        return Path(value).name
+    if isinstance(value, str):
+        name, sign, path = value.rpartition("=")
+        if os.path.isabs(value):
+            return Path(value).name
+        if os.path.isabs(path):
+            return f"{name}{sign}{Path(path).name}"
     return value
 
 

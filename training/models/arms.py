@@ -5,12 +5,14 @@ Everything that differs between a diffusion model and an autoregressive one is a
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from arche_mdlm.block_cache_mdlm import BlockCache
 from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration_mdlm import MDLMConfig
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, corpus_nelbo, corpus_nll
 from arche_mdlm.training.batches.batching import Canvas, draw_given
@@ -41,6 +43,10 @@ class Arm(ABC):
     loss_arguments: ClassVar[dict[str, Any]]  # what training's forward is given besides the batch
     remote_code: ClassVar[bool]  # whether its checkpoints carry their own code
     shortest_call: ClassVar[dict[str, int]]  # options with which `generate` takes least time
+
+    @abstractmethod
+    def family(self, config: PreTrainedConfig) -> str:
+        """What a table calls the model's family, such as "block of 16"."""
 
     # --- training ---
 
@@ -94,6 +100,10 @@ class Arm(ABC):
     def forwards_of_score(self, num_samples: int) -> int:
         """Forwards of the model for a story's `score`."""
 
+    @abstractmethod
+    def has_exact_policy(self, config: PreTrainedConfig) -> bool:
+        """Whether beside the bound there is the exact likelihood of writing a token a step (`metrics.policy_likelihood`)."""
+
     # --- sampling ---
 
     @abstractmethod
@@ -107,6 +117,10 @@ class Arm(ABC):
     @abstractmethod
     def forwards_of_text(self, num_diffusion_steps: int) -> int:
         """About how many forwards of a whole canvas a text costs."""
+
+    @abstractmethod
+    def cache_options(self, config: PreTrainedConfig) -> dict[str, bool]:
+        """Options of `generate` with which keys and values are kept where that changes no text."""
 
     @abstractmethod
     def generate(
@@ -125,6 +139,10 @@ class DiffusionArm(Arm):
     causal = False
     loss_arguments: ClassVar[dict[str, Any]] = {}
     shortest_call: ClassVar[dict[str, int]] = {"num_diffusion_steps": 1}
+
+    def family(self, config: PreTrainedConfig) -> str:
+        length = getattr(config, "attention_block_length", None)
+        return str(getattr(config, "diffusion", self.name)) + (f" of {length}" if length else "")
 
     def prepare_for_training(self, model: PreTrainedModel) -> None:
         pass  # its own forward does it
@@ -165,6 +183,9 @@ class DiffusionArm(Arm):
     def forwards_of_score(self, num_samples: int) -> int:
         return num_samples
 
+    def has_exact_policy(self, config: PreTrainedConfig) -> bool:
+        return family_of(config).corruption.has_order
+
     def generation_config(self, tokenizer: PreTrainedTokenizerBase, defaults: dict[str, Any]) -> dict[str, Any]:
         # No number of steps: the model's config has it, and samplers that set their own pace need none.
         return defaults | {"sampler": "ancestral"}
@@ -174,6 +195,9 @@ class DiffusionArm(Arm):
 
     def forwards_of_text(self, num_diffusion_steps: int) -> int:
         return num_diffusion_steps
+
+    def cache_options(self, config: PreTrainedConfig) -> dict[str, bool]:
+        return {"prefix_cache": True} if BlockCache.is_exact(cast(MDLMConfig, config)) else {}
 
     def generate(
         self, model: Any, inputs: dict[str, torch.Tensor], seeds: Sequence[int], options: dict[str, Any]
@@ -193,6 +217,9 @@ class AutoregressiveArm(Arm):
     causal = True
     loss_arguments: ClassVar[dict[str, Any]] = {"use_cache": False}
     shortest_call: ClassVar[dict[str, int]] = {"max_length": 3}
+
+    def family(self, config: PreTrainedConfig) -> str:
+        return "autoregressive"
 
     def prepare_for_training(self, model: PreTrainedModel) -> None:
         fuse_head(model)
@@ -221,6 +248,9 @@ class AutoregressiveArm(Arm):
     def forwards_of_score(self, num_samples: int) -> int:
         return 1
 
+    def has_exact_policy(self, config: PreTrainedConfig) -> bool:
+        return False  # its likelihood is exact
+
     def generation_config(self, tokenizer: PreTrainedTokenizerBase, defaults: dict[str, Any]) -> dict[str, Any]:
         # It shares the vocabulary, so it has a row for the mask: never to be written.
         return defaults | {"suppress_tokens": [tokenizer.mask_token_id]}
@@ -230,6 +260,9 @@ class AutoregressiveArm(Arm):
 
     def forwards_of_text(self, num_diffusion_steps: int) -> int:
         return 2  # a token at a time with a cache
+
+    def cache_options(self, config: PreTrainedConfig) -> dict[str, bool]:
+        return {"use_cache": True}
 
     def generate(
         self, model: Any, inputs: dict[str, torch.Tensor], seeds: Sequence[int], options: dict[str, Any]

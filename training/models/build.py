@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.model_config import classes_of, make_config
-from arche_mdlm.configuration.presets import ModelSettings, Preset
+from arche_mdlm.configuration.presets import ModelSettings, Preset, check_family
 from arche_mdlm.training.models.loading import load_config
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -66,6 +66,8 @@ def model_of_checkpoint(source: str, preset: Preset, explicit: Collection[str]) 
             kept[key] = own
     if "model.initialisation" in explicit:
         raise ValueError("model.initialisation is for a model that starts afresh, not for --init_from")
+    family = {name: getattr(config, name) for name in ("diffusion", "prediction_offset") if hasattr(config, name)}
+    check_family(replace(preset, model=replace(preset.model, config=kept | family)))
     return replace(preset.model, config=kept, initialisation="default")
 
 

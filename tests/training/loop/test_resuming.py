@@ -50,6 +50,7 @@ COMPARED = {
     "training.betas": (0.8, 0.9),
     "training.clip_norm": 2.0,
     "training.short_canvas_share": 0.1,
+    "training.attention_annealing_steps": 2,
     "training.ema_decay": 0.5,
     "training.mixed_precision": "bf16",
     "training.tf32": False,

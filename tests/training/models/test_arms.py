@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 
+from arche_mdlm.corruption_mdlm import Masked
 from arche_mdlm.training.models.arms import ARMS, AUTOREGRESSIVE, DIFFUSION, arm_of, arm_of_architecture
 
 
@@ -40,3 +41,22 @@ def test_a_text_depends_on_its_seed(arm, tiny_mdlm, tiny_ar):
     texts = [arm.generate(model, inputs, seeds, options).sequences for seeds in ([1, 2], [1, 2], [1, 3])]
     assert torch.equal(texts[0], texts[1])
     assert torch.equal(texts[0][0], texts[2][0]), "the first seed is the same"
+
+
+def test_what_a_family_is_called_and_which_cache_changes_nothing(build_mdlm, tiny_ar):
+    block = build_mdlm(attention_block_length=4, diffusion="block")
+    masked, told = build_mdlm(), build_mdlm(attention_block_length=4, time_conditioning="additive")
+    assert [DIFFUSION.family(model.config) for model in (masked, block)] == ["masked", "block of 4"]
+    assert [DIFFUSION.cache_options(model.config) for model in (masked, told, block)] == [
+        {},
+        {},
+        {"prefix_cache": True},
+    ]
+    assert AUTOREGRESSIVE.cache_options(tiny_ar.config) == {"use_cache": True}
+    assert DIFFUSION.has_exact_policy(block.config)
+    assert not AUTOREGRESSIVE.has_exact_policy(tiny_ar.config)
+
+
+def test_a_family_without_an_order_has_no_exact_policy(build_mdlm, monkeypatch):
+    monkeypatch.setattr(Masked, "has_order", False)
+    assert not DIFFUSION.has_exact_policy(build_mdlm().config)

@@ -1,4 +1,4 @@
-"""The picture of the speed-quality study."""
+"""The picture of a table of rows: speed against quality, a line a label, a marker a number of steps."""
 
 from typing import Any
 
@@ -11,12 +11,15 @@ _FIGURES = {"generative_perplexity": "generative perplexity", "unigram_entropy_n
 
 
 def draw(report: dict, output: OutputFolder) -> dict[str, str]:
-    """Write `frontier.png`; its caption."""
+    """Write `frontier.png` of a report with `rows`, `reference`, `judge` and `settings`; its caption.
+
+    `reference` may lack figures, and rows those of failed jobs.
+    """
     output.write("frontier.png", lambda path: save(_frontier(report), path))
     return {
-        "frontier.png": "Speed against quality, a few samplers a column: a marker for each number of steps, fewer steps to the "
+        "frontier.png": "Speed against quality, a few lines a column: a marker for each number of steps, fewer steps to the "
         "right; lines between them only guide the eye; star: AR"
-        + ("; dashed: held-out stories" if report["reference"] else "")
+        + ("; dashed: held-out stories" if any(map(_of_reference(report).get, _FIGURES)) else "")
     }
 
 
@@ -46,10 +49,18 @@ def _frontier(report: dict) -> Any:
     return figure
 
 
+def _of_reference(report: dict) -> dict:
+    return report["reference"] or {}
+
+
+def _drawable(row: dict, key: str, size: str) -> bool:
+    return row.get(key) is not None and size in row["stories_per_second"]
+
+
 def _panel(axis: Any, report: dict, key: str, size: str, labels: list[str]) -> None:
     """A line a sampler, AR as a star, held-out stories dashed."""
     for row in report["rows"]:
-        if row["steps"] is None and row[key] is not None:
+        if row["steps"] is None and _drawable(row, key, size):
             axis.plot(
                 row["stories_per_second"][size]["median"],
                 row[key],
@@ -60,8 +71,8 @@ def _panel(axis: Any, report: dict, key: str, size: str, labels: list[str]) -> N
                 zorder=5,
             )
     for label, (colour, marker) in zip(labels, _STYLES, strict=False):
-        rows = [row for row in report["rows"] if row["label"] == label and row[key] is not None]
+        rows = [row for row in report["rows"] if row["label"] == label and _drawable(row, key, size)]
         x = [row["stories_per_second"][size]["median"] for row in rows]
         axis.plot(x, [row[key] for row in rows], color=colour, marker=marker, ms=6, lw=1.4, label=label)
-    if report["reference"] and report["reference"][key] is not None:
-        axis.axhline(report["reference"][key], **REFERENCE, label="held-out stories")
+    if (real := _of_reference(report).get(key)) is not None:
+        axis.axhline(real, **REFERENCE, label="held-out stories")

@@ -1,0 +1,268 @@
+"""The report of the comparison of families: one table, one picture, and sentences where an interval decides."""
+
+from pathlib import Path
+
+from arche_mdlm.studies.engine import report as engine
+from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.frontier import draw
+from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
+
+FILES = ("report.md", "report.json", "frontier.png")
+_DIVERSITY = ("distinct_openings", "distinct_2", "self_bleu")
+
+
+def write_report(report: dict, settings: dict, failed: dict[str, str], output: Path) -> Path:
+    """Write report.md, report.json and, with matplotlib, frontier.png into `output`; returns report.md."""
+    return engine.write_report(output, FILES, {"settings": settings, **report}, failed, draw, _sections)
+
+
+def summary_lines(report: dict) -> list[str]:
+    """What the figures decide, a sentence each."""
+    lines = [*_likelihood_sentences(report), *_quality_sentences(report), *_speed_sentences(report)]
+    return [f"- {line}" for line in lines] or ["- These stories decide nothing: take more of them (`--num_samples`)."]
+
+
+def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
+    return [
+        "# Diffusion families beside one autoregressive twin",
+        f"`{report['command']}`",
+        *_about(report),
+        "## What the figures decide",
+        "\n".join(summary_lines(report)),
+        "What is not said here, these stories do not decide; one training a model is behind each row, so another seed of the "
+        "training may decide otherwise.",
+        "## Quality against speed",
+        *with_captions(pictures),
+        "## All figures",
+        _table(report),
+        *_notes(report),
+        "## One story of each",
+        *_stories(report),
+        "All texts are in `report.json`, under `cells`, by job.",
+        *failures(report["failed"]),
+    ]
+
+
+def _about(report: dict) -> list[str]:
+    chosen, versions, judge = report["settings"], report["versions"], report["judge"]
+    read = "No judge."
+    if judge:
+        name = (
+            f"the AR twin itself ({judge['id']}), which reads a text up to its context"
+            if report["judged_by_twin"]
+            else judge["id"]
+        )
+        read = f"Judge: {name} ({judge['dtype']}, first token `{judge['first_token']}`)."
+    return [
+        f"{chosen['num_samples']} unprompted stories a row, temperature {chosen['temperature']}, no truncation, seed "
+        f"{chosen['seed']}; each diffusion model by its checkpoint's own sampler, AR with its KV cache, models of causal blocks with "
+        f"theirs. {read}",
+        f"{report['machine']['device']}, {report['machine']['threads']} thread(s); torch {versions['torch']}, transformers "
+        f"{versions['transformers']}. Parameters: "
+        + ", ".join(f"{label} {own['parameters']:,}" for label, own in report["models"].items())
+        + ".",
+    ]
+
+
+def _table(report: dict) -> str:
+    sizes = [str(size) for size in report["settings"]["batch_sizes"]]
+    header = ["", "family", "NLL, nats a token", "bits a byte", "exact likelihood, nats a token", "steps",
+              *(f"stories/s, batch {size}" for size in sizes), "forwards", "gen. perplexity", "entropy",
+              *(FIGURES[key].short for key in _DIVERSITY), "words"]  # fmt: skip
+    lines, last = [], None
+    for row in report["rows"]:
+        label = row["label"]
+        own = _model_cells(report["models"][label]) if label != last else ["", "", "", ""]
+        speeds = [_speed(row["stories_per_second"].get(size)) for size in sizes]
+        steps = str(row["steps"] or "–")
+        lines.append([label, *own, steps, *speeds, number(row.get("num_forwards"), ".1f"), *_quality(row)])
+        last = label
+    if report["reference"]:
+        lines.append(["real stories", *["–"] * (6 + len(sizes)), *_quality(report["reference"])])
+    return table(header, lines, (0, 1))
+
+
+def _model_cells(own: dict) -> list[str]:
+    """Family, likelihood twice, exact likelihood."""
+    score, sign = own["likelihood"], "≤ " if own["is_bound"] else ""
+    if score is None:
+        return [own["family"], "–", "–", "–"]
+    error = f" ± {score['standard_error']:.4f}" if own["is_bound"] else ""
+    bits = number(score["bits_per_byte"], ".4f")
+    exact = f"{own['exact']['nats_per_token']:.4f}" if own["exact"] else ("–" if own["has_exact"] else "bound only")
+    if not own["is_bound"]:
+        exact = "its NLL"
+    return [own["family"], f"{sign}{score['nats_per_token']:.4f}{error}", f"{sign}{bits}", exact]
+
+
+def _speed(rate: dict | None) -> str:
+    if rate is None:
+        return "–"
+    return number(rate["median"], ".3g", None if rate["calls"] == 1 else (rate["low"], rate["high"]))
+
+
+def _quality(figures: dict) -> list[str]:
+    cells = [
+        figure_cell(figures, "generative_perplexity", ".1f"),
+        figure_cell(figures, "unigram_entropy_nats", ".2f"),
+    ]
+    cells += [figure_cell(figures, key, FIGURES[key].style) for key in _DIVERSITY]
+    return [*cells, number(figures.get("mean_words"), ".0f")]
+
+
+def _notes(report: dict) -> list[str]:
+    chosen, scores = report["settings"], [own["likelihood"] for own in report["models"].values() if own["likelihood"]]
+    exact = [own["exact"] for own in report["models"].values() if own["exact"]]
+    notes = []
+    if scores:
+        notes.append(
+            f"**NLL** of {scores[0]['stories']} stories of {report['corpus']}: exact for AR; for a diffusion model an upper bound "
+            f"(NELBO), {chosen['likelihood_samples']} draws a story, seed {chosen['seed']}, ± its Monte Carlo error. A diffusion model "
+            "also pays for the padded tail of its canvas, by which it says how long the story is."
+        )
+    if exact:
+        twins = [own["likelihood"] for own in report["models"].values() if not own["is_bound"] and own["likelihood"]]
+        count = exact[0]["stories"]
+        of_twin = f"; AR on the same: {_per_token(twins[0], count):.4f}" if twins else ""
+        notes.append(
+            f"**Exact likelihood** of the first {count} of these stories up to their end: of text that the model writes a token a step, "
+            f"from left to right{of_twin}. That is another way to write than the bound is of, so either may be the lower one. *Bound "
+            "only*: a family whose tokens are never settled has no such likelihood."
+        )
+    notes.append(
+        "**Stories/s**: median of the calls (slowest to fastest, where there are several), whole calls of `generate`. **Forwards**: of the "
+        "model, a story. **Generative perplexity**: exp of the judge's nats a token; lower is better only while the **entropy** (nats, of "
+        "a story's own tokens, averaged over stories) stays near that of real stories."
+        + (
+            " Of AR's own texts the twin says only how sure it was."
+            if report["judged_by_twin"] and report["judge"]
+            else ""
+        )
+        + " In brackets: 95 % intervals over stories. A block model takes at least one step a block."
+    )
+    if report["reference"]:
+        real = report["reference"]
+        notes.append(
+            f"**Real stories**: {real['source']} (sha256 `{real['sha256'][:16]}`), as many as a row has; the aim of every column."
+        )
+    else:
+        notes.append("No row of real stories: give `--references FILE`.")
+    return notes
+
+
+def _per_token(score: dict, count: int) -> float:
+    return sum(score["nats"][:count]) / sum(score["tokens"][:count])
+
+
+def _stories(report: dict) -> list[str]:
+    """The first story of each model's last row."""
+    last = {row["label"]: row for row in report["rows"]}
+    parts = []
+    for label, row in last.items():
+        if row["story"] is not None:
+            steps = f", {row['steps']} steps" if row["steps"] else ""
+            parts.append(f"**{label}**{steps}\n\n{quoted('', row['story']) or '> (empty)'}")
+    return parts
+
+
+def _span(found: dict, style: str = ".3f") -> str:
+    return f"{abs(found['estimate']):{style}} ({_bounds(found, style)})"
+
+
+def _bounds(found: dict, style: str) -> str:
+    low, high = sorted((abs(found["low"]), abs(found["high"])))
+    return f"{low:{style}} to {high:{style}}"
+
+
+def _sign(found: dict) -> int:
+    """1 or -1 where the interval lies on one side of 0; else 0."""
+    return int(found["low"] > 0) - int(found["high"] < 0)
+
+
+def _likelihood_sentences(report: dict) -> list[str]:
+    found = report["comparisons"]
+    lines = []
+    above = {label: one for label, one in found["bounds"]["above"].items() if _sign(one)}
+    if above:
+        others = ", ".join(f"{label}'s by {_span(one)}" for label, one in above.items())
+        stories = next(iter(above.values()))["stories"]
+        lines.append(
+            f"**Bounds** ({stories} stories): {found['bounds']['lowest']} has the lowest bound; higher, in nats a token: {others}."
+        )
+    decided = {label: one for label, one in found["exact"].items() if _sign(one)}
+    if decided:
+        parts = [f"{label} needs {_span(one)} {'more' if _sign(one) > 0 else 'less'}" for label, one in decided.items()]
+        stories = next(iter(decided.values()))["stories"]
+        lines.append(
+            f"**Written from left to right, a token a step** ({stories} stories), beside AR, in nats a token: {', '.join(parts)}."
+        )
+    own = {label: one for label, one in found["own"].items() if _sign(one)}
+    if own:
+        parts = [f"{label}'s by {_span(one)} {'above' if _sign(one) > 0 else 'below'}" for label, one in own.items()]
+        lines.append(
+            f"**The same beside the model's own bound**, which also pays for the canvas's tail, in nats a token: {', '.join(parts)}."
+        )
+    return lines
+
+
+def _quality_sentences(report: dict) -> list[str]:
+    """At each model's most steps."""
+    last = {row["label"]: row for row in report["rows"]}
+    bounds = {label: row for label, row in last.items() if report["models"][label]["is_bound"]}
+    compared = bounds if report["judged_by_twin"] else last
+    lines = _perplexity_sentences(compared)
+    real = report["reference"]
+    parts = []
+    for label, row in last.items():
+        side = _apart(row, real or {}, "distinct_openings")
+        if side:
+            parts.append(f"{label} ({figure_cell(row, 'distinct_openings', '.1%')}) {'above' if side > 0 else 'below'}")
+    if parts:
+        lines.append(
+            f"**Different openings** beside real stories ({figure_cell(real, 'distinct_openings', '.1%')}): {', '.join(parts)} them."
+        )
+    return lines
+
+
+def _perplexity_sentences(rows: dict[str, dict]) -> list[str]:
+    known = {label: row for label, row in rows.items() if row.get("generative_perplexity_ci")}
+    if len(known) < 2:
+        return []
+    best = min(known, key=lambda label: known[label]["generative_perplexity"])
+    key = "generative_perplexity"
+    worse = [label for label, row in known.items() if label != best and _apart(row, known[best], key) > 0]
+    if not worse:
+        return []
+    return [
+        f"**Texts as the judge reads them**, each model at its most steps: those of {best} are the most usual, perplexity "
+        f"{figure_cell(known[best], key, '.1f')} at an entropy of {figure_cell(known[best], 'unigram_entropy_nats', '.2f')}; above it: "
+        + ", ".join(
+            f"{label} {figure_cell(known[label], key, '.1f')} at {figure_cell(known[label], 'unigram_entropy_nats', '.2f')}"
+            for label in worse
+        )
+        + "."
+    ]
+
+
+def _apart(first: dict, second: dict, key: str) -> int:
+    """1 where the first's interval lies above the second's, -1 below, 0 where they overlap or one is missing."""
+    one, other = first.get(f"{key}_ci"), second.get(f"{key}_ci")
+    if not one or not other or None in (*one, *other):
+        return 0
+    return int(one[0] > other[1]) - int(one[1] < other[0])
+
+
+def _speed_sentences(report: dict) -> list[str]:
+    lines = []
+    for size in map(str, report["settings"]["batch_sizes"]):
+        own = [one for one in report["comparisons"]["faster"] if one["batch_size"] == size]
+        for word, chosen in (
+            ("faster", [one for one in own if one["low"] > 1]),
+            ("slower", [one for one in own if one["high"] < 1]),
+        ):
+            if chosen:
+                parts = ", ".join(f"{one['label']} in {one['steps']} steps ({one['estimate']:.2g})" for one in chosen)
+                lines.append(
+                    f"**{word.capitalize()} than AR** at batch {size}, stories a second as a multiple of AR's: {parts}."
+                )
+    return lines
