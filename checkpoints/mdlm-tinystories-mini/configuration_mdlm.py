@@ -160,6 +160,10 @@ class MDLMConfig(LlamaConfig):
                 f"attention_block_length={self.attention_block_length} does not go with {family}, whose positions see those "
                 "written before them: it must be None"
             )
+        if self.prediction_offset:
+            raise ValueError(
+                f"prediction_offset=1 does not go with {family}: before a position stands one that may be written after it"
+            )
         if self.parameterization != "subs":
             raise ValueError(
                 f"parameterization={self.parameterization!r} does not go with {family}, which needs probabilities: it must be 'subs'"
