@@ -127,17 +127,13 @@ class MDLMConfig(LlamaConfig):
         family, uniform = f"diffusion={self.diffusion!r}", self.diffusion.startswith("uniform")
         if self.diffusion.endswith("block") and self.attention_block_length is None:
             raise ValueError(f"{family} needs attention_block_length: the positions of a block")
-<<<<<<< HEAD
         if self.diffusion.endswith("block") and self.prediction_offset:
             raise ValueError(
                 f"prediction_offset=1 does not go with {family}: before a block's first position stands another block, which is noisy in "
                 "training and clean in sampling; it goes with 'masked' and 'uniform'"
             )
-        if self.diffusion == "block" and self.time_conditioning != "none":
-=======
         whose = {"block": "blocks are at different times", "eso": "second part has no time"}.get(self.diffusion)
         if whose is not None and self.time_conditioning != "none":
->>>>>>> wt-d
             raise ValueError(
                 f"time_conditioning={self.time_conditioning!r} does not go with {family}, whose {whose}: it must be 'none'"
             )

@@ -161,7 +161,7 @@ class Esoteric(Order):
 
     def _sight(self, ranks: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """(B, 4, L times `copies`) of rows with `ranks` (B, L), in the first or in the second pass (B,)."""
-        first = torch.stack(sight_of_ranks(ranks), dim=1)
+        first = torch.stack(sight_of_ranks(ranks)[:4], dim=1)
         if self.copies == 1:
             return first
         # The clean half of a row in the first pass is there for its shape only. It sees what is ranked first, so that padding

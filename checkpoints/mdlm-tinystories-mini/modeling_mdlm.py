@@ -113,14 +113,9 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
                 `time_conditioning` only.
             positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer
                 runs there only. Indices are given in any order, and spare a GPU the wait for their number.
-<<<<<<< HEAD
             sight (`Sight`, or its numbers as (B, 4, L), or all pairs as (B or 1, L, L) bool, *optional*): who sees whom. Default: the
-                documents that `position_ids` tell, and the blocks of `attention_block_length`; where it is given, they count for nothing.
-=======
-            sight (`Sight`, or its numbers as (B, 4, L), *optional*): who sees whom. Default: the documents that `position_ids` tell, and the blocks of
-                `attention_block_length`; with `diffusion="eso"`, given tokens from left to right, then masked ones. Nothing is
-                read from `position_ids` where it is given.
->>>>>>> wt-d
+                documents that `position_ids` tell, and the blocks of `attention_block_length`; with `diffusion="eso"`, given tokens from
+                left to right, then masked ones. Where it is given, `position_ids` and blocks count for nothing.
             block_cache (*optional*): what `BlockCache` hands to the layers.
 
         Returns:

@@ -46,10 +46,7 @@ class Order(ABC):
     """Layout and times of a family; it knows nothing of the noise."""
 
     block_length: int | None  # of generation, where it is not asked for
-<<<<<<< HEAD
-    copies: int = 1  # of a row in the inputs
     any_length: bool = False  # whether texts may be longer than the context: what is written sees a part of them
-=======
     has_ranks: ClassVar[bool] = False  # whether positions see each other in their order of writing
 
     @property
@@ -65,7 +62,6 @@ class Order(ABC):
         """Who sees whom on canvases (B, L) of which no order of writing is known, by where they are masked and where they are
         no padding; None where that depends on neither (not `has_ranks`)."""
         return None
->>>>>>> wt-d
 
     @abstractmethod
     def lay_out(
@@ -191,15 +187,11 @@ class Blocks(Order):
     """
 
     block_length: int
-<<<<<<< HEAD
-    copies = 2
     any_length = True
-=======
 
     @property
     def copies(self) -> int:
         return 2
->>>>>>> wt-d
 
     def lay_out(
         self,
