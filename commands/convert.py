@@ -23,15 +23,20 @@ def add_parser(subparsers: Any) -> None:
     add(
         "source",
         type=checkpoint,
-        help="checkpoint folder or repository of a Llama-type AR model; with --diffusion block also of an MDLM",
+        help="checkpoint folder or repository of a Llama-type AR model; with another --diffusion than masked also of an MDLM",
     )
     add("destination", type=Path, help="new folder")
-    add("--diffusion", choices=("masked", "block"), default="masked", help="the family of the new model")
-    add("--block_length", type=count(), help="with --diffusion block: positions of a block")
+    add(
+        "--diffusion",
+        choices=("masked", "uniform", "block", "uniform_block"),
+        default="masked",
+        help="the family of the new model",
+    )
+    add("--block_length", type=count(), help="with --diffusion block and uniform_block: positions of a block")
     add(
         "--shift",
         action="store_true",
-        help="the output at a position keeps predicting the next one (prediction_offset=1); not with --diffusion block",
+        help="the output at a position keeps predicting the next one (prediction_offset=1); with --diffusion masked or uniform",
     )
     add("--noise_schedule", help="linear or cosine (default: an MDLM's own, else linear)")
     add("--context_length", type=count(), help="tokens; default: the source's")
@@ -71,14 +76,15 @@ def convert(
     block_length: int | None = None,
     shift: bool = False,
 ) -> tuple[Any, Any, list[str]]:
-    """(model, tokenizer, tokens added) of an MDLM with the weights and the dtype of a Llama-type AR checkpoint; of block diffusion,
-    also with those of a masked diffusion model.
+    """(model, tokenizer, tokens added) of an MDLM with the weights and the dtype of a Llama-type AR checkpoint; of another family than
+    masked, also with those of a masked diffusion model.
 
     A missing mask or pad token is added to the tokenizer, and its row (a new one where the embedding has none to spare)
-    holds the mean of the rows of the old tokens. All other weights are equal to the source's.
+    holds the mean of the rows of the old tokens. All other weights are equal to the source's; the embedding of noise levels that uniform
+    noise needs adds nothing at first.
 
     Args:
-        shift: with masked diffusion, the output at a position predicts the next one, as it did in the source (`prediction_offset` 1).
+        shift: with diffusion of the whole canvas, the output at a position predicts the next one, as it did in the source (`prediction_offset` 1).
 
     Raises:
         ValueError: when `source` is not a complete checkpoint, not of the Llama type, quantised, without BOS or EOS, or when
@@ -90,11 +96,14 @@ def convert(
 
     if noise_schedule is not None:
         get_schedule(noise_schedule)
-    if (block_length is not None) != (diffusion == "block"):
-        raise ValueError(f"block_length={block_length} with diffusion={diffusion!r}: it is for 'block', which needs it")
-    if shift and diffusion != "masked":
+    if (block_length is not None) != diffusion.endswith("block"):
         raise ValueError(
-            f"shift=True with diffusion={diffusion!r}: before a block's first position stands another block; shift goes with 'masked'"
+            f"block_length={block_length} with diffusion={diffusion!r}: it is for 'block' and 'uniform_block', which need it"
+        )
+    if shift and diffusion.endswith("block"):
+        raise ValueError(
+            f"shift=True with diffusion={diffusion!r}: before a block's first position stands another block; shift goes with 'masked' "
+            "and 'uniform'"
         )
     _check_type(source, diffusion)
     ar_model, tokenizer = load_arm(source, dtype="auto")
@@ -119,11 +128,16 @@ def convert(
             "attention_block_length": block_length,
             "prediction_offset": int(shift),
         }
+        | ({"time_conditioning": "log_snr"} if diffusion.startswith("uniform") else {})
     )
     model = MDLMForMaskedDiffusion(config).to(ar_model.dtype)
     # A token the vocabulary had under another role keeps its row.
     new_ids = [index for index in tokenizer.convert_tokens_to_ids(added) if index >= num_old]
-    state, own = ar_model.state_dict(), model.state_dict()
+    if config.time_conditioning == "log_snr":
+        for parameter in model.model.time_embedding.outer.parameters():
+            parameter.data.zero_()
+    own = model.state_dict()
+    state = {name: value for name, value in own.items() if "time_embedding." in name} | ar_model.state_dict()
     for name in _ROWS:
         state[name] = _with_rows(state[name], len(own[name]), new_ids, num_old)
     problems = model.load_state_dict(state, strict=False)
@@ -150,16 +164,16 @@ def _check_type(source: str | Path, diffusion: str) -> None:
     if config.model_type == "mdlm" and (config.diffusion, config.time_conditioning) != ("masked", "none"):
         raise ValueError(
             f"{str(source)!r} has diffusion={config.diffusion!r} and time_conditioning={config.time_conditioning!r}; of the "
-            "diffusion models only 'masked' ones that are not told the time ('none') become block diffusion"
+            "diffusion models only 'masked' ones that are not told the time ('none') become another family"
         )
     if config.model_type == "mdlm" and getattr(config, "prediction_offset", 0):
         raise ValueError(
-            f"{str(source)!r} has prediction_offset=1; of the diffusion models only those with 0 become block diffusion"
+            f"{str(source)!r} has prediction_offset=1; of the diffusion models only those with 0 become another family"
         )
     if config.model_type not in ("llama", "mdlm"):
         raise ValueError(
             f"{str(source)!r} is of type {config.model_type!r}; only type 'llama' can be converted, as Llama, TinyLlama and SmolLM "
-            "have it (the trunk of an MDLM is a Llama's), and with --diffusion block type 'mdlm'"
+            "have it (the trunk of an MDLM is a Llama's), and with another --diffusion than masked type 'mdlm'"
         )
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{str(source)!r} is quantised; convert the checkpoint it was made from")

@@ -169,6 +169,24 @@ def test_an_mdlm_becomes_block_diffusion_with_its_weights(tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("source", ["ar", "mdlm"])
+def test_it_becomes_a_model_of_uniform_noise_with_its_weights(tmp_path, source):
+    """What it is told about the noise adds nothing at first, so that it starts from what the source computes."""
+    save_llama(tmp_path / "ar", plain_tokenizer())
+    run(tmp_path / "ar", tmp_path / "mdlm")
+    run(tmp_path / source, tmp_path / "uniform", diffusion="uniform")
+    run(tmp_path / source, tmp_path / "blocks", diffusion="uniform_block", block_length=8)
+    before, uniform, blocks = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name).eval() for name in ("mdlm", "uniform", "blocks")
+    )
+    assert (uniform.config.diffusion, uniform.config.time_conditioning) == ("uniform", "log_snr")
+    assert (blocks.config.diffusion, blocks.config.attention_block_length) == ("uniform_block", 8)
+    canvas = torch.tensor([[0, 5, 7, 9, 11, 6]])
+    assert torch.equal(uniform(canvas, timesteps=torch.tensor([0.3])).logits, before(canvas).logits)
+    assert uniform.generate(canvas, max_new_tokens=4, num_diffusion_steps=2).shape == (1, 10)
+
+
+@torch.no_grad()
 def test_shifted_it_predicts_what_the_source_predicts_on_a_canvas_written_from_left_to_right(tmp_path, capsys):
     tokenizer = plain_tokenizer()
     source = save_llama(tmp_path / "ar", tokenizer)
@@ -240,7 +258,11 @@ def test_what_cannot_be_converted_is_refused(tmp_path):
         ("no-bos", {}, "has no bos_token"),
         ("ar", {"noise_schedule": "sine"}, "noise_schedule='sine' is not one of linear, cosine"),
         ("ar", {"context_length": 65}, "context_length=65 is not in 1 to 64"),
-        ("ar", {"diffusion": "block"}, "block_length=None with diffusion='block': it is for 'block', which needs it"),
+        (
+            "ar",
+            {"diffusion": "block"},
+            "block_length=None with diffusion='block': it is for 'block' and 'uniform_block', which need it",
+        ),
         ("ar", {"block_length": 4}, "block_length=4 with diffusion='masked'"),
         ("block", {}, "is a masked diffusion model already"),
         (
