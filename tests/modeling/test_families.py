@@ -17,6 +17,7 @@ from arche_mdlm.family_mdlm import FAMILIES, Family, family_of
 from arche_mdlm.order_mdlm import Whole, sample_timesteps
 from arche_mdlm.schedule_mdlm import get_schedule
 from arche_mdlm.training.models.arms import AUTOREGRESSIVE, DIFFUSION
+from arche_mdlm.training.models.model_card import FAMILY_WORDS
 
 MASK = 9
 
@@ -152,6 +153,10 @@ def test_every_family_that_a_config_takes_is_there():
     assert set(FAMILIES) == set(_CHOICES["diffusion"]) == set(NOISES)
     for name in FAMILIES:
         assert isinstance(family_of(config_of(name)), Family)
+
+
+def test_every_family_has_a_name_for_its_cards():
+    assert set(FAMILY_WORDS) == set(FAMILIES)
 
 
 def test_presets_know_the_noise_and_the_objectives_of_every_family():

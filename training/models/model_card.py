@@ -19,6 +19,16 @@ print(tokenizer.decode(out[0], skip_special_tokens=True))
 ```"""
 
 
+# What a family is in a sentence, with its article, and its tag on the Hub, by `model.config.diffusion`.
+FAMILY_WORDS = {
+    "masked": ("a masked diffusion", "masked-diffusion"),
+    "uniform": ("a uniform-noise diffusion", "uniform-state-diffusion"),
+    "block": ("a block diffusion", "block-diffusion"),
+    "uniform_block": ("a uniform-noise block diffusion", "block-diffusion"),
+    "eso": ("an Eso-LM diffusion", "eso-lm"),
+}
+
+
 class DataFacts(NamedTuple):
     """Facts about a corpus besides its hash; None: unknown."""
 
@@ -58,13 +68,16 @@ def write_model_card(
     best = exported or next(entry for entry in scores if entry["step"] == step)
     arm = arm_of_architecture(preset.model.architecture)
     facts, base = facts_of(preset.data), run.get("init_from")
+    kind, tags = arm.kind, list(arm.tags)
+    if arm.denoises:
+        kind, *tags = FAMILY_WORDS[preset.model.config.get("diffusion") or "masked"]
     validation = run["data"]["validation"]
     note = f", of the saved weights, {exported['num_samples']} draws a text" if exported and arm.is_bound else ""
     error = f" (standard error {best['validation_standard_error']:.4f})" if arm.is_bound else ""
     fine_tuned = f"Fine-tuned from `{base}`. " if base else ""
     rows = preset.training.eval_rows
     part = f"the first {rows:,} of " if rows and rows < validation["stories"] and not exported else ""
-    text = f"""# {name}: {arm.kind} language model
+    text = f"""# {name}: {kind} language model
 
 {fine_tuned}Trained with arche-mdlm, settings of the preset `{preset.name}`.
 
@@ -99,7 +112,7 @@ The whole log is in `training_log.json`.
         language=facts.language,
         base_model=base,
         datasets=_hub_datasets(preset, run),
-        tags=[*arm.tags, "arche-mdlm"],
+        tags=[*tags, "arche-mdlm"],
         model_name=name,
         eval_results=_measured(best, validation, facts, arm.likelihood),
     )
