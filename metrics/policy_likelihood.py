@@ -7,6 +7,7 @@ import torch
 from tqdm.auto import tqdm
 
 from arche_mdlm import MDLMForMaskedDiffusion
+from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, _canvases, _check_rows, _summary
 from arche_mdlm.metrics.likelihood import _checked_clean, _scored, evaluating
 from arche_mdlm.samplers_mdlm import top_k_per_row
@@ -71,9 +72,9 @@ def policy_nll(
         `PolicyLikelihood`: nats a row and a token, and the order.
 
     Raises:
-        ValueError: for an unknown policy, a block_length or batch_size below 1, stop_at_eos without an EOS,
-            shapes that do not fit, or a row without a token to score or with the mask token, and with `prediction_offset` 1 for
-            a row that does not begin with a BOS.
+        ValueError: for a model without an order of writing (uniform noise), an unknown policy, a block_length or batch_size below 1,
+            stop_at_eos without an EOS, shapes that do not fit, or a row without a token to score or with the mask token, and with
+            `prediction_offset` 1 for a row that does not begin with a BOS.
 
     Example:
 
@@ -137,6 +138,12 @@ def corpus_policy_nll(
 
 
 def _check_policy(model: MDLMForMaskedDiffusion, policy: str, block_length: int | None, stop_at_eos: bool) -> None:
+    corruption = family_of(model).corruption
+    if not corruption.has_order:
+        raise ValueError(
+            f"the model has {corruption.name} noise, which settles no position before the end: its texts have no order of writing "
+            "and no exact likelihood. Use metrics.likelihood.nelbo, a bound"
+        )
     if policy not in POLICIES:
         raise ValueError(f"policy={policy!r} is not one of {', '.join(POLICIES)}")
     if block_length is not None and block_length < 1:

@@ -1,5 +1,6 @@
 """Losses of single tokens from their logits, each with its gradient in closed form, so that logits can be overwritten by it."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -46,8 +47,9 @@ class TokenLoss(ABC):
         return self._changed(lambda values: values.to(device))
 
     def _changed(self: Loss, change: Callable[[torch.Tensor], torch.Tensor]) -> Loss:
-        own: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: change(value) for name, value in own.items() if isinstance(value, torch.Tensor)})
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: change(x) for name, x in own.items() if isinstance(x, torch.Tensor)}
+        return replace(self, **moved)
 
     def _forbids(self, logits: torch.Tensor) -> bool:
         return self.forbidden_id is not None and self.forbidden_id < logits.shape[-1]
@@ -62,10 +64,6 @@ class TokenLoss(ABC):
             return logits
         forbidden = torch.eq(torch.arange(logits.shape[-1], device=logits.device), self.forbidden_id)
         return logits.masked_fill(forbidden, -torch.inf)
-
-    def _num_tokens(self, logits: torch.Tensor) -> int:
-        """How many tokens can occur."""
-        return logits.shape[-1] - self._forbids(logits)
 
 
 @dataclass(frozen=True)
@@ -99,10 +97,16 @@ class CrossEntropy(TokenLoss):
 class ScoreEntropy(TokenLoss):
     """The score entropy of an absorbing state over its weight w(t): with scores s = rho exp(logits) / V, whose sum is S rho,
     it is -log softmax(logits)[target] + S - 1 - log S (Lou et al. 2024, arXiv 2310.16834, eq. 5; the excess over the NELBO is
-    never negative, and 0 for S = 1)."""
+    never negative, and 0 for S = 1).
+
+    Args:
+        num_tokens: V, how many tokens can occur; the logits of others are -inf.
+    """
+
+    num_tokens: int = 1
 
     def in_place(self, logits: torch.Tensor, coefficients: torch.Tensor | None) -> torch.Tensor:
-        logits = self._forbid_in_place(logits).sub_(self._log_num_tokens(logits))
+        logits = self._forbid_in_place(logits).sub_(math.log(self.num_tokens))
         chosen = logits.gather(-1, self.targets[:, None])
         total = logits.exp_().sum(-1, keepdim=True)
         if coefficients is not None:
@@ -111,11 +115,8 @@ class ScoreEntropy(TokenLoss):
         return (total - 1 - chosen)[:, 0]
 
     def plain(self, logits: torch.Tensor) -> torch.Tensor:
-        logits = self._forbid(logits) - self._log_num_tokens(logits)
+        logits = self._forbid(logits) - math.log(self.num_tokens)
         return logits.exp().sum(-1) - 1 - logits.gather(-1, self.targets[:, None])[:, 0]
-
-    def _log_num_tokens(self, logits: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(float(self._num_tokens(logits)), dtype=torch.float64).log().to(logits)
 
 
 @dataclass(frozen=True)
@@ -126,18 +127,20 @@ class UniformBound(TokenLoss):
     Written with r = V alpha / (1 - alpha) and log1p(r x), in which the logarithms of 1 - alpha cancel, so that float32 is enough.
 
     Args:
+        num_tokens: V, how many tokens can occur; the logits of others are -inf.
         noisy: (N,) the tokens that stand there.
         rate: (N,) float64, 1 - alpha.
         lowered: whether the logits are those of a denoiser that sees its own token: they become leave-one-out at first.
     """
 
+    num_tokens: int = 1
     noisy: torch.Tensor | None = None
     rate: torch.Tensor | None = None
     lowered: bool = False
 
     def in_place(self, logits: torch.Tensor, coefficients: torch.Tensor | None) -> torch.Tensor:
         logits = self._forbid_in_place(logits)
-        s = self._scalars(logits)
+        s = self._scalars()
         if self.lowered:
             logits.scatter_add_(-1, s.noisy, -s.log_r.to(logits.dtype))
         logits.sub_(logits.amax(-1, keepdim=True)).exp_()
@@ -160,7 +163,7 @@ class UniformBound(TokenLoss):
 
     def plain(self, logits: torch.Tensor) -> torch.Tensor:
         logits = self._forbid(logits)
-        s = self._scalars(logits)
+        s = self._scalars()
         if self.lowered:
             logits = logits.scatter_add(-1, s.noisy, -s.log_r.to(logits.dtype))
         x = logits.softmax(-1)
@@ -168,12 +171,12 @@ class UniformBound(TokenLoss):
         total = torch.log1p(x * s.r.to(x.dtype)).sum(-1, keepdim=True, dtype=torch.float64)
         return s.value(total, there, clean)[:, 0].to(logits.dtype)
 
-    def _scalars(self, logits: torch.Tensor) -> "_UniformScalars":
+    def _scalars(self) -> "_UniformScalars":
         assert self.noisy is not None
         assert self.rate is not None
         rate = self.rate.double()[:, None].clamp(min=_LEAST_RATE)
         alpha = (1 - rate).clamp(min=_LEAST_ALPHA)
-        return _UniformScalars(self._num_tokens(logits), rate, alpha, self.noisy[:, None], self.targets[:, None])
+        return _UniformScalars(self.num_tokens, rate, alpha, self.noisy[:, None], self.targets[:, None])
 
 
 @dataclass(frozen=True)

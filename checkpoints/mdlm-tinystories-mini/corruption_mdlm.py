@@ -78,11 +78,12 @@ class Masked(Corruption):
     (Vicentino 2026, arXiv 2603.22075), which differs by what the sum is divided by.
 
     Args:
-        scores: whether the head gives scores that need not be normalised: the loss is the score entropy (`ScoreEntropy`).
+        scores: V, where the head gives scores of the V tokens that can occur, which need not be normalised: the loss is their score
+            entropy (`ScoreEntropy`). None: it gives logits.
     """
 
     mask_token_id: int
-    scores: bool = False
+    scores: int | None = None
     name = "masked"
     objectives = ("nelbo", "low_variance", "masked_mean")
     has_order = True
@@ -115,7 +116,9 @@ class Masked(Corruption):
         self, targets: torch.Tensor, noisy: torch.Tensor, rate: torch.Tensor | None, objective: str = "nelbo"
     ) -> TokenLoss:
         self._check_objective(objective)
-        return (ScoreEntropy if self.scores else CrossEntropy)(targets, self.mask_token_id)
+        if self.scores is not None:
+            return ScoreEntropy(targets, self.mask_token_id, self.scores)
+        return CrossEntropy(targets, self.mask_token_id)
 
     def missing_noise(self, input_ids: torch.Tensor, labelled: torch.Tensor) -> str | None:
         if not bool(labelled.any()) or bool((labelled & (input_ids == self.mask_token_id)).any()):
@@ -190,7 +193,9 @@ class Uniform(Corruption):
                 "timesteps=None: with uniform noise a loss depends on the noise level; give t of each position"
             )
         if objective == "nelbo":
-            return UniformBound(targets, self.mask_token_id, noisy, rate.double(), not self.leave_one_out)
+            return UniformBound(
+                targets, self.mask_token_id, self.num_tokens, noisy, rate.double(), not self.leave_one_out
+            )
         # From one denoiser to the other the logit of the token that stands there moves by log(1 + V alpha / (1 - alpha)).
         sees = objective == "converted"
         if sees != self.leave_one_out:

@@ -47,15 +47,20 @@ class Family:
         return self.order.bound_draws(tokens, scored, attended, self.corruption, num_samples, antithetic, generator)
 
 
+def _num_tokens(config: MDLMConfig) -> int:
+    """V, how many tokens can occur: those of the head but the mask."""
+    width = config.output_vocab_size or config.vocab_size
+    return width - (config.mask_token_id < width)
+
+
 def _masked(config: MDLMConfig) -> Corruption:
     # A checkpoint that brings its own, older code has no such field.
-    return Masked(config.mask_token_id, scores=getattr(config, "parameterization", "subs") == "score")
+    scores = getattr(config, "parameterization", "subs") == "score"
+    return Masked(config.mask_token_id, _num_tokens(config) if scores else None)
 
 
 def _uniform(config: MDLMConfig) -> Corruption:
-    width = config.output_vocab_size or config.vocab_size
-    num_tokens = width - (config.mask_token_id < width)
-    return Uniform(num_tokens, config.mask_token_id, config.denoiser == "leave_one_out")
+    return Uniform(_num_tokens(config), config.mask_token_id, config.denoiser == "leave_one_out")
 
 
 def _whole(config: MDLMConfig) -> Order:
