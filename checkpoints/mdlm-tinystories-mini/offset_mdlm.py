@@ -25,20 +25,20 @@ def predicting_states(
         attention_mask: (B, L), 0 at padding: it is passed over.
         offset: 0 or 1.
     """
-    if positions is not None or not offset:
+    if positions is not None:
         return run(outputs_for(positions, attention_mask, offset))
     states = run(None)
+    if not offset:
+        return states
     if attention_mask is None or attention_mask.dim() != 2:
         return torch.cat([states[:, :1], states[:, :-1]], dim=1)
     before = previous(attention_mask).clamp(min=0)
     return states.gather(1, before[..., None].expand_as(states))
 
 
-def outputs_for(
-    positions: torch.Tensor | None, attention_mask: torch.Tensor | None, offset: int
-) -> torch.Tensor | None:
+def outputs_for(positions: torch.Tensor, attention_mask: torch.Tensor | None, offset: int) -> torch.Tensor:
     """Where the outputs stand that predict `positions`, in their form and order; see `predicting_states`."""
-    if positions is None or not offset:
+    if not offset:
         return positions
     indexed = positions.dtype != torch.bool
     if attention_mask is None or attention_mask.dim() != 2:

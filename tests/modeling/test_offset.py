@@ -78,7 +78,6 @@ def test_the_position_before_passes_over_padding():
         assert outputs_for(flat[order], attended, 1).tolist() == expected.flatten().nonzero()[:, 0][order].tolist()
     assert torch.equal(outputs_for(wanted[1:], None, 1), expected[1:])
     assert outputs_for(wanted, attended, 0) is wanted
-    assert outputs_for(None, attended, 1) is None
 
 
 # --- forward ----------------------------------------------------------------------------------------------------------
