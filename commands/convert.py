@@ -28,6 +28,11 @@ def add_parser(subparsers: Any) -> None:
     add("destination", type=Path, help="new folder")
     add("--diffusion", choices=("masked", "block"), default="masked", help="the family of the new model")
     add("--block_length", type=count(), help="with --diffusion block: positions of a block")
+    add(
+        "--shift",
+        action="store_true",
+        help="the output at a position keeps predicting the next one (prediction_offset=1); not with --diffusion block",
+    )
     add("--noise_schedule", help="linear or cosine (default: an MDLM's own, else linear)")
     add("--context_length", type=count(), help="tokens; default: the source's")
     parser.set_defaults(run=run)
@@ -44,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     logging.disable_progress_bar()
     check_new_folder(args.destination)
     model, tokenizer, added = convert(
-        args.source, args.noise_schedule, args.context_length, args.diffusion, args.block_length
+        args.source, args.noise_schedule, args.context_length, args.diffusion, args.block_length, args.shift
     )
     write_folder_atomically(args.destination, lambda folder: save_arm(model, tokenizer, folder))
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -53,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         f"{args.destination}: a {args.diffusion} diffusion model with the weights of {args.source} ({count:,} parameters{new})."
     )
     print("It has not learned its new task yet; train it with: arche-mdlm train --init_from", args.destination)
+    if args.diffusion == "masked":
+        print("--set training.attention_annealing_steps=N opens its attention over the first N steps.")
     return 0
 
 
@@ -62,6 +69,7 @@ def convert(
     context_length: int | None = None,
     diffusion: str = "masked",
     block_length: int | None = None,
+    shift: bool = False,
 ) -> tuple[Any, Any, list[str]]:
     """(model, tokenizer, tokens added) of an MDLM with the weights and the dtype of a Llama-type AR checkpoint; of block diffusion,
     also with those of a masked diffusion model.
@@ -69,9 +77,12 @@ def convert(
     A missing mask or pad token is added to the tokenizer, and its row (a new one where the embedding has none to spare)
     holds the mean of the rows of the old tokens. All other weights are equal to the source's.
 
+    Args:
+        shift: with masked diffusion, the output at a position predicts the next one, as it did in the source (`prediction_offset` 1).
+
     Raises:
         ValueError: when `source` is not a complete checkpoint, not of the Llama type, quantised, without BOS or EOS, or when
-            `noise_schedule`, `context_length` or `block_length` does not fit.
+            `noise_schedule`, `context_length`, `block_length` or `shift` does not fit.
     """
     from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
     from arche_mdlm.schedule_mdlm import get_schedule
@@ -81,6 +92,10 @@ def convert(
         get_schedule(noise_schedule)
     if (block_length is not None) != (diffusion == "block"):
         raise ValueError(f"block_length={block_length} with diffusion={diffusion!r}: it is for 'block', which needs it")
+    if shift and diffusion != "masked":
+        raise ValueError(
+            f"shift=True with diffusion={diffusion!r}: before a block's first position stands another block; shift goes with 'masked'"
+        )
     _check_type(source, diffusion)
     ar_model, tokenizer = load_arm(source, dtype="auto")
     longest = ar_model.config.max_position_embeddings
@@ -102,6 +117,7 @@ def convert(
             "noise_schedule": noise_schedule or values.get("noise_schedule", "linear"),
             "diffusion": diffusion,
             "attention_block_length": block_length,
+            "prediction_offset": int(shift),
         }
     )
     model = MDLMForMaskedDiffusion(config).to(ar_model.dtype)
@@ -136,10 +152,14 @@ def _check_type(source: str | Path, diffusion: str) -> None:
             f"{str(source)!r} has diffusion={config.diffusion!r} and time_conditioning={config.time_conditioning!r}; of the "
             "diffusion models only 'masked' ones that are not told the time ('none') become block diffusion"
         )
+    if config.model_type == "mdlm" and getattr(config, "prediction_offset", 0):
+        raise ValueError(
+            f"{str(source)!r} has prediction_offset=1; of the diffusion models only those with 0 become block diffusion"
+        )
     if config.model_type not in ("llama", "mdlm"):
         raise ValueError(
-            f"{str(source)!r} is of type {config.model_type!r}; only type 'llama' can be converted: the trunk of an MDLM "
-            "is a Llama's"
+            f"{str(source)!r} is of type {config.model_type!r}; only type 'llama' can be converted, as Llama, TinyLlama and SmolLM "
+            "have it (the trunk of an MDLM is a Llama's), and with --diffusion block type 'mdlm'"
         )
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{str(source)!r} is quantised; convert the checkpoint it was made from")

@@ -1,6 +1,7 @@
 """Likelihood of an Eso-LM along orders of writing, one token at a time, in nats."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 from arche_mdlm.esoteric_mdlm import Esoteric
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize
+from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, _canvases, _check_rows, _summary
 from arche_mdlm.metrics.likelihood import _checked_clean, _scored, draw_nats
 
 
@@ -73,7 +75,7 @@ def order_nll(
     if num_orders < 1:
         raise ValueError(f"num_orders={num_orders} must be at least 1")
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
-    scored = _scored(input_ids, attention_mask, model.config.bos_token_id)
+    scored = _scored(input_ids, attention_mask, model.config)
     seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
     draws = [
         order.orders(
@@ -84,3 +86,26 @@ def order_nll(
     ]  # fmt: skip
     nats = draw_nats(model, input_ids, attention_mask, draws, num_orders, batch_size)
     return OrderLikelihood(nats.mean(1), math.log(num_orders) - (-nats).logsumexp(1))
+
+
+def corpus_order_nll(
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    *,
+    canvas_length: int,
+    pad_token_id: int,
+    num_orders: int = 4,
+    num_bytes: Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
+    batch_size: int | str | BatchSize = AUTO,
+) -> CorpusLikelihood:
+    """`importance_weighted` nats of stories (BOS ... EOS token ids), each on a canvas whose padded tail is attended and counted.
+
+    In expectation an upper bound on the likelihood of writing a token at a time, which falls to it with `num_orders`. ValueError as
+    `corpus_nelbo` and `order_nll`.
+    """
+    _check_rows(rows, num_bytes)
+    canvases = _canvases(rows, canvas_length, pad_token_id).to(model.device)
+    found = order_nll(model, canvases, num_orders=num_orders, generator=generator, batch_size=batch_size)
+    nats = found.importance_weighted
+    return _summary(rows, nats, torch.zeros_like(nats), num_bytes)

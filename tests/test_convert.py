@@ -1,6 +1,7 @@
 """`arche-mdlm convert`: the trunk of an AR checkpoint becomes bidirectional and keeps all its weights."""
 
 import argparse
+import json
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from arche_mdlm.commands import convert
+from arche_mdlm.training import train
 from arche_mdlm.training.data.tokenizers_io import train_bpe
 
 TEXT = "Once upon a time there was a little girl."
@@ -45,7 +47,8 @@ def save_llama(folder, tokenizer, dtype=torch.float32, **changes):
 
 
 def run(source, destination, **options):
-    values = {"noise_schedule": None, "context_length": None, "diffusion": "masked", "block_length": None} | options
+    values = {"noise_schedule": None, "context_length": None, "diffusion": "masked", "block_length": None}
+    values |= {"shift": False} | options
     return convert.run(argparse.Namespace(source=str(source), destination=destination, **values))
 
 
@@ -165,17 +168,72 @@ def test_an_mdlm_becomes_block_diffusion_with_its_weights(tmp_path):
     assert not torch.allclose(before(canvas).logits[:, :8], blocks(canvas).logits[:, :8])
 
 
+@torch.no_grad()
+def test_shifted_it_predicts_what_the_source_predicts_on_a_canvas_written_from_left_to_right(tmp_path, capsys):
+    tokenizer = plain_tokenizer()
+    source = save_llama(tmp_path / "ar", tokenizer)
+    assert run(tmp_path / "ar", tmp_path / "mdlm", shift=True) == 0
+    assert "training.attention_annealing_steps=N" in capsys.readouterr().out
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "mdlm").eval()
+    assert model.config.prediction_offset == 1
+    ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    length = ids.shape[1]
+    index = torch.arange(length)[None]
+    causal = torch.stack([torch.zeros_like(index), index, index, index], dim=1)  # (1, 4, L), as `Sight`
+    known = [i for i in range(len(tokenizer)) if i != model.config.mask_token_id]
+    for given in range(1, length):
+        canvas = ids.masked_fill(index >= given, model.config.mask_token_id)
+        found = model(canvas, sight=causal).logits[0, given]
+        torch.testing.assert_close(found[known], source(ids[:, :given]).logits[0, -1, known], atol=1e-4, rtol=1e-5)
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "mdlm")("Once upon a [MASK]", return_tensors="pt")
+    filled = model.generate(**inputs, max_new_tokens=3, num_diffusion_steps=3)
+    assert not (filled == model.config.mask_token_id).any()
+
+
+def test_a_shifted_model_is_trained(tmp_path, monkeypatch):
+    """From the weights of an AR model, while its attention opens; the first token behind the BOS is learnt, too."""
+    monkeypatch.setenv("ARCHE_MDLM_CACHE", str(tmp_path / "cache"))
+    save_llama(tmp_path / "ar", plain_tokenizer())
+    run(tmp_path / "ar", tmp_path / "start", shift=True)
+    texts = [f"{name} {verb} {where}." for name in ("Tim", "Sue", "Ann") for verb in ("ran", "sat", "hid")
+             for where in ("home", "to me", "red")]  # fmt: skip
+    (tmp_path / "stories.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    settings = {"data.context_length": 64, "data.validation_fraction": 0.3, "training.max_steps": 2, "training.batch_size": 4,
+                "training.eval_every": 2, "training.attention_annealing_steps": 2}  # fmt: skip
+    line = [
+        "--preset",
+        "quickstart-mdlm",
+        "--data",
+        str(tmp_path / "stories.jsonl"),
+        "--init_from",
+        str(tmp_path / "start"),
+    ]
+    line += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    assert train.main([*line, "--output_dir", str(tmp_path / "run")]) == 0
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "final")
+    assert trained.config.prediction_offset == 1
+    assert not torch.equal(
+        trained.lm_head.weight, AutoModelForCausalLM.from_pretrained(tmp_path / "start").lm_head.weight
+    )
+    assert train.main([*line, "--layout", "windows", "--output_dir", str(tmp_path / "windows")]) == 2
+    assert not (tmp_path / "windows").exists()
+
+
 def test_what_cannot_be_converted_is_refused(tmp_path):
     tokenizer = plain_tokenizer()
     save_llama(tmp_path / "ar", tokenizer)
     GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path / "gpt2")
     (tmp_path / "empty").mkdir()
     run(tmp_path / "ar", tmp_path / "mdlm")
+    run(tmp_path / "ar", tmp_path / "shifted", shift=True)
     run(tmp_path / "ar", tmp_path / "block", diffusion="block", block_length=4)
     save_llama(tmp_path / "no-bos", plain_tokenizer(bos_token=None, eos_token="<|eos|>"), bos_token_id=None)
 
     for source, options, message in (
-        ("gpt2", {}, "is of type 'gpt2'; only type 'llama'"),
+        ("gpt2", {}, "is of type 'gpt2'; only type 'llama' can be converted, as Llama, TinyLlama and SmolLM"),
+        ("ar", {"shift": True, "diffusion": "block", "block_length": 4}, "shift=True with diffusion='block'"),
+        ("shifted", {"diffusion": "block", "block_length": 4}, "has prediction_offset=1; of the diffusion models only"),
         ("mdlm", {}, "is a masked diffusion model already"),
         ("empty", {}, "not a checkpoint: config.json is missing"),
         ("nowhere/at/all", {}, "does not exist"),

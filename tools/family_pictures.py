@@ -29,7 +29,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "uniform": {"time_conditioning": "log_snr"},
     "block": {"attention_block_length": 8},
     "uniform_block": {"attention_block_length": 8, "time_conditioning": "log_snr"},
-    "eso": {},
+    "eso": {"alpha_0": 0.5},
 }
 TOKENS, EXAMPLES = 24, 4  # of the picture of the corruption
 CANVAS, STEPS, STAGES = 48, 48, (1 / 6, 1 / 2, 5 / 6, 1)  # of the picture of the writing

@@ -80,8 +80,8 @@ class BlockCache:
     ) -> torch.Tensor:
         canvas, config = self.canvas, self.model.config
         inside = (canvas.window[rows] == block[:, None]) & canvas.attended[rows]
-        if config.prediction_offset:  # the outputs that are read run, too
-            inside = inside | cast(torch.Tensor, outputs_for(inside, canvas.attended[rows], config.prediction_offset))
+        if offset := config.prediction_offset:  # the outputs that are read run, too
+            inside = inside | cast(torch.Tensor, outputs_for(inside, canvas.attended[rows], offset))
         sight = sight_of(
             canvas.position_ids[rows], False, config.attention_block_length, config.max_position_embeddings
         )

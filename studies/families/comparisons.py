@@ -10,7 +10,7 @@ from arche_mdlm.studies.engine.intervals import Interval, ratio_interval
 def compare(models: dict[str, dict], rows: list[dict], seed: int) -> dict[str, Any]:
     """Differences in nats a token, first minus second, on the same stories, each with its interval over these.
 
-    `bounds`: of a diffusion model's bound to the lowest one. `exact`: of its exact likelihood from left to right to AR's.
+    `bounds`: of a diffusion model's bound to the lowest one. `exact`: of its exact likelihood from left to right, if it has one, to AR's.
     `own`: of the same to its own bound. `faster`: how many times as many stories a second as AR, of the slowest call to AR's
     fastest. Absent where figures are.
     """
@@ -18,7 +18,7 @@ def compare(models: dict[str, dict], rows: list[dict], seed: int) -> dict[str, A
         "bounds": _bounds(models, seed),
         "exact": _exact(models, seed),
         "own": {label: _difference(own["exact"], own["likelihood"], seed)
-                for label, own in models.items() if own["exact"] and own["likelihood"]},
+                for label, own in models.items() if _is_exact(own) and own["likelihood"]},
         "faster": _faster(models, rows),
     }  # fmt: skip
 
@@ -36,7 +36,12 @@ def _exact(models: dict[str, dict], seed: int) -> dict[str, Any]:
     twins = [own["likelihood"] for own in models.values() if not own["is_bound"] and own["likelihood"]]
     if not twins:
         return {}
-    return {label: _difference(own["exact"], twins[0], seed) for label, own in models.items() if own["exact"]}
+    return {label: _difference(own["exact"], twins[0], seed) for label, own in models.items() if _is_exact(own)}
+
+
+def _is_exact(own: dict) -> bool:
+    """Not a bound from some of many orders."""
+    return own["exact"] is not None and own["exact"]["num_orders"] is None
 
 
 def _difference(first: dict, second: dict, seed: int) -> dict:

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 import transformers
 
+from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood
+from arche_mdlm.metrics.order_likelihood import corpus_order_nll
 from arche_mdlm.metrics.policy_likelihood import corpus_policy_nll
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.pair import Arm
@@ -29,9 +31,15 @@ def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 
 def exact(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """The exact NLL of writing a token a step from left to right up to the EOS."""
+    """The exact NLL of writing a token a step from left to right up to the EOS; where the model's orders are random, a bound on it from
+    `num_orders` of them, of the whole canvas."""
     model, rows, options = _read(settings)
-    return _figures(corpus_policy_nll(model, rows, policy="left_to_right", stop_at_eos=True, **options), rows)
+    if family_of(model).order.has_ranks:
+        generator = torch.Generator().manual_seed(settings["seed"])
+        score = corpus_order_nll(model, rows, num_orders=settings["num_orders"], generator=generator, **options)
+        return _figures(score, rows) | {"num_orders": settings["num_orders"]}
+    score = corpus_policy_nll(model, rows, policy="left_to_right", stop_at_eos=True, **options)
+    return _figures(score, rows) | {"num_orders": None}
 
 
 def _read(settings: dict) -> tuple[Any, list, dict]:

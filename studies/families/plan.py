@@ -26,6 +26,7 @@ from arche_mdlm.training.models.arms import ARMS, arm_of
 from arche_mdlm.training.models.loading import context_length
 
 AR, TWIN = "AR", "twin"  # the twin's label in the report; its name as a judge
+_ORDERS = 16  # of a model that writes in random ones
 _JOBS = "arche_mdlm.studies.families.jobs"
 
 
@@ -128,7 +129,7 @@ def _likelihood_jobs(settings: Settings, label: str, arm: Arm) -> Iterator[Job]:
     if kind.has_exact_policy(model.config):
         count = min(settings.exact_stories, own["stories"])
         seconds = seconds_of(model, settings.device, count * length * length / 2)
-        few = own | {"stories": count}
+        few = own | {"stories": count, "num_orders": _ORDERS, "seed": settings.seed}
         yield Job(job_name("exact", label), "exact", f"{_JOBS}:exact", few, seconds=seconds)
 
 

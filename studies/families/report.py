@@ -89,10 +89,15 @@ def _model_cells(own: dict) -> list[str]:
         return [own["family"], "–", "–", "–"]
     error = f" ± {score['standard_error']:.4f}" if own["is_bound"] else ""
     bits = number(score["bits_per_byte"], ".4f")
-    exact = f"{own['exact']['nats_per_token']:.4f}" if own["exact"] else ("–" if own["has_exact"] else "bound only")
+    exact = _exact_cell(own["exact"]) if own["exact"] else ("–" if own["has_exact"] else "bound only")
     if not own["is_bound"]:
         exact = "its NLL"
     return [own["family"], f"{sign}{score['nats_per_token']:.4f}{error}", f"{sign}{bits}", exact]
+
+
+def _exact_cell(found: dict) -> str:
+    """From some of many orders it is a bound."""
+    return f"{'' if found['num_orders'] is None else '≤ '}{found['nats_per_token']:.4f}"
 
 
 def _speed(rate: dict | None) -> str:
@@ -129,6 +134,12 @@ def _notes(report: dict) -> list[str]:
             f"from left to right{of_twin}. That is another way to write than the bound is of, so either may be the lower one. *Bound "
             "only*: a family whose tokens are never settled has no such likelihood."
         )
+        orders = [one["num_orders"] for one in exact if one["num_orders"] is not None]
+        if orders:
+            notes.append(
+                f"**≤** in that column: of a model that writes in random orders, from {orders[0]} of them a story, seed {chosen['seed']}: a "
+                "bound on the likelihood of writing a token at a time, which falls to it with more orders; the canvas's tail is counted."
+            )
     notes.append(
         "**Stories/s**: median of the calls (slowest to fastest, where there are several), whole calls of `generate`. **Forwards**: of the "
         "model, a story. **Generative perplexity**: exp of the judge's nats a token; lower is better only while the **entropy** (nats, of "

@@ -97,7 +97,7 @@ def enumerated(alpha_0: float, row: torch.Tensor) -> float:
 @pytest.mark.parametrize("alpha_0", SHARES)
 def test_the_bound_is_that_of_all_masks_and_orders(alpha_0, antithetic):
     model = build(alpha_0)
-    found = nelbo(model, ROWS, num_samples=800, antithetic=antithetic, generator=generator(11))
+    found = nelbo(model, ROWS, num_samples=2000, antithetic=antithetic, generator=generator(2))
     for row, nats, error in zip(ROWS, *found, strict=True):
         assert float(error) < 0.25
         assert abs(float(nats) - enumerated(alpha_0, row)) < 4 * float(error) + 1e-4

@@ -10,6 +10,7 @@ from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
 from arche_mdlm.metrics.judge import load_judge
+from arche_mdlm.metrics.order_likelihood import order_nll
 from arche_mdlm.metrics.policy_likelihood import corpus_policy_nll
 from arche_mdlm.studies.engine import texts as jobs
 from arche_mdlm.studies.families import jobs as own_jobs
@@ -25,6 +26,7 @@ KINDS = {
     "mdlm": ("mdlm", {}),
     "block": ("mdlm", {"diffusion": "block", "attention_block_length": 8}),
     "uniform": ("mdlm", {"diffusion": "uniform", "time_conditioning": "log_snr"}),
+    "eso": ("mdlm", {"diffusion": "eso", "alpha_0": 0.5}),
 }
 
 
@@ -152,8 +154,8 @@ def test_block_models_write_with_their_cache_and_the_checkpoints_sampler(finishe
 
 
 @pytest.mark.filterwarnings("ignore:data has")
-def test_a_family_without_an_order_is_bound_only(place, tmp_path):
-    words = ["--models", f"u={place / 'uniform'}", f"m={place / 'mdlm'}"]
+def test_families_without_an_order_and_with_random_ones(place, tmp_path):
+    words = ["--models", *(f"{name[0]}={place / name}" for name in ("uniform", "eso", "mdlm"))]
     assert run(place, tmp_path / "out", "--judge", "none", "--steps", "3", "--batch_sizes", "2", *words) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert report["models"]["u"]["exact"] is None
@@ -161,6 +163,15 @@ def test_a_family_without_an_order_is_bound_only(place, tmp_path):
     assert set(report["comparisons"]["exact"]) == set(report["comparisons"]["own"]) == {"m"}
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert [line.count("bound only") for line in text.splitlines() if line.startswith("| u | uniform")] == [1]
+    model, tokenizer = load_arm(place / "eso")
+    rows = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in TEXTS[:3]]
+    canvases = torch.full((3, LENGTH), tokenizer.pad_token_id)
+    for canvas, row in zip(canvases, rows, strict=True):
+        canvas[: len(row)] = torch.tensor(row)
+    found = order_nll(model.eval(), canvases, num_orders=16, generator=torch.Generator().manual_seed(0))
+    assert report["models"]["e"]["exact"]["nats"] == pytest.approx(found.importance_weighted.tolist(), rel=1e-5)
+    assert [line.split(" | ")[4][:2] for line in text.splitlines() if line.startswith("| e | eso")] == ["≤ "]
+    assert "from 16 of them a story" in text
     assert "No judge." in text
     assert "give `--references FILE`" in text
 
@@ -190,7 +201,11 @@ def test_differences_are_of_the_same_stories():
             "likelihood": score([12.0, 22, 32, 42], [10] * 4),
             "exact": score([11.0, 21], [10] * 2),
         },
-        "b": {"is_bound": True, "likelihood": score([15.0, 25, 35, 45], [10] * 4), "exact": None},
+        "b": {
+            "is_bound": True,
+            "likelihood": score([15.0, 25, 35, 45], [10] * 4),
+            "exact": score([9.0, 9], [10] * 2) | {"num_orders": 4},
+        },
     }
     speeds = {"AR": {"median": 2.0, "low": 1.5, "high": 2.5, "calls": 3}, "a": {"median": 6.0, "low": 5.0, "high": 7.0, "calls": 3},
               "b": {"median": 9.0, "low": 9.0, "high": 9.0, "calls": 1}}  # fmt: skip
