@@ -1,7 +1,7 @@
 """A cache of a canvas's keys and values during a block: a step then runs only the block's positions."""
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -81,7 +81,7 @@ class BlockCache:
         canvas, config = self.canvas, self.model.config
         inside = (canvas.window[rows] == block[:, None]) & canvas.attended[rows]
         if offset := config.prediction_offset:  # the outputs that are read run, too
-            inside = inside | cast(torch.Tensor, outputs_for(inside, canvas.attended[rows], offset))
+            inside = inside | outputs_for(inside, canvas.attended[rows], offset)
         sight = sight_of(
             canvas.position_ids[rows], False, config.attention_block_length, config.max_position_embeddings
         )
