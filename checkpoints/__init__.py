@@ -7,6 +7,8 @@ FOLDER = Path(__file__).parent
 SHIPPED = {
     "mdlm": "mdlm-tinystories-mini",
     "ar": "ar-tinystories-mini",
+    "uniform": "uniform-tinystories-mini",
+    "block": "block-tinystories-mini",
 }
 PAIR = ("mdlm", "ar")  # the two that are compared by default: masked diffusion and its autoregressive twin
 

@@ -21,6 +21,7 @@ NOISE_OBJECTIVES = {
     "uniform": ("nelbo", "converted", "resampled"),
 }
 OBJECTIVES = tuple(dict.fromkeys([name for names in NOISE_OBJECTIVES.values() for name in names] + ["next_token"]))
+LARGEST_TEMPERATURE = 0.02  # of the curriculum: above it the latents that are not drawn have a weight
 LONG_DOCUMENTS = ("drop", "chunk")
 
 
@@ -74,6 +75,11 @@ class TrainingSettings:
     given_share: float = (
         0.0  # of the rows of a diffusion arm: a prefix or other positions are given, as a prompt or text with gaps is
     )
+    # Of uniform noise on the whole canvas: so many first steps read Gaussian latents (Duo's curriculum), whose temperature goes from
+    # the first to the second number geometrically; times are such that alpha is within the window.
+    curriculum_steps: int | None = None
+    curriculum_tau: tuple[float, float] = (1e-3, 1e-3)
+    curriculum_alpha: tuple[float, float] = (0.049, 0.945)
     max_steps: int = 1000
     batch_size: int = 16
     accumulation: int = 1
@@ -105,6 +111,13 @@ class TrainingSettings:
     keep_checkpoints: int = 2
     log_every: int = 20
     seed: int = 0
+
+    def curriculum_temperature(self, step: int) -> float | None:
+        """tau of a step (0-based); None where the curriculum is over, or there is none."""
+        if self.curriculum_steps is None or step >= self.curriculum_steps:
+            return None
+        first, last = self.curriculum_tau
+        return first * (last / first) ** (step / max(1, self.curriculum_steps - 1))
 
 
 @dataclass(frozen=True)
@@ -198,6 +211,7 @@ def validate(preset: Preset) -> None:
     low, high = training.time_window
     if not 0 <= low < high <= 1:
         raise ValueError(f"training.time_window={[low, high]} must be two numbers, 0 <= low < high <= 1")
+    _check_curriculum(training)
     for steps in training.branches:
         _in_range("training.branches", steps, 1, math.inf)
     if training.branches and training.schedule != "warmup_stable_decay":
@@ -224,7 +238,8 @@ _RANGES: dict[str, dict[str, tuple]] = {
     "training": {
         **dict.fromkeys(
             ("max_steps", "batch_size", "accumulation", "eval_every", "save_every", "log_every", "eval_samples",
-             "eval_rows", "keep_checkpoints", "attention_annealing_steps", "length_multiple", "length_pool"), (1, math.inf)
+             "eval_rows", "keep_checkpoints", "attention_annealing_steps", "length_multiple", "length_pool", "curriculum_steps"),
+            (1, math.inf),
         ),
         **dict.fromkeys(("warmup_steps", "weight_decay", "seed"), (0, math.inf)),
         **dict.fromkeys(("min_lr_ratio", "short_canvas_share", "given_share"), (0, 1)),
@@ -233,6 +248,15 @@ _RANGES: dict[str, dict[str, tuple]] = {
         "decay_share": (0, 1, False),
     },
 }  # fmt: skip
+
+
+def _check_curriculum(training: TrainingSettings) -> None:
+    """ValueError for temperatures or a window that cannot be."""
+    for tau in training.curriculum_tau:
+        _in_range("training.curriculum_tau", tau, 0, LARGEST_TEMPERATURE, False)
+    low, high = training.curriculum_alpha
+    if not 0 < low < high < 1:
+        raise ValueError(f"training.curriculum_alpha={[low, high]} must be two numbers, 0 < low < high < 1")
 
 
 def _in_range(name: str, value: float | None, low: float, high: float, least: bool = True, most: bool = True) -> None:
@@ -269,6 +293,12 @@ def check_family(preset: Preset) -> None:
         raise ValueError(
             "data.layout='windows' does not go with model.config.prediction_offset=1: a window begins with no BOS, and its first token has "
             "none before it to be predicted from; use 'rows' or 'packed'"
+        )
+    training = preset.training
+    if training.curriculum_steps is not None and (diffusion, training.objective) != ("uniform", "nelbo"):
+        raise ValueError(
+            f"training.curriculum_steps={training.curriculum_steps} needs model.config.diffusion='uniform' and "
+            f"training.objective='nelbo', not {diffusion!r} and {training.objective!r}"
         )
     allowed = NOISE_OBJECTIVES[NOISES[diffusion]]
     if preset.training.objective not in allowed:

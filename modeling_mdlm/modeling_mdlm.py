@@ -20,6 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .checks_mdlm import check_inputs
 from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
+from .gaussian_mdlm import embed
 from .generation_mdlm import MDLMGenerationMixin
 from .head_loss_mdlm import module_loss
 from .last_layer_mdlm import CACHE_ARGUMENT, last_layer
@@ -99,6 +100,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         positions: torch.Tensor | None = None,
         sight: Sight | Pairs | torch.Tensor | None = None,
         block_cache: Any = None,
+        mixture_ids: torch.Tensor | None = None,
+        mixture_weights: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Hidden states of a canvas, or of some of its positions.
@@ -117,6 +120,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
                 documents that `position_ids` tell, and the blocks of `attention_block_length`; with `diffusion="eso"`, given tokens from
                 left to right, then masked ones. Where it is given, `position_ids` and blocks count for nothing.
             block_cache (*optional*): what `BlockCache` hands to the layers.
+            mixture_ids, mixture_weights (`torch.Tensor`, (B, L, K), *optional*): the means of the embeddings of K tokens are read
+                in place of those of `input_ids`.
 
         Returns:
             `BaseModelOutput` with `last_hidden_state` of shape (B, L, hidden_size), or (N, hidden_size) at N `positions`:
@@ -146,7 +151,7 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
+            inputs_embeds = embed(self.embed_tokens, input_ids, mixture_ids, mixture_weights)
         if self.config.time_conditioning != "none":
             inputs_embeds = inputs_embeds + embed_times(
                 self.time_embedding, self.config, timesteps, inputs_embeds.dtype

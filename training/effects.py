@@ -10,11 +10,21 @@ def without_effect(preset: Preset, explicit: Collection[str], fine_tuned: bool) 
     """A note for each key of the command line without effect in this run."""
     training, data = preset.training, preset.data
     diffusion, rows = arm_of_architecture(preset.model.architecture) is DIFFUSION, data.layout == "rows"
+    curriculum = training.curriculum_steps is not None
     an_ar_arm, no_rows = "an AR arm", f"data.layout={data.layout!r}"
     without = {
         "training.time_sampling": (diffusion, an_ar_arm),
         "training.time_window": (diffusion, an_ar_arm),
         "training.given_share": (diffusion, an_ar_arm),
+        "training.curriculum_steps": (diffusion, an_ar_arm),
+        "training.curriculum_tau": (
+            diffusion and curriculum,
+            "training.curriculum_steps=null" if diffusion else an_ar_arm,
+        ),
+        "training.curriculum_alpha": (
+            diffusion and curriculum,
+            "training.curriculum_steps=null" if diffusion else an_ar_arm,
+        ),
         "training.length_multiple": (diffusion and rows, no_rows if diffusion else an_ar_arm),
         "training.short_canvas_share": (diffusion and rows, no_rows if diffusion else an_ar_arm),
         "training.eval_samples": (diffusion, an_ar_arm),
@@ -29,4 +39,15 @@ def without_effect(preset: Preset, explicit: Collection[str], fine_tuned: bool) 
     }
     return [
         f"note: {key} has no effect with {why}" for key, (has, why) in without.items() if key in explicit and not has
+    ]
+
+
+def about_the_loss(preset: Preset) -> list[str]:
+    """A note where the loss that training logs is not what the objective's name says."""
+    steps = preset.training.curriculum_steps
+    if steps is None or arm_of_architecture(preset.model.architecture) is not DIFFUSION:
+        return []
+    return [
+        f"note: the training loss of the first {steps} steps (training.curriculum_steps) is no bound and has another scale than "
+        "that of later steps; validation is the NELBO throughout"
     ]

@@ -18,7 +18,7 @@ from arche_mdlm.configuration.presets import (
     preset_from_dict,
 )
 from arche_mdlm.training.data.corpus import source_hashes
-from arche_mdlm.training.effects import without_effect
+from arche_mdlm.training.effects import about_the_loss, without_effect
 from arche_mdlm.training.files.checkpointing import list_checkpoints, read_state, step_of
 from arche_mdlm.training.files.output_folder import check_output_dir
 from arche_mdlm.training.launcher import apply_launcher, asks_for_cpu
@@ -74,6 +74,7 @@ def make_plan(request: TrainingRequest) -> TrainingPlan:
     preset, notes = apply_launcher(preset, changes)
     preset, of_the_machine = _precision_of_the_machine(preset, changes)
     notes += [*of_the_machine, *without_effect(preset, changes, request.init_from is not None)]
+    notes += about_the_loss(preset)
     if request.init_from and "data.tokenizer" in changes:
         raise ValueError("data.tokenizer cannot be set with --init_from: the tokenizer is that of the checkpoint")
     start = _start(request, output_dir, preset.training)

@@ -159,8 +159,15 @@ class Uniform(Corruption):
         return self.tokens_of(torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device))
 
     def tokens_of(self, uniform: torch.Tensor) -> torch.Tensor:
-        drawn = (uniform * self.num_tokens).long()
-        return drawn + (drawn >= self.mask_token_id)
+        return self.token_at((uniform * self.num_tokens).long())
+
+    def token_at(self, index: torch.Tensor) -> torch.Tensor:
+        """The tokens of numbers from 0 to V - 1, of their shape."""
+        return index + (index >= self.mask_token_id)
+
+    def index_of(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The inverse of `token_at`."""
+        return tokens - (tokens > self.mask_token_id).long()
 
     def labelled(self, changed: torch.Tensor, open: torch.Tensor, objective: str) -> torch.Tensor:
         return changed if objective == "resampled" else open

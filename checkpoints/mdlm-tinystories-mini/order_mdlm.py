@@ -25,6 +25,8 @@ class Corrupted(NamedTuple):
     loss_weights: torch.Tensor | None  # (B,) or as input_ids; None: the model's own
     position_ids: torch.Tensor | None = None  # as input_ids, where positions are not counted from 0
     sight: torch.Tensor | None = None  # (B, 4, N), of N inputs; None: what the model's configuration says
+    mixture_ids: torch.Tensor | None = None  # (B, L, K), where the model reads means of the embeddings of K tokens
+    mixture_weights: torch.Tensor | None = None  # (B, L, K)
 
     def inputs(self) -> dict[str, torch.Tensor]:
         """Those that are there, by name."""

@@ -294,6 +294,23 @@ def test_averaged_weights_are_saved_and_resumed(whole, arguments, tmp_path, monk
     assert_same_run(tmp_path / "run", tmp_path / "ema")
 
 
+UNIFORM = {
+    "model__config__diffusion": "uniform",
+    "model__config__time_conditioning": "log_snr",
+    "training__objective": "nelbo",
+}
+
+
+def test_a_curriculum_resumes_bit_for_bit(arguments, tmp_path, capsys):
+    """Stopped within it: the temperature is a function of the step."""
+    own = UNIFORM | {"training__curriculum_steps": 6, "training__curriculum_tau": [0.02, 0.001]}
+    assert train.main(arguments("mdlm", output_dir=tmp_path / "whole", **own)) == 0
+    assert "the first 6 steps (training.curriculum_steps) is no bound" in capsys.readouterr().err
+    assert train.main(arguments("mdlm", "--stop_after", "3", **own)) == 0
+    assert train.main(arguments("mdlm", "--resume", **own)) == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 # --- fine-tuning ------------------------------------------------------------------------------------------------------
 
 

@@ -58,7 +58,7 @@ class StepBatches(Dataset):
         rows = [dict(zip(chosen, values, strict=True)) for values in zip(*chosen.values(), strict=True)]
         length = self.arm.canvas_length(plan.canvas_length, max(len(row["input_ids"]) for row in rows))
         canvas = lay_out(rows, length, self.pad_token_id, self.planner.leading_bos)
-        inputs = self.arm.inputs(canvas, self.settings, self.config, self._generator(step))
+        inputs = self.arm.inputs(canvas, self.settings, self.config, self._generator(step), step)
         supervised = self.arm.targets(inputs["labels"]) != -100
         # Not the plan's count: a packed row holds a BOS for each of its documents.
         num_real_tokens = int((canvas.real & canvas.maskable).sum())

@@ -14,6 +14,7 @@ from arche_mdlm.block_cache_mdlm import BlockCache
 from arche_mdlm.configuration.presets import TrainingSettings
 from arche_mdlm.configuration_mdlm import MDLMConfig
 from arche_mdlm.family_mdlm import family_of
+from arche_mdlm.gaussian_mdlm import relaxed_batch
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, corpus_nelbo, corpus_nll
 from arche_mdlm.training.batches.batching import Canvas, draw_given
 from arche_mdlm.training.models.fused_head import fuse_head, next_tokens
@@ -60,9 +61,14 @@ class Arm(ABC):
 
     @abstractmethod
     def inputs(
-        self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
+        self,
+        canvas: Canvas,
+        settings: TrainingSettings,
+        config: PreTrainedConfig,
+        generator: torch.Generator,
+        step: int,
     ) -> dict[str, Any]:
-        """Keyword arguments of forward for a global batch of clean rows, with `labels` (B, L)."""
+        """Keyword arguments of forward for the global batch of a step, from its clean rows, with `labels` (B, L)."""
 
     @abstractmethod
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
@@ -151,15 +157,25 @@ class DiffusionArm(Arm):
         return planned
 
     def inputs(
-        self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
+        self,
+        canvas: Canvas,
+        settings: TrainingSettings,
+        config: PreTrainedConfig,
+        generator: torch.Generator,
+        step: int,
     ) -> dict[str, Any]:
         family, stratified = family_of(config), settings.time_sampling == "stratified"
         open = canvas.maskable
         if settings.given_share:
             open = open & ~draw_given(canvas.real, settings.given_share, generator)
-        corrupted = family.corrupt(
-            canvas.input_ids, open, settings.objective, generator, stratified, settings.time_window
-        )
+        if (temperature := settings.curriculum_temperature(step)) is not None:
+            corrupted = relaxed_batch(
+                canvas.input_ids, open, family, temperature, settings.curriculum_alpha, generator, stratified
+            )
+        else:
+            corrupted = family.corrupt(
+                canvas.input_ids, open, settings.objective, generator, stratified, settings.time_window
+            )
         inputs: dict[str, Any] = corrupted.inputs()
         if family.corruption.tells_noise:  # else objectives differ by their weights
             inputs["objective"] = settings.objective
@@ -228,7 +244,12 @@ class AutoregressiveArm(Arm):
         return longest
 
     def inputs(
-        self, canvas: Canvas, settings: TrainingSettings, config: PreTrainedConfig, generator: torch.Generator
+        self,
+        canvas: Canvas,
+        settings: TrainingSettings,
+        config: PreTrainedConfig,
+        generator: torch.Generator,
+        step: int,
     ) -> dict[str, Any]:
         learnt = canvas.real & canvas.maskable
         return {"input_ids": canvas.input_ids, "labels": canvas.input_ids.masked_fill(~learnt, -100)}
