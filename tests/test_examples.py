@@ -43,7 +43,7 @@ def documented(module: str, name: str):
 @pytest.mark.parametrize(("module", "name"), pairs(ENTRIES))
 def test_an_example_runs(module, name, monkeypatch):
     monkeypatch.chdir(ROOT)  # where the shipped pair is
-    monkeypatch.setattr(samplers_mdlm, "_SAMPLERS", dict(samplers_mdlm._SAMPLERS))
+    monkeypatch.setattr(samplers_mdlm, "_SAMPLERS", {k: dict(v) for k, v in samplers_mdlm._SAMPLERS.items()})
     text = documented(module, name).__doc__.replace("```", "")
     test = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
     assert test.examples, f"{name} lacks an example"

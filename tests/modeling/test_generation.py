@@ -237,7 +237,7 @@ def test_forwards_are_counted_and_idle_rows_are_not_run(tiny_mdlm):
 
 
 def test_a_sampler_that_leaves_masks_open_is_finished_by_the_loop(tiny_mdlm, monkeypatch):
-    monkeypatch.setattr(samplers_mdlm, "_SAMPLERS", dict(samplers_mdlm._SAMPLERS))
+    monkeypatch.setattr(samplers_mdlm, "_SAMPLERS", {k: dict(v) for k, v in samplers_mdlm._SAMPLERS.items()})
 
     @register_sampler("idle")
     class IdleSampler(Sampler):

@@ -38,7 +38,7 @@ TINY = {
 def _own_registry():
     """The study registers its own sampler, separate from the library's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samplers_mdlm, "_SAMPLERS", dict(samplers_mdlm._SAMPLERS))
+        patch.setattr(samplers_mdlm, "_SAMPLERS", {k: dict(v) for k, v in samplers_mdlm._SAMPLERS.items()})
         yield
 
 
