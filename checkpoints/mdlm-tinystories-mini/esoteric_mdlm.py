@@ -112,7 +112,7 @@ class Esoteric(Order):
             sight = self._sight(ranks_of(scored, changed, both, uniform, attended), both)
             labelled = corruption.labelled(changed, scored.expand_as(changed), "nelbo")
             parts.append(Draws(noisy, labelled, weights, rates, torch.arange(num_samples), sight))
-        return Draws._make(torch.cat(values) for values in zip(*parts, strict=True))
+        return Draws(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     def _law(self, length: int, second: bool) -> torch.Tensor:
         """(L + 1,) probabilities of 0 to L masked positions in a draw of the bound."""

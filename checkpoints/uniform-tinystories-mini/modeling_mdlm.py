@@ -120,8 +120,9 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
                 documents that `position_ids` tell, and the blocks of `attention_block_length`; with `diffusion="eso"`, given tokens from
                 left to right, then masked ones. Where it is given, `position_ids` and blocks count for nothing.
             block_cache (*optional*): what `BlockCache` hands to the layers.
-            mixture_ids, mixture_weights (`torch.Tensor`, (B, L, K), *optional*): the means of the embeddings of K tokens are read
-                in place of those of `input_ids`.
+            mixture_ids (`torch.LongTensor`, (B, L, K), *optional*): with `mixture_weights`: the means of the embeddings of K tokens are
+                read in place of those of `input_ids`.
+            mixture_weights (`torch.Tensor`, (B, L, K), *optional*): the tokens' weights in the means.
 
         Returns:
             `BaseModelOutput` with `last_hidden_state` of shape (B, L, hidden_size), or (N, hidden_size) at N `positions`:

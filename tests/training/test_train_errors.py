@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from arche_mdlm.checkpoints import SHIPPED
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.training import run as run_module
 from arche_mdlm.training import train
@@ -265,7 +266,7 @@ def test_truncation_stops_at_the_context(finished):
         finished / "final",
         finished / "checkpoint-000002",
     ]
-    assert len(folders) == 4
+    assert len(folders) == len(SHIPPED) + 2
     for folder in folders:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         context = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
