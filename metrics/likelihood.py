@@ -134,9 +134,10 @@ def draw_nats(
     batch_size: int | str | BatchSize,
 ) -> torch.Tensor:
     """(B, S) float64, the weighted losses of the S draws of each row (B, L)."""
-    drawn = Draws(
-        *(None if parts[0] is None else torch.cat(parts).to(input_ids.device) for parts in zip(*draws, strict=True))
-    )
+    joined: list[Any] = [
+        None if parts[0] is None else torch.cat(parts).to(input_ids.device) for parts in zip(*draws, strict=True)
+    ]
+    drawn = Draws(*joined)
     counts = torch.tensor([len(part.noisy) for part in draws], device=input_ids.device)
     rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(counts)
     estimates = torch.empty(len(rows), dtype=torch.float64)
@@ -145,7 +146,8 @@ def draw_nats(
 
     def score(part: range) -> torch.Tensor:
         where = slice(part.start, part.stop)
-        part_of_draws = Draws(*(None if values is None else values[where] for values in drawn))
+        chosen: list[Any] = [None if values is None else values[where] for values in drawn]
+        part_of_draws = Draws(*chosen)
         return _nats(model, input_ids[rows[where]], attention_mask[rows[where]], part_of_draws).cpu()
 
     with evaluating(model):
