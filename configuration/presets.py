@@ -16,6 +16,7 @@ ARCHITECTURES = ("mdlm", "llama", "gpt2")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 # The noise of each family that `model.config.diffusion` names, and the objectives that go with a noise.
 NOISES = {"masked": "masked", "block": "masked", "uniform": "uniform", "uniform_block": "uniform", "eso": "masked"}
+WHOLE_CANVAS = ("masked", "uniform")  # families in which every position sees all
 NOISE_OBJECTIVES = {
     "masked": ("nelbo", "low_variance", "masked_mean"),
     "uniform": ("nelbo", "converted", "resampled"),
@@ -317,10 +318,10 @@ def check_annealing(training: TrainingSettings, architecture: str, config: dict[
     setting = f"training.attention_annealing_steps={steps}"
     if architecture != "mdlm":
         raise ValueError(f"{setting} is for model.architecture='mdlm': {architecture!r} stays causal")
-    if diffusion.endswith("block"):
+    if diffusion not in WHOLE_CANVAS:
         raise ValueError(
-            f"{setting} does not go with model.config.diffusion={diffusion!r}, whose blocks say who sees whom; it is for "
-            + ", ".join(repr(name) for name in NOISES if not name.endswith("block"))
+            f"{setting} does not go with model.config.diffusion={diffusion!r}, whose order says who sees whom; it is for "
+            + ", ".join(WHOLE_CANVAS)
         )
     if attention.startswith("flash"):
         raise ValueError(

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.configuration.presets import TrainingSettings, check_annealing, load_preset
+from arche_mdlm.configuration.presets import WHOLE_CANVAS, TrainingSettings, check_annealing, load_preset
+from arche_mdlm.family_mdlm import FAMILIES
+from arche_mdlm.order_mdlm import Whole
 from arche_mdlm.sight_mdlm import sight_from
 from arche_mdlm.training import train
 from arche_mdlm.training.batches.annealing import annealed_sight, opened_share
@@ -210,7 +212,8 @@ def test_a_run_resumed_while_attention_opens_is_the_uninterrupted_one(line, tmp_
     ("preset", "changes", "message"),
     [
         ("mini-ar", {}, "is for model.architecture='mdlm': 'llama' stays causal"),
-        ("mini-block", {}, "does not go with model.config.diffusion='block'.*it is for 'masked', 'uniform'"),
+        ("mini-block", {}, "does not go with model.config.diffusion='block'.*it is for masked, uniform"),
+        ("mini-eso", {}, "does not go with model.config.diffusion='eso'"),
         ("mini-uniform_block", {}, "does not go with model.config.diffusion='uniform_block'"),
         ("mini-mdlm", {"training.max_steps": 5}, "is more than training.max_steps=5: attention would never be full"),
     ],
@@ -220,6 +223,11 @@ def test_where_attention_cannot_open_it_is_refused(preset, changes, message):
         load_preset(preset, {"training.attention_annealing_steps": 10, **changes})
     with pytest.raises(ValueError, match="training.attention_annealing_steps=0 must be at least 1"):
         load_preset("mini-mdlm", {"training.attention_annealing_steps": 0})
+
+
+def test_it_is_for_the_families_of_the_whole_canvas():
+    config = MDLMConfig(vocab_size=40, mask_token_id=3, attention_block_length=4)
+    assert [name for name, (_, order) in FAMILIES.items() if order(config) == Whole()] == list(WHOLE_CANVAS)
 
 
 def test_an_attention_without_a_mask_of_pairs_is_refused():
