@@ -1,8 +1,9 @@
 """Comparable likelihoods: exact NLL of an AR model, NELBO of a masked diffusion model, in nats."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -114,15 +115,22 @@ def nelbo_of_seeds(
     _check_draws(num_samples, antithetic)
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
     scored = _scored(input_ids, attention_mask, model.config)
-    family, attended = family_of(model), attention_mask.bool()
-    draws = [
-        family.bound_draws(
-            input_ids[row].cpu(), scored[row].cpu(), attended[row].cpu(), num_samples, antithetic, torch.Generator().manual_seed(seed)
-        )
-        for row, seed in enumerate(seeds)
-    ]  # fmt: skip
+    draw = partial(family_of(model).bound_draws, num_samples=num_samples, antithetic=antithetic)
+    draws = draws_of_rows(draw, input_ids, scored, attention_mask, seeds)
     estimates = draw_nats(model, input_ids, attention_mask, draws, num_samples, batch_size)
     return Likelihood(estimates.mean(1), _standard_error(estimates, paired=antithetic != "none"))
+
+
+def draws_of_rows(
+    draw: Callable[..., Draws],
+    input_ids: torch.Tensor,
+    scored: torch.Tensor,
+    attention_mask: torch.Tensor,
+    seeds: list[int],
+) -> list[Draws]:
+    """Of each row (L,) of (B, L), `draw(tokens, scored, attended, generator=...)`, made on the CPU from the row's own seed."""
+    rows = zip(input_ids.cpu(), scored.cpu(), attention_mask.bool().cpu(), seeds, strict=True)
+    return [draw(*row, generator=torch.Generator().manual_seed(seed)) for *row, seed in rows]
 
 
 def draw_nats(

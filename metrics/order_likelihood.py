@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from arche_mdlm.esoteric_mdlm import Esoteric
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, _canvases, _check_rows, _summary
-from arche_mdlm.metrics.likelihood import _checked_clean, _scored, draw_nats
+from arche_mdlm.metrics.likelihood import _checked_clean, _scored, draw_nats, draws_of_rows
 
 
 class OrderLikelihood(NamedTuple):
@@ -77,13 +78,8 @@ def order_nll(
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
     scored = _scored(input_ids, attention_mask, model.config)
     seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
-    draws = [
-        order.orders(
-            input_ids[row].cpu(), scored[row].cpu(), attention_mask[row].bool().cpu(), family_of(model).corruption,
-            num_orders, torch.Generator().manual_seed(seed),
-        )
-        for row, seed in enumerate(seeds)
-    ]  # fmt: skip
+    draw = partial(order.orders, corruption=family_of(model).corruption, num_orders=num_orders)
+    draws = draws_of_rows(draw, input_ids, scored, attention_mask, seeds)
     nats = draw_nats(model, input_ids, attention_mask, draws, num_orders, batch_size)
     return OrderLikelihood(nats.mean(1), math.log(num_orders) - (-nats).logsumexp(1))
 

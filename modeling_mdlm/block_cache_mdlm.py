@@ -41,10 +41,8 @@ class BlockCache:
     @staticmethod
     def is_exact(config: MDLMConfig) -> bool:
         """Whether the cache of blocks changes nothing for a model of this configuration."""
-        told = (
-            config.time_conditioning != "none" and not family_of(config).corruption.tells_noise
-        )  # a time of the whole canvas
-        return config.attention_block_length is not None and not told
+        told_one_time = config.time_conditioning != "none" and not family_of(config).corruption.tells_noise
+        return config.attention_block_length is not None and not told_one_time
 
     def states(
         self, rows: torch.Tensor, block: torch.Tensor, where: torch.Tensor, times: dict[str, torch.Tensor]

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from .corruption_mdlm import Corruption
-from .order_mdlm import Corrupted, Draws, Order, beside_clean, doubled, sample_timesteps
+from .order_mdlm import Corrupted, Draws, Order, beside_clean, doubled, ranked, sample_timesteps, stratified
 from .schedule_mdlm import NoiseSchedule, ScaledSchedule
 from .sight_mdlm import Sight, sight_beside_clean
 
@@ -221,13 +221,6 @@ def stratified_sets(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(counts (S,), orders (S, L)): how many of L positions are chosen, by a law (L + 1,) and stratified over the draws, and
     random orders of the L, of which the last ones are. `antithetic` as in `Order.bound_draws`."""
-    strata = num_samples if antithetic == "none" else (num_samples + 1) // 2
-    u = (torch.arange(strata) + torch.rand(1, generator=generator, dtype=torch.float64)) / strata
-    if antithetic != "none":
-        u = torch.stack([u, 1 - u], dim=1).flatten()[:num_samples]
-    length = len(law) - 1
+    length, u = len(law) - 1, stratified(num_samples, antithetic, generator)
     counts = torch.searchsorted(law.cumsum(0), u, right=True).clamp(max=length)
-    order = torch.rand(num_samples, length, generator=generator).argsort(-1).argsort(-1)
-    if antithetic == "complement":
-        order[1::2] = length - 1 - order[::2]
-    return counts, order
+    return counts, ranked(num_samples, length, antithetic, generator)[1]

@@ -19,9 +19,8 @@ class Corrupted(NamedTuple):
 
     input_ids: torch.Tensor  # (B, L), noise where corrupted
     labels: torch.Tensor  # (B, L), the clean token where there is a loss, -100 elsewhere
-    timesteps: (
-        torch.Tensor | None
-    )  # (B,); as input_ids where each position is told its own; None where a row has several
+    # (B,); as input_ids where each position is told its own; None where a row has several
+    timesteps: torch.Tensor | None
     loss_weights: torch.Tensor | None  # (B,) or as input_ids; None: the model's own
     position_ids: torch.Tensor | None = None  # as input_ids, where positions are not counted from 0
     sight: torch.Tensor | None = None  # (B, 4, N), of N inputs; None: what the model's configuration says
@@ -160,18 +159,10 @@ class Whole(Order):
     ) -> Draws:
         positions = scored.nonzero()[:, 0]
         length, least = len(positions), corruption.least_changed
-        strata = num_samples if antithetic == "none" else (num_samples + 1) // 2
-        offset = torch.rand(1, generator=generator, dtype=torch.float64)
-        u = (torch.arange(strata) + offset) / strata
+        u = stratified(num_samples, antithetic, generator)
         counts = (u * (length + 1 - least)).long().clamp(max=length - least) + least
-        if antithetic != "none":
-            counts = torch.stack([counts, length + least - counts], dim=1).flatten()[:num_samples]
         # Ranks among the row's own positions only: where padding stands changes nothing.
-        uniform = torch.rand(num_samples, length, generator=generator)
-        ranks = uniform.argsort(-1).argsort(-1)
-        if antithetic == "complement":
-            ranks[1::2] = length - 1 - ranks[::2]
-            uniform[1::2] = 1 - uniform[::2]
+        uniform, ranks = ranked(num_samples, length, antithetic, generator)
         rates = corruption.stratum_rates(counts, uniform)
         weights = corruption.stratum_weights(counts, rates, length)
         changed = torch.zeros(num_samples, len(scored), dtype=torch.bool)
@@ -259,6 +250,24 @@ class Blocks(Order):
         self, noisy: torch.Tensor, clean: torch.Tensor, attended: torch.Tensor, sight: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         return doubled(noisy, clean, attended, sight_beside_clean(real_positions(attended) // self.block_length))
+
+
+def stratified(num_samples: int, antithetic: str, generator: torch.Generator) -> torch.Tensor:
+    """(S,) float64 numbers in [0, 1], one in each of S equal parts; if `antithetic`, one in each of S / 2 parts, and its 1 - u behind it."""
+    strata = num_samples if antithetic == "none" else (num_samples + 1) // 2
+    u = (torch.arange(strata) + torch.rand(1, generator=generator, dtype=torch.float64)) / strata
+    return u if antithetic == "none" else torch.stack([u, 1 - u], dim=1).flatten()[:num_samples]
+
+
+def ranked(
+    num_samples: int, length: int, antithetic: str, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random numbers (S, L) in [0, 1) and their ranks; with `"complement"` a draw of a pair has the other's in reverse."""
+    uniform = torch.rand(num_samples, length, generator=generator)
+    ranks = uniform.argsort(-1).argsort(-1)
+    if antithetic == "complement":
+        uniform[1::2], ranks[1::2] = 1 - uniform[::2], length - 1 - ranks[::2]
+    return uniform, ranks
 
 
 def beside_clean(values: torch.Tensor, of_clean: float, width: int) -> torch.Tensor:

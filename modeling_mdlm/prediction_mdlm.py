@@ -6,7 +6,7 @@ Only the rows and positions that are asked for are run, and the logits of a few 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -15,7 +15,6 @@ from transformers.generation import LogitsProcessorList
 from .block_cache_mdlm import BlockCache
 from .canvas_mdlm import Canvas, Draft, Proposal, model_inputs
 from .compiling_mdlm import is_compiled
-from .corruption_mdlm import Uniform
 from .head_loss_mdlm import is_plain
 from .noise_mdlm import block_sums, inverse_cdf, two_largest
 from .processors_mdlm import AnnealedTemperature
@@ -157,14 +156,14 @@ class Predictor:
             other = self._states(inputs, elsewhere, told)
         self.canvas.num_forwards[run] += 1 if other is None else 2
         owner, column = where.nonzero().unbind(1)
-        standing, levels = None, torch.zeros(0)
-        if not getattr(self.canvas.corruption, "leave_one_out", True):
-            standing, levels = self.canvas.tokens[run][where], told["timesteps"][where]
         tokens, early = self.canvas.tokens[run], self.canvas.is_early(run[owner], column)
+        own_token = None
+        if self.canvas.corruption.sees_own_token:
+            own_token = tokens[where], self.canvas.schedule.mask_rate(told["timesteps"][where])
         for part in self._parts(len(states)):
             raw = self._logits(states[part], 0)
-            if standing is not None:
-                raw = self._without_own_token(raw, standing[part], levels[part])
+            if own_token is not None:
+                raw = self.canvas.corruption.without_own_token(raw, *(values[part] for values in own_token))
             if other is not None and self.guidance is not None:
                 raw = self.guidance.combine(raw, self._logits(other[part], 1))
             processed = self._process(raw, tokens, t, owner[part])
@@ -205,12 +204,6 @@ class Predictor:
             if isinstance(processor, AnnealedTemperature):
                 processor.times = t[owner]
         return self.processors(tokens[owner], raw.clone())  # type: ignore[arg-type]  # typed as LongTensor
-
-    def _without_own_token(self, raw: torch.Tensor, standing: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-        """Leave-one-out logits (n, V), in place, of a head that sees the tokens which stand there (n,), at times `levels` (n,)."""
-        corruption = cast(Uniform, self.canvas.corruption)
-        amounts = corruption.own_token_logit(self.canvas.schedule.mask_rate(levels))
-        return raw.scatter_add_(-1, standing[:, None], -amounts[:, None].to(raw.dtype))
 
     def _without_ends(self, processed: torch.Tensor, early: torch.Tensor) -> torch.Tensor:
         """Logits (n, V) that cannot end the text where `early` (n,) is True."""

@@ -39,23 +39,33 @@ class Sight(NamedTuple):
         document, write, read, group, span = self
 
         def sees(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-            near = write[row, key] <= read[row, query]
-            if span is not None:
-                near = near & (write[row, key] > read[row, query] - span)
-            near = near | (group[row, key] == group[row, query])
-            return (document[row, key] == document[row, query]) & near
+            queries = document[row, query], read[row, query], group[row, query]
+            return _sees(*queries, document[row, key], write[row, key], group[row, key], span)
 
         return sees
 
     def window(self, columns: torch.Tensor) -> torch.Tensor:
         """(R, W, L) bool: what the positions in `columns` (R, W) see of the L."""
-        document, write, read, group, span = self
-        here = [values.gather(1, columns)[..., None] for values in (document, read, group)]
-        near = write[:, None] <= here[1]
-        if span is not None:
-            near = near & (write[:, None] > here[1] - span)
-        near = near | (group[:, None] == here[2])
-        return (document[:, None] == here[0]) & near
+        document, read, group = (
+            values.gather(1, columns)[..., None] for values in (self.document, self.read, self.group)
+        )
+        return _sees(document, read, group, self.document[:, None], self.write[:, None], self.group[:, None], self.span)
+
+
+def _sees(
+    document: torch.Tensor,
+    read: torch.Tensor,
+    group: torch.Tensor,
+    key_document: torch.Tensor,
+    key_write: torch.Tensor,
+    key_group: torch.Tensor,
+    span: int | None,
+) -> torch.Tensor:
+    """The rule: whether queries see keys, both by their numbers."""
+    near = key_write <= read
+    if span is not None:
+        near = near & (key_write > read - span)
+    return (key_document == document) & (near | (key_group == group))
 
 
 class Pairs(NamedTuple):

@@ -121,9 +121,8 @@ def _cell(tokenizer: Any, token: int, kind: str) -> tuple[str, str]:
     if token == tokenizer.mask_token_id:
         return "", "mask"
     names = {tokenizer.bos_token_id: "BOS", tokenizer.eos_token_id: "EOS", tokenizer.pad_token_id: "pad"}
-    letters = names.get(
-        token, tokenizer.decode([token]).replace("\N{REPLACEMENT CHARACTER}", "·")
-    )  # a part of a letter
+    # A token may be a part of a letter.
+    letters = names.get(token, tokenizer.decode([token]).replace("\N{REPLACEMENT CHARACTER}", "·"))
     return letters.strip() or "↵" * ("\n" in letters) or "␣", kind
 
 

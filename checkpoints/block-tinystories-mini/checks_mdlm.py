@@ -35,8 +35,8 @@ def check_inputs(
             )
         if input_ids is None or positions is not None or model.training or is_traced(input_ids):
             return
-        masked = family_of(model.config).corruption.name == "masked"
-        if masked and not bool((input_ids == model.config.mask_token_id).any()):
+        settles = family_of(model.config).corruption.has_order  # else every position is open
+        if settles and not bool((input_ids == model.config.mask_token_id).any()):
             logger.warning_once(
                 "No position holds the mask token: the logits of a masked diffusion model say nothing where a token is "
                 "given. To score text use arche_mdlm.metrics.likelihood.nelbo."

@@ -61,7 +61,7 @@ def _masked(config: MDLMConfig) -> Corruption:
 
 
 def _uniform(config: MDLMConfig) -> Corruption:
-    return Uniform(_num_tokens(config), config.mask_token_id, config.denoiser == "leave_one_out")
+    return Uniform(_num_tokens(config), config.mask_token_id, config.denoiser == "full")
 
 
 def _whole(config: MDLMConfig) -> Order:

@@ -21,6 +21,7 @@ class Corruption(ABC):
     # Whether what is lost depends on the noise level, of which each position has its own: 0 where nothing is corrupted.
     tells_noise: ClassVar[bool]
     least_changed: ClassVar[int]  # positions changed in the first stratum of the bound
+    sees_own_token: bool = False  # whether the head's law at a position is also given the noisy token that stands there
 
     @abstractmethod
     def replacements(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -34,12 +35,13 @@ class Corruption(ABC):
     def labelled(self, changed: torch.Tensor, open: torch.Tensor, objective: str) -> torch.Tensor:
         """(B, L) bool: which positions have a loss, of those that may be corrupted (`open`) and those that are (`changed`)."""
 
-    @abstractmethod
     def loss_weights(self, objective: str, timesteps: torch.Tensor) -> torch.Tensor | None:
-        """Factors of the losses at `timesteps`, of its shape; None for those of the NELBO (`bound_weights`).
+        """Factors of the losses at `timesteps`, of its shape: 1; None for those of the NELBO (`bound_weights`).
 
         ValueError for an objective that is not one of `objectives`.
         """
+        self._check_objective(objective)
+        return None if objective == "nelbo" else torch.ones_like(timesteps)
 
     @abstractmethod
     def bound_weights(self, schedule: NoiseSchedule, timesteps: torch.Tensor) -> torch.Tensor:
@@ -60,6 +62,10 @@ class Corruption(ABC):
     ) -> TokenLoss:
         """What predictions for N positions lose, without weights: clean tokens `targets` (N,), those that stand there (`noisy`) and
         the noise levels there, 1 - alpha. ValueError for an objective that does not exist."""
+
+    def without_own_token(self, logits: torch.Tensor, standing: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
+        """Leave-one-out logits (N, V), in place, of a head that sees the tokens `standing` (N,) at noise levels `rate` (N,)."""
+        return logits
 
     @abstractmethod
     def missing_noise(self, input_ids: torch.Tensor, labelled: torch.Tensor) -> str | None:
@@ -98,10 +104,6 @@ class Masked(Corruption):
 
     def labelled(self, changed: torch.Tensor, open: torch.Tensor, objective: str) -> torch.Tensor:
         return changed
-
-    def loss_weights(self, objective: str, timesteps: torch.Tensor) -> torch.Tensor | None:
-        self._check_objective(objective)
-        return None if objective == "nelbo" else torch.ones_like(timesteps)
 
     def bound_weights(self, schedule: NoiseSchedule, timesteps: torch.Tensor) -> torch.Tensor:
         return schedule.weight(timesteps)
@@ -142,13 +144,13 @@ class Uniform(Corruption):
     Args:
         num_tokens: V, all tokens of the head but the mask.
         mask_token_id: is never noise.
-        leave_one_out: whether the head's law at a position is that given the others (the minimiser of the NELBO), or given
-            the token that stands there as well.
+        sees_own_token: whether the head's law at a position is given the token that stands there as well, or the others only,
+            which is the minimiser of the NELBO.
     """
 
     num_tokens: int
     mask_token_id: int
-    leave_one_out: bool = True
+    sees_own_token: bool = False
     name = "uniform"
     objectives = ("nelbo", "converted", "resampled")
     has_order = False
@@ -171,10 +173,6 @@ class Uniform(Corruption):
 
     def labelled(self, changed: torch.Tensor, open: torch.Tensor, objective: str) -> torch.Tensor:
         return changed if objective == "resampled" else open
-
-    def loss_weights(self, objective: str, timesteps: torch.Tensor) -> torch.Tensor | None:
-        self._check_objective(objective)
-        return None if objective == "nelbo" else torch.ones_like(timesteps)
 
     def bound_weights(self, schedule: NoiseSchedule, timesteps: torch.Tensor) -> torch.Tensor:
         return schedule.slope(timesteps)
@@ -200,15 +198,18 @@ class Uniform(Corruption):
                 "timesteps=None: with uniform noise a loss depends on the noise level; give t of each position"
             )
         if objective == "nelbo":
-            return UniformBound(
-                targets, self.mask_token_id, self.num_tokens, noisy, rate.double(), not self.leave_one_out
-            )
+            return UniformBound(targets, self.mask_token_id, self.num_tokens, noisy, rate.double(), self.sees_own_token)
         # From one denoiser to the other the logit of the token that stands there moves by log(1 + V alpha / (1 - alpha)).
-        sees = objective == "converted"
-        if sees != self.leave_one_out:
+        wanted = objective == "converted"
+        if wanted == self.sees_own_token:
             return CrossEntropy(targets, self.mask_token_id)
         amounts = self.own_token_logit(rate)
-        return CrossEntropy(targets, self.mask_token_id, noisy, amounts if sees else -amounts)
+        return CrossEntropy(targets, self.mask_token_id, noisy, amounts if wanted else -amounts)
+
+    def without_own_token(self, logits: torch.Tensor, standing: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
+        if not self.sees_own_token:
+            return logits
+        return logits.scatter_add_(-1, standing[:, None], -self.own_token_logit(rate)[:, None].to(logits.dtype))
 
     def own_token_logit(self, rate: torch.Tensor) -> torch.Tensor:
         """log(1 + V alpha / (1 - alpha)), float64, of the shape of `rate`: by so much the logit of the token that stands at a position

@@ -1,6 +1,6 @@
 """Samplers of uniform noise: all open positions hold tokens from the start, and any of them may change until the last step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -33,7 +33,7 @@ class UniformAncestralSampler(Sampler):
         greedy_tail: the last step takes the most probable token given the one that stands there, in place of a draw.
     """
 
-    corruption: Uniform | None = None
+    corruption: Uniform = field(kw_only=True)
     greedy_tail: bool = False
     options: ClassVar[tuple[str, ...]] = ("greedy_tail",)
 
@@ -42,18 +42,31 @@ class UniformAncestralSampler(Sampler):
         return {"corruption": family_of(model_config).corruption}
 
     def step(self, predict: Prediction, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
-        if self.greedy_tail and bool((s <= 0).any()):
-            return self._with_greedy_tail(predict, draft, t, s, noise)
-        stays = draft.masked & self._stays_noise(t, s, noise)
-        needed = draft.masked & ~stays
-        tokens = self._drawn(predict, draft, needed, self._moves(t, s, noise), t, noise)
-        return draft.put(needed, tokens[needed]).settle(s <= 0)
+        last = s <= 0
+        ends = draft.masked & last if self.greedy_tail else torch.zeros_like(draft.masked)
+        moved = self._move(predict, draft, draft.masked & ~ends, t, s, noise)
+        if self.greedy_tail:
+            moved = moved.put(ends, self._most_probable(predict, draft, ends, t))
+        return moved.settle(last)
 
     def finishing_time(self, t: torch.Tensor) -> torch.Tensor:
         return t
 
     def finish(self, predict: Prediction, draft: Draft, t: torch.Tensor, noise: RowNoise) -> Draft:
         return self.step(predict, draft, t, torch.zeros_like(t), noise)
+
+    def _move(
+        self,
+        predict: Prediction,
+        draft: Draft,
+        open: torch.Tensor,
+        t: torch.Tensor,
+        s: torch.Tensor,
+        noise: RowNoise,
+    ) -> Draft:
+        """The draft with the True positions of `open` (B, L) at time s, none of them settled."""
+        needed = open & ~self._stays_noise(t, s, noise)
+        return draft.put(needed, self._drawn(predict, draft, needed, self._moves(t, s, noise), t, noise))
 
     def _moves(self, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> torch.Tensor:
         """(B, L) bool: which positions, if they are noise, get a token of the denoiser."""
@@ -73,48 +86,25 @@ class UniformAncestralSampler(Sampler):
         t: torch.Tensor,
         noise: RowNoise,
     ) -> torch.Tensor:
-        """Tokens (B, L), new at `where` (B, L): that which stands there if it is clean, else one of the denoiser where `moves` (B, L),
-        else noise."""
-        proposal = self.propose(predict, where, noise, standing=draft.tokens[where])
-        assert proposal.standing is not None  # asked for
+        """A token for each of the N True positions of `where` (B, L): that which stands there if it is clean, else one of the denoiser
+        where `moves` (B, L), else noise."""
         old, rate = draft.tokens[where], self.schedule.mask_rate(t).expand_as(where)[where]
-        odds = (1 - rate) * proposal.standing * self._num_tokens / rate
+        proposal = self.propose(predict, where, noise, standing=old)
+        assert proposal.standing is not None  # asked for
+        odds = (1 - rate) * proposal.standing * self.corruption.num_tokens / rate
         clean = noise.uniform(CLEAN)[where] * (1 + odds) < odds
-        noisy = self._noise_tokens(noise)[where]
-        new = torch.where(clean, old, torch.where(moves[where], proposal.tokens, noisy))
-        return draft.tokens.masked_scatter(where, new)
+        noisy = self.corruption.tokens_of(noise.uniform(NOISE)[where])
+        return torch.where(clean, old, torch.where(moves[where], proposal.tokens, noisy))
 
-    def _with_greedy_tail(
-        self, predict: Prediction, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise
-    ) -> Draft:
-        """A step whose rows that end at alpha = 1 take the most probable token there."""
-        last = s <= 0
-        ends, goes_on = draft.masked & last, draft.masked & ~last
-        rows, standing = ends.nonzero()[:, 0], draft.tokens[ends]
-        amounts = self._own_token_logit(t)[rows, 0]
+    def _most_probable(self, predict: Prediction, draft: Draft, where: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """(N,) at the N True positions of `where` (B, L) the most probable token given the one that stands there."""
+        standing = draft.tokens[where]
+        amounts = self.corruption.own_token_logit(self.schedule.mask_rate(t).expand_as(where)[where])
 
         def process(logits: torch.Tensor, part: slice) -> torch.Tensor:
             return logits.scatter_add_(-1, standing[part, None], amounts[part, None].to(logits.dtype))
 
-        best = predict.propose(ends, None, process=process)
-        done = draft.put(ends, best.tokens)
-        needed = goes_on & ~self._stays_noise(t, s.clamp(min=1e-9), noise)
-        tokens = self._drawn(predict, draft, needed, self._moves(t, s, noise), t, noise)
-        return done.put(needed, tokens[needed]).settle(last)
-
-    @property
-    def _num_tokens(self) -> int:
-        assert self.corruption is not None  # `from_config` sets it
-        return self.corruption.num_tokens
-
-    def _own_token_logit(self, t: torch.Tensor) -> torch.Tensor:
-        assert self.corruption is not None
-        return self.corruption.own_token_logit(self.schedule.mask_rate(t))
-
-    def _noise_tokens(self, noise: RowNoise) -> torch.Tensor:
-        """(B, L) tokens, each with the same probability."""
-        assert self.corruption is not None
-        return self.corruption.tokens_of(noise.uniform(NOISE))
+        return predict.propose(where, None, process=process).tokens
 
 
 @register_sampler("psi", noise="uniform")
@@ -135,17 +125,21 @@ class PsiSampler(UniformAncestralSampler):
         if not 0 <= self.kappa <= 1:
             raise ValueError(f"kappa={self.kappa!r} must be in 0 to 1")
 
-    def step(self, predict: Prediction, draft: Draft, t: torch.Tensor, s: torch.Tensor, noise: RowNoise) -> Draft:
-        if self.greedy_tail and bool((s <= 0).any()):
-            return self._with_greedy_tail(predict, draft, t, s, noise)
-        denoised = draft.masked & (noise.uniform(ROUTE) >= self.kappa)
+    def _move(
+        self,
+        predict: Prediction,
+        draft: Draft,
+        open: torch.Tensor,
+        t: torch.Tensor,
+        s: torch.Tensor,
+        noise: RowNoise,
+    ) -> Draft:
+        denoised = open & (noise.uniform(ROUTE) >= self.kappa)
         renewed = denoised & (noise.uniform(REMASK) < self.schedule.mask_rate(s))
-        stays = draft.masked & ~denoised & self._stays_noise(t, s, noise)
-        needed = draft.masked & ~stays & ~renewed
+        needed = open & ~renewed & (denoised | ~self._stays_noise(t, s, noise))
         moves = self._moves(t, s, noise) | denoised
-        tokens = self._drawn(predict, draft, needed, moves, t, noise)
-        draft = draft.put(needed, tokens[needed])
-        return draft.put(renewed, self._noise_tokens(noise)[renewed]).settle(s <= 0)
+        moved = draft.put(needed, self._drawn(predict, draft, needed, moves, t, noise))
+        return moved.put(renewed, self.corruption.tokens_of(noise.uniform(NOISE)[renewed]))
 
 
 @register_sampler("gibbs", noise="uniform")
@@ -175,7 +169,7 @@ class GibbsSampler(UniformAncestralSampler):
             place = own.uniform(POSITION).masked_fill(~draft.masked, -1.0).argmax(-1, keepdim=True)
             where = torch.zeros_like(draft.masked).scatter_(1, place, True) & draft.masked
             renewed = where & (own.uniform(REMASK) < self.schedule.mask_rate(s))
-            draft = draft.put(renewed, self._noise_tokens(own)[renewed])
+            draft = draft.put(renewed, self.corruption.tokens_of(own.uniform(NOISE)[renewed]))
             redrawn = where & ~renewed
             proposal = self.propose(predict.after(draft, s), redrawn, own)
             draft = draft.put(redrawn, proposal.tokens)

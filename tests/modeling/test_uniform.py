@@ -94,7 +94,7 @@ def test_the_mask_is_no_token():
 @pytest.mark.parametrize("denoiser", ["leave_one_out", "full"])
 def test_the_exact_denoiser_is_where_the_objective_has_no_gradient(objective, denoiser):
     """The sum over all clean and noisy sequences of the loss's gradient in the logits is 0 there, and nowhere near."""
-    corruption, rate = Uniform(3, 3, denoiser == "leave_one_out"), 0.4
+    corruption, rate = Uniform(3, 3, sees_own_token=denoiser == "full"), 0.4
     sequences, length = LANGUAGE.sequences, LANGUAGE.length
     rates = torch.full((len(sequences), length), rate, dtype=torch.float64)
     exact = leave_one_out(LANGUAGE, sequences, rates, denoiser == "full").log()
