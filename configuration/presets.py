@@ -284,6 +284,7 @@ def check_family(preset: Preset) -> None:
     check_annealing(preset.training, preset.model.architecture, preset.model.config)
     if preset.model.architecture != "mdlm":
         return
+    _check_attention(preset)
     diffusion = preset.model.config.get("diffusion") or "masked"
     if diffusion.endswith(("block", "eso")) and preset.data.layout == "packed":
         raise ValueError(
@@ -308,10 +309,30 @@ def check_family(preset: Preset) -> None:
         )
 
 
+def _check_attention(preset: Preset) -> None:
+    """ValueError where attention would need a mask of pairs, which flash attention does not take."""
+    config, training = preset.model.config, preset.training
+    attention = str(config.get("attn_implementation") or "sdpa")
+    diffusion = config.get("diffusion") or "masked"
+    packed = preset.data.layout == "packed" and training.batch_size > 1
+    needs = {
+        f"model.config.diffusion={diffusion!r}": diffusion not in WHOLE_CANVAS,
+        f"data.layout='packed' and training.batch_size={training.batch_size}": packed,
+        f"training.attention_annealing_steps={training.attention_annealing_steps}": (
+            training.attention_annealing_steps is not None
+        ),
+    }
+    for setting, given in needs.items():
+        if given and "flash" in attention:
+            raise ValueError(
+                f"{setting} does not go with model.config.attn_implementation={attention!r}, which takes no mask of pairs: use "
+                "sdpa, eager or flex_attention"
+            )
+
+
 def check_annealing(training: TrainingSettings, architecture: str, config: dict[str, Any]) -> None:
     """ValueError where attention cannot open step by step in a model of `config`, or would not be full at the end."""
     steps, diffusion = training.attention_annealing_steps, config.get("diffusion") or "masked"
-    attention = config.get("attn_implementation") or "sdpa"
     if steps is None:
         return
     setting = f"training.attention_annealing_steps={steps}"
@@ -321,11 +342,6 @@ def check_annealing(training: TrainingSettings, architecture: str, config: dict[
         raise ValueError(
             f"{setting} does not go with model.config.diffusion={diffusion!r}, whose order says who sees whom; it is for "
             + ", ".join(WHOLE_CANVAS)
-        )
-    if attention.startswith("flash"):
-        raise ValueError(
-            f"{setting} does not go with model.config.attn_implementation={attention!r}, which takes no mask of pairs: use "
-            "sdpa, eager or flex_attention"
         )
     if steps > training.max_steps:
         raise ValueError(

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .checks_mdlm import check_inputs
+from .checks_mdlm import check_attention, check_inputs
 from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
 from .gaussian_mdlm import embed
@@ -168,6 +168,10 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             rows = position_ids.expand(inputs_embeds.shape[0], -1)
             context = self.config.max_position_embeddings
             sight = sight_of(rows, packed, self.config.attention_block_length, context)
+            by_documents = packed and self.config.attention_block_length is None
+        else:
+            by_documents = False
+        check_attention(self.config, sight, inputs_embeds.shape[0], by_documents)
         mask: Any = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,

@@ -4,8 +4,11 @@ from typing import Any
 
 import torch
 from transformers.utils import logging
+from transformers.utils.generic import is_flash_attention_requested
 
+from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
+from .sight_mdlm import Pairs, Sight
 
 logger = logging.get_logger(__name__)
 
@@ -47,6 +50,24 @@ def check_inputs(
         return
     if problem := family_of(model.config).corruption.missing_noise(input_ids, labels.ne(-100)):
         raise ValueError(problem)
+
+
+def check_attention(config: MDLMConfig, sight: Sight | Pairs | None, rows: int, by_documents: bool) -> None:
+    """ValueError where the attention backend would leave out who sees whom: flash attention takes no mask of pairs, and knows the
+    documents of one packed row only.
+
+    Args:
+        rows: in the batch.
+        by_documents: whether `sight` keeps documents apart and nothing else.
+    """
+    if sight is None or not is_flash_attention_requested(config) or (by_documents and rows == 1):
+        return
+    kind = (
+        f"the documents of {rows} packed rows apart" if by_documents else f"the mask of diffusion={config.diffusion!r}"
+    )
+    raise ValueError(
+        f"attn_implementation={config._attn_implementation!r} cannot keep {kind}: it takes no mask of pairs; use 'sdpa', 'flex_attention' or 'eager'"
+    )
 
 
 def is_traced(values: torch.Tensor) -> bool:

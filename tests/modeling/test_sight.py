@@ -5,9 +5,11 @@ import torch
 from transformers import LlamaConfig, LlamaModel
 
 from arche_mdlm import MDLMConfig, MDLMModel
+from arche_mdlm.checks_mdlm import check_attention
 from arche_mdlm.sight_mdlm import Sight, documents_of, sight_of
 
 LENGTH = 12
+SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 POSITIONS = {
     "one document": torch.arange(LENGTH)[None],
     "three documents": torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 1, 2]]),
@@ -111,8 +113,7 @@ def test_the_rule_makes_the_masks_of_the_other_families(name):
 
 def trunk(attention: str, block_length: int | None = None) -> MDLMModel:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = MDLMConfig(vocab_size=32, mask_token_id=31, attention_block_length=block_length, **sizes)
+    config = MDLMConfig(vocab_size=32, mask_token_id=31, attention_block_length=block_length, **SIZES)
     config._attn_implementation = attention
     return MDLMModel(config).eval()
 
@@ -187,3 +188,33 @@ def test_seeing_only_what_is_before_makes_a_llama_of_it():
     ids = torch.randint(0, 31, (2, 6))
     sight = Sight(*(values.expand(2, -1).contiguous() for values in causal(6)[0][:4]))
     torch.testing.assert_close(model(ids, sight=sight).last_hidden_state, llama(ids).last_hidden_state)
+
+
+@pytest.mark.parametrize("backend", ["flash_attention_2", "flash_attention_3", "kernels-community/vllm-flash-attn3"])
+@pytest.mark.parametrize(
+    ("changes", "inputs", "kind"),
+    [
+        ({"diffusion": "block", "attention_block_length": 4}, {}, "the mask of diffusion='block'"),
+        ({"diffusion": "eso"}, {}, "the mask of diffusion='eso'"),
+        ({}, {"sight": torch.ones(1, 12, 12, dtype=torch.bool).tril()}, "the mask of diffusion='masked'"),
+        ({}, {"position_ids": POSITIONS["three documents"].expand(2, -1)}, "the documents of 2 packed rows"),
+    ],
+    ids=["block", "eso", "pairs", "packed"],
+)
+def test_flash_attention_which_would_leave_the_mask_out_is_refused(backend, changes, inputs, kind):
+    model = MDLMModel(MDLMConfig(vocab_size=32, mask_token_id=31, **SIZES, **changes))
+    model(torch.randint(0, 31, (2, 12)), **inputs)
+    model.config._attn_implementation = backend
+    with pytest.raises(ValueError, match=f"attn_implementation='{backend}' cannot keep {kind}"):
+        model(torch.randint(0, 31, (2, 12)), **inputs)
+
+
+def test_flash_attention_keeps_the_documents_of_one_row():
+    """transformers reads them off the positions of a single row."""
+    sight = sight_of(POSITIONS["three documents"], True, None)
+    config = MDLMConfig(vocab_size=32, mask_token_id=31)
+    config._attn_implementation = "flash_attention_2"
+    check_attention(config, sight, 1, True)
+    check_attention(config, None, 2, False)
+    with pytest.raises(ValueError, match="documents of 2 packed rows"):
+        check_attention(config, sight, 2, True)

@@ -1,13 +1,14 @@
 """Attention that opens from causal to full: masks, shares, backends, packed rows, resuming, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import datasets
 import pytest
 import torch
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.configuration.presets import WHOLE_CANVAS, TrainingSettings, check_annealing, load_preset
+from arche_mdlm.configuration.presets import WHOLE_CANVAS, check_family, load_preset
 from arche_mdlm.family_mdlm import FAMILIES
 from arche_mdlm.order_mdlm import Whole
 from arche_mdlm.sight_mdlm import sight_from
@@ -230,13 +231,24 @@ def test_it_is_for_the_families_of_the_whole_canvas():
     assert [name for name, (_, order) in FAMILIES.items() if order(config) == Whole()] == list(WHOLE_CANVAS)
 
 
-def test_an_attention_without_a_mask_of_pairs_is_refused():
-    with pytest.raises(
-        ValueError, match="attn_implementation='flash_attention_2', which takes no mask of pairs: use sdpa"
-    ):
-        check_annealing(
-            TrainingSettings(attention_annealing_steps=2), "mdlm", {"attn_implementation": "flash_attention_2"}
-        )
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"training.attention_annealing_steps": 2}, "training.attention_annealing_steps=2"),
+        ({"data.layout": "packed"}, "data.layout='packed' and training.batch_size=16"),
+        ({"model.config.diffusion": "eso"}, "model.config.diffusion='eso'"),
+        ({"model.config.diffusion": "block", "model.config.attention_block_length": 4}, "model.config.diffusion='block'"),
+    ],
+)  # fmt: skip
+def test_an_attention_without_a_mask_of_pairs_is_refused(changes, setting):
+    def flash(preset):
+        config = preset.model.config | {"attn_implementation": "flash_attention_2"}  # not installed here
+        return replace(preset, model=replace(preset.model, config=config))
+
+    check_family(flash(load_preset("mini-mdlm")))
+    check_family(flash(load_preset("mini-mdlm", {"data.layout": "packed", "training.batch_size": 1})))
+    with pytest.raises(ValueError, match=f"{setting} does not go with model.config.attn_implementation='flash_att"):
+        check_family(flash(load_preset("mini-mdlm", changes)))
 
 
 def test_a_block_model_to_be_tuned_is_refused_before_data_is_read(tmp_path, tiny_config, tokenizer, line, capsys):
