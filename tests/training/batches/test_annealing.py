@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.configuration.presets import WHOLE_CANVAS, check_family, load_preset
+from arche_mdlm.configuration.presets import WHOLE_CANVAS, TrainingSettings, check_family, load_preset
 from arche_mdlm.family_mdlm import FAMILIES
 from arche_mdlm.order_mdlm import Whole
 from arche_mdlm.sight_mdlm import sight_from
