@@ -23,6 +23,7 @@ NOISE_OBJECTIVES = {
 }
 OBJECTIVES = tuple(dict.fromkeys([name for names in NOISE_OBJECTIVES.values() for name in names] + ["next_token"]))
 LARGEST_TEMPERATURE = 0.02  # of the curriculum: above it the latents that are not drawn have a weight
+DIVERGENCES = ("backward", "forward")  # of student and teacher
 LONG_DOCUMENTS = ("drop", "chunk")
 
 
@@ -80,6 +81,12 @@ class TrainingSettings:
     curriculum_steps: int | None = None
     curriculum_tau: tuple[float, float] = (1e-3, 1e-3)
     curriculum_alpha: tuple[float, float] = (0.049, 0.945)
+    # Of a trained model of uniform noise on the whole canvas: discrete consistency distillation. After so many steps the teacher
+    # becomes the student and the distance of their times doubles; alpha is within the window.
+    distillation_steps: int | None = None
+    distillation_distance: float = 1 / 512
+    distillation_alpha: tuple[float, float] = (0.006, 0.999)
+    distillation_divergence: str = "backward"
     max_steps: int = 1000
     batch_size: int = 16
     accumulation: int = 1
@@ -118,6 +125,11 @@ class TrainingSettings:
             return None
         first, last = self.curriculum_tau
         return first * (last / first) ** (step / max(1, self.curriculum_steps - 1))
+
+    def teacher_distance(self, step: int) -> float:
+        """How far before the student's time its teacher's is at a step (0-based) of a distillation."""
+        assert self.distillation_steps is not None
+        return self.distillation_distance * float(2 ** (step // self.distillation_steps))
 
 
 @dataclass(frozen=True)
@@ -212,6 +224,7 @@ def validate(preset: Preset) -> None:
     if not 0 <= low < high <= 1:
         raise ValueError(f"training.time_window={[low, high]} must be two numbers, 0 <= low < high <= 1")
     _check_curriculum(training)
+    _one_of("training.distillation_divergence", training.distillation_divergence, DIVERGENCES)
     for steps in training.branches:
         _in_range("training.branches", steps, 1, math.inf)
     if training.branches and training.schedule != "warmup_stable_decay":
@@ -238,7 +251,8 @@ _RANGES: dict[str, dict[str, tuple]] = {
     "training": {
         **dict.fromkeys(
             ("max_steps", "batch_size", "accumulation", "eval_every", "save_every", "log_every", "eval_samples",
-             "eval_rows", "keep_checkpoints", "attention_annealing_steps", "length_multiple", "length_pool", "curriculum_steps"),
+             "eval_rows", "keep_checkpoints", "attention_annealing_steps", "length_multiple", "length_pool", "curriculum_steps",
+             "distillation_steps"),
             (1, math.inf),
         ),
         **dict.fromkeys(("warmup_steps", "weight_decay", "seed"), (0, math.inf)),
@@ -246,6 +260,7 @@ _RANGES: dict[str, dict[str, tuple]] = {
         **dict.fromkeys(("learning_rate", "muon_learning_rate", "clip_norm"), (0, math.inf, False)),
         "ema_decay": (0, 1, False, False),
         "decay_share": (0, 1, False),
+        "distillation_distance": (0, 1, False),
     },
 }  # fmt: skip
 
@@ -254,9 +269,10 @@ def _check_curriculum(training: TrainingSettings) -> None:
     """ValueError for temperatures or a window that cannot be."""
     for tau in training.curriculum_tau:
         _in_range("training.curriculum_tau", tau, 0, LARGEST_TEMPERATURE, False)
-    low, high = training.curriculum_alpha
-    if not 0 < low < high < 1:
-        raise ValueError(f"training.curriculum_alpha={[low, high]} must be two numbers, 0 < low < high < 1")
+    for name in ("curriculum_alpha", "distillation_alpha"):
+        low, high = getattr(training, name)
+        if not 0 < low < high < 1:
+            raise ValueError(f"training.{name}={[low, high]} must be two numbers, 0 < low < high < 1")
 
 
 def _in_range(name: str, value: float | None, low: float, high: float, least: bool = True, most: bool = True) -> None:
@@ -283,6 +299,11 @@ def check_family(preset: Preset) -> None:
     """ValueError for settings that do not go with the family of the model."""
     check_annealing(preset.training, preset.model.architecture, preset.model.config)
     if preset.model.architecture != "mdlm":
+        if preset.training.distillation_steps is not None:
+            raise ValueError(
+                f"training.distillation_steps={preset.training.distillation_steps} is for model.architecture='mdlm', not "
+                f"{preset.model.architecture!r}"
+            )
         return
     _check_attention(preset)
     diffusion = preset.model.config.get("diffusion") or "masked"
@@ -301,11 +322,33 @@ def check_family(preset: Preset) -> None:
             f"training.curriculum_steps={training.curriculum_steps} needs model.config.diffusion='uniform' and "
             f"training.objective='nelbo', not {diffusion!r} and {training.objective!r}"
         )
+    _check_distillation(preset, diffusion)
     allowed = NOISE_OBJECTIVES[NOISES[diffusion]]
     if preset.training.objective not in allowed:
         raise ValueError(
             f"training.objective={preset.training.objective!r} does not go with model.config.diffusion={diffusion!r}, which has "
             f"{', '.join(allowed)}"
+        )
+
+
+def _check_distillation(preset: Preset, diffusion: str) -> None:
+    """ValueError where a student has no teacher, or the two would be further apart than there is time."""
+    training, denoiser = preset.training, preset.model.config.get("denoiser") or "leave_one_out"
+    if training.distillation_steps is None:
+        return
+    setting = f"training.distillation_steps={training.distillation_steps}"
+    if (diffusion, denoiser) != ("uniform", "leave_one_out"):
+        raise ValueError(
+            f"{setting} needs model.config.diffusion='uniform' and denoiser='leave_one_out', not {diffusion!r} and {denoiser!r}"
+        )
+    for name, off in (("curriculum_steps", None), ("attention_annealing_steps", None), ("time_window", (0.0, 1.0))):
+        if (value := getattr(training, name)) != off:
+            raise ValueError(f"{setting} does not go with training.{name}={value}")
+    farthest = training.teacher_distance(training.max_steps - 1)
+    if farthest > 1:
+        raise ValueError(
+            f"{setting} doubles training.distillation_distance={training.distillation_distance:g} up to {farthest:g} in "
+            f"training.max_steps={training.max_steps} steps; at most 1 is possible: fewer steps, or a smaller distance"
         )
 
 

@@ -5,26 +5,30 @@ from collections.abc import Collection
 from arche_mdlm.configuration.presets import Preset
 from arche_mdlm.training.models.arms import DIFFUSION, arm_of_architecture
 
+# Settings that a number of steps switches on.
+_SWITCHES = {
+    "curriculum_steps": ("curriculum_tau", "curriculum_alpha"),
+    "distillation_steps": ("distillation_distance", "distillation_alpha", "distillation_divergence"),
+}
+
 
 def without_effect(preset: Preset, explicit: Collection[str], fine_tuned: bool) -> list[str]:
     """A note for each key of the command line without effect in this run."""
     training, data = preset.training, preset.data
     diffusion, rows = arm_of_architecture(preset.model.architecture) is DIFFUSION, data.layout == "rows"
-    curriculum = training.curriculum_steps is not None
     an_ar_arm, no_rows = "an AR arm", f"data.layout={data.layout!r}"
     without = {
+        f"training.{name}": (
+            diffusion and getattr(training, switch) is not None,
+            f"training.{switch}=null" if diffusion else an_ar_arm,
+        )
+        for switch, names in _SWITCHES.items()
+        for name in names
+    } | {
         "training.time_sampling": (diffusion, an_ar_arm),
         "training.time_window": (diffusion, an_ar_arm),
         "training.given_share": (diffusion, an_ar_arm),
         "training.curriculum_steps": (diffusion, an_ar_arm),
-        "training.curriculum_tau": (
-            diffusion and curriculum,
-            "training.curriculum_steps=null" if diffusion else an_ar_arm,
-        ),
-        "training.curriculum_alpha": (
-            diffusion and curriculum,
-            "training.curriculum_steps=null" if diffusion else an_ar_arm,
-        ),
         "training.length_multiple": (diffusion and rows, no_rows if diffusion else an_ar_arm),
         "training.short_canvas_share": (diffusion and rows, no_rows if diffusion else an_ar_arm),
         "training.eval_samples": (diffusion, an_ar_arm),
@@ -44,10 +48,18 @@ def without_effect(preset: Preset, explicit: Collection[str], fine_tuned: bool) 
 
 def about_the_loss(preset: Preset) -> list[str]:
     """A note where the loss that training logs is not what the objective's name says."""
-    steps = preset.training.curriculum_steps
-    if steps is None or arm_of_architecture(preset.model.architecture) is not DIFFUSION:
+    training = preset.training
+    if arm_of_architecture(preset.model.architecture) is not DIFFUSION:
         return []
-    return [
-        f"note: the training loss of the first {steps} steps (training.curriculum_steps) is no bound and has another scale than "
-        "that of later steps; validation is the NELBO throughout"
-    ]
+    notes = []
+    if (steps := training.curriculum_steps) is not None:
+        notes.append(
+            f"note: the training loss of the first {steps} steps (training.curriculum_steps) is no bound and has another scale than "
+            "that of later steps; validation is the NELBO throughout"
+        )
+    if training.distillation_steps is not None:
+        notes.append(
+            "note: the training loss is the divergence of student and teacher (training.distillation_steps), in nats a token; validation is "
+            "the NELBO, which may rise; the last step is exported"
+        )
+    return notes

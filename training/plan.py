@@ -83,6 +83,11 @@ def make_plan(request: TrainingRequest) -> TrainingPlan:
     init_from = request.init_from
     if init_from is None and start is not None:
         init_from = start.state.get("run", {}).get("init_from")
+    if preset.training.distillation_steps is not None and init_from is None:
+        raise ValueError(
+            f"training.distillation_steps={preset.training.distillation_steps} needs --init_from: a trained model, which is the first "
+            "teacher"
+        )
     preset = _with_model(preset, request, start, init_from)
     if start is not None:
         notes += _changes_since(start, preset, request)

@@ -80,6 +80,30 @@ class GaussianLatents:
             taken = torch.cat([taken, drawn[None]]).sort(0).values
         return torch.stack(tokens, 1), latents.T
 
+    def decisive(
+        self, clean: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What decides the argmax at every gamma, each (N,): the normal number of the clean token, and of the others the token that has
+        the largest one, and that number. Exactly as if all V had been drawn."""
+        own = torch.randn(len(clean), generator=generator, dtype=torch.float64)
+        uniform = torch.rand(len(clean), generator=generator, dtype=torch.float64).clamp(min=1e-300)
+        largest = -torch.special.ndtri(-torch.expm1(uniform.log() / (self.num_tokens - 1)))
+        other = (torch.rand(len(clean), generator=generator, dtype=torch.float64) * (self.num_tokens - 1)).long()
+        other = other.clamp(max=self.num_tokens - 2)
+        return own, other + (other >= clean), largest
+
+    def keeps(self, gamma: torch.Tensor, own: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+        """(N,) bool: whether the clean token is the argmax at `gamma` (N,), of numbers that `decisive` has drawn."""
+        return _distance(gamma) + own > largest
+
+
+def gaussian_latents(family: Family) -> tuple[Uniform, GaussianLatents]:
+    """The noise of a family and its latents; ValueError for another noise than uniform."""
+    corruption = family.corruption
+    if not isinstance(corruption, Uniform):
+        raise ValueError(f"a model of {corruption.name} noise has no Gaussian latents: they are for uniform noise")
+    return corruption, GaussianLatents(corruption.num_tokens)
+
 
 def _distance(gamma: torch.Tensor) -> torch.Tensor:
     """a / s."""
@@ -119,12 +143,9 @@ def relaxed_batch(
         window: the least and the largest alpha, in (0, 1).
         stratified: as in `sample_timesteps`.
     """
-    corruption = family.corruption
-    if not isinstance(corruption, Uniform):
-        raise ValueError(f"a model of {corruption.name} noise has no Gaussian latents: they are for uniform noise")
+    corruption, latents = gaussian_latents(family)
     if not 0 < temperature <= LARGEST_TEMPERATURE:
         raise ValueError(f"temperature={temperature} must be above 0 and at most {LARGEST_TEMPERATURE}")
-    latents = GaussianLatents(corruption.num_tokens)
     first, last = latents.gamma_at(window[1]), latents.gamma_at(window[0])
     gamma = first + (last - first) * sample_timesteps(len(tokens), generator, stratified).double()
     drawn, values = latents.largest(

@@ -231,7 +231,7 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
         positions: torch.Tensor | None = None,
         loss_weights: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        objective: str = "nelbo",
+        objective: str | TokenLoss = "nelbo",
         skip_logits: bool | None = None,
         **kwargs: Any,
     ) -> MaskedDiffusionOutput:
@@ -253,7 +253,8 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
                 NELBO with `timesteps` (masked noise: w(t) of the noise schedule), else 1.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*): tokens by which the loss is divided. Default: with
                 `timesteps` all attended ones (the NELBO, comparable with an AR NLL), else the labelled ones.
-            objective (`str`, defaults to `"nelbo"`): what is lost at a labelled position (`Corruption.objectives`).
+            objective (`str` or `TokenLoss`, defaults to `"nelbo"`): what is lost at a labelled position (`Corruption.objectives`), or
+                the losses of the N that are scored, in their order.
             skip_logits (`bool`, *optional*): with `labels`, compute the loss in chunks and return no logits
                 (`module_loss`). Default: in training mode.
 
@@ -336,9 +337,11 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
         labels: torch.Tensor,
         input_ids: torch.Tensor | None,
         timesteps: torch.Tensor | None,
-        objective: str,
+        objective: str | TokenLoss,
     ) -> TokenLoss:
         """The losses at N `scored` positions."""
+        if isinstance(objective, TokenLoss):
+            return objective
         family, rates = family_of(self.config), None
         if input_ids is None and family.corruption.tells_noise:
             raise ValueError(

@@ -311,6 +311,28 @@ def test_a_curriculum_resumes_bit_for_bit(arguments, tmp_path, capsys):
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"training__ema_decay": 0.5}, {"training__distillation_divergence": "forward"}]
+)
+def test_a_distillation_resumes_bit_for_bit_and_exports_its_last_step(arguments, tmp_path, capsys, options):
+    """Stopped between two renewals of the teacher, whose weights are in the checkpoint."""
+    assert train.main(arguments("mdlm", output_dir=tmp_path / "teacher", **UNIFORM)) == 0
+    start = ["--init_from", str(tmp_path / "teacher" / "final")]
+    own = UNIFORM | {"training__distillation_steps": 2, "training__eval_every": 2} | options
+    assert train.main(arguments("mdlm", *start, output_dir=tmp_path / "whole", **own)) == 0
+    said = capsys.readouterr()
+    assert "the training loss is the divergence of student and teacher" in said.err
+    assert "(the last one) is in" in said.out
+    assert train.main(arguments("mdlm", *start, "--stop_after", "3", **own)) == 0
+    assert train.main(arguments("mdlm", "--resume", **own)) == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_distillation_without_a_teacher_is_refused(arguments, capsys):
+    assert train.main(arguments("mdlm", **UNIFORM | {"training__distillation_steps": 2})) == 2
+    assert "training.distillation_steps=2 needs --init_from" in capsys.readouterr().err
+
+
 # --- fine-tuning ------------------------------------------------------------------------------------------------------
 
 

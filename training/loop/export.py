@@ -36,7 +36,8 @@ def export_best(output_dir: Path, preset: Preset, state: RunState, save_dtype: s
 
     final = output_dir / "final"
     write_folder_atomically(final, write)
-    print(f"done: the model of step {step} (best validation) is in {final}, the log beside it")
+    which = "best validation" if preset.training.distillation_steps is None else "the last one"
+    print(f"done: the model of step {step} ({which}) is in {final}, the log beside it")
     return final
 
 

@@ -21,6 +21,7 @@ from arche_mdlm.compiling_mdlm import compile_layers
 from arche_mdlm.configuration.presets import Preset
 from arche_mdlm.training.batches.step_batches import StepBatches
 from arche_mdlm.training.files.checkpointing import STATE_FILE, rotate, write_folder_atomically, write_json_atomically
+from arche_mdlm.training.loop.distillation import Teacher
 from arche_mdlm.training.loop.evaluation import Evaluator
 from arche_mdlm.training.loop.optimizers import build_optimizers, decay_start, learning_rate
 from arche_mdlm.training.loop.sharding import (
@@ -83,6 +84,9 @@ class Trainer:
         self.ema = None
         if self.settings.ema_decay:
             self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
+        self.teacher = None
+        if self.settings.distillation_steps is not None:  # before layers are compiled, which are not to be copied
+            self.teacher = Teacher(model, self.settings)
         self.model, self.optimizers = self._distribute(model)
         self.flops = StepFlops.of(model.config, part_at_labels(model, batches.index_labels))
         self.peak_flops = peak_flops(accelerator.device)
@@ -97,6 +101,8 @@ class Trainer:
         plugin = sharding_plugin(self.accelerator, self.settings)
         self.sharded = plugin is not None
         if self.sharded:
+            if self.teacher is not None:
+                raise ValueError("training.distillation_steps needs whole models: use DDP, not FSDP2")
             if self.settings.optimizer == "muon":
                 raise ValueError("training.optimizer='muon' needs whole matrices: use DDP, or 'adamw' with FSDP2")
             shard(model, self.accelerator, plugin)
@@ -104,9 +110,12 @@ class Trainer:
                 shard(cast(PreTrainedModel, self.ema.module), self.accelerator, plugin)
             return model, build_optimizers(model, self.settings)
         if self.settings.compile:
-            compile_layers(model, mode=self.settings.compile_mode)
+            for own in [model] + ([self.teacher.model] if self.teacher is not None else []):
+                compile_layers(own, mode=self.settings.compile_mode)
         if self.ema is not None:
             self.ema.to(self.accelerator.device)
+        if self.teacher is not None:
+            self.teacher.model.to(self.accelerator.device)
         model, *optimizers = self.accelerator.prepare(model, *build_optimizers(model, self.settings))
         return model, optimizers
 
@@ -179,11 +188,15 @@ class Trainer:
         """Sum over the micro-batch; `num_items_in_batch=1` leaves the division to the caller."""
         # A tensor on the right device: transformers' losses want one.
         one = torch.ones((), device=self.accelerator.device)
+        if self.teacher is not None:
+            inputs = self.teacher.guide(inputs)
         return self.model(**inputs, **self.arm.loss_arguments, num_items_in_batch=one).loss
 
     def _after_step(self, bar: Any) -> None:
         self.state.step += 1
         step, settings = self.state.step, self.settings
+        if self.teacher is not None:
+            self.teacher.after_step(step, self.raw_model)
         bar.update()
         if step % settings.log_every == 0 or step == settings.max_steps:
             self._log(bar)
@@ -221,9 +234,10 @@ class Trainer:
         bar.set_postfix_str(f"loss {entry['loss']:.3f}, {entry['tokens_per_second']:,.0f} tok/s{utilised}")
 
     def evaluate(self) -> dict:
-        """Likelihood of the validation split, with averaged weights if the run has them; the best step is kept."""
+        """Likelihood of the validation split, with averaged weights if the run has them; the best step is kept, of a distillation,
+        which is to shorten sampling, the last one."""
         result = self._score()
-        if result["validation_nats"] < self.state.best_nats:
+        if self.teacher is not None or result["validation_nats"] < self.state.best_nats:
             self.state.best_nats, self.state.best_step = result["validation_nats"], self.state.step
         return result
 
@@ -290,6 +304,8 @@ class Trainer:
         weights = full_state(self.raw_model)
         optimizers = [full_optimizer_state(self.raw_model, optimizer) for optimizer in self.optimizers]
         state: dict[str, Any] = {"optimizers": optimizers}
+        if self.teacher is not None:
+            state["teacher"] = self.teacher.state()
         if self.ema is not None:  # people load the averaged weights; training goes on from the others
             averages = full_state(self.ema)
             state |= {"ema": averages, "model": weights}
@@ -312,6 +328,8 @@ class Trainer:
         if self.ema is not None:
             load_full_state(self.ema, saved["ema"])
             load_full_state(self.raw_model, saved["model"])
+        if self.teacher is not None:
+            self.teacher.load(saved["teacher"])
         run = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         names = set(vars(self.state))
         self.state = RunState(**{key: value for key, value in run.items() if key in names})

@@ -13,7 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from arche_mdlm.block_cache_mdlm import BlockCache
 from arche_mdlm.configuration.presets import TrainingSettings
 from arche_mdlm.configuration_mdlm import MDLMConfig
-from arche_mdlm.family_mdlm import family_of
+from arche_mdlm.distillation_mdlm import consistency_batch
+from arche_mdlm.family_mdlm import Family, family_of
 from arche_mdlm.gaussian_mdlm import relaxed_batch
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, corpus_nelbo, corpus_nll
 from arche_mdlm.training.batches.batching import Canvas, draw_given
@@ -168,6 +169,8 @@ class DiffusionArm(Arm):
         open = canvas.maskable
         if settings.given_share:
             open = open & ~draw_given(canvas.real, settings.given_share, generator)
+        if settings.distillation_steps is not None:
+            return _student_and_teacher(canvas.input_ids, open, family, settings, generator, step)
         if (temperature := settings.curriculum_temperature(step)) is not None:
             corrupted = relaxed_batch(
                 canvas.input_ids, open, family, temperature, settings.curriculum_alpha, generator, stratified
@@ -221,6 +224,24 @@ class DiffusionArm(Arm):
         streams = {"generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
         out = model.generate(**inputs, **options | streams | {"return_dict_in_generate": True})
         return Written(out.sequences, out.num_forward_passes.tolist(), out.tokens_per_forward.tolist())
+
+
+def _student_and_teacher(
+    tokens: torch.Tensor,
+    open: torch.Tensor,
+    family: Family,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    step: int,
+) -> dict[str, Any]:
+    """The inputs of a student, and those of its teacher, by names that `training.loop.distillation` takes out."""
+    student, teacher = consistency_batch(
+        tokens, open, family, settings.teacher_distance(step), settings.distillation_alpha, generator,
+        settings.time_sampling == "stratified",
+    )  # fmt: skip
+    assert teacher.timesteps is not None
+    own = {"teacher_input_ids": teacher.input_ids, "teacher_timesteps": teacher.timesteps}
+    return student.inputs() | own
 
 
 class AutoregressiveArm(Arm):

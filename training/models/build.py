@@ -66,7 +66,8 @@ def model_of_checkpoint(source: str, preset: Preset, explicit: Collection[str]) 
             kept[key] = own
     if "model.initialisation" in explicit:
         raise ValueError("model.initialisation is for a model that starts afresh, not for --init_from")
-    family = {name: getattr(config, name) for name in ("diffusion", "prediction_offset") if hasattr(config, name)}
+    names = ("diffusion", "prediction_offset", "denoiser")
+    family = {name: getattr(config, name) for name in names if hasattr(config, name)}
     check_family(replace(preset, model=replace(preset.model, config=kept | family)))
     return replace(preset.model, config=kept, initialisation="default")
 
