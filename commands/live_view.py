@@ -64,7 +64,8 @@ def _runs(tokens: list[int], keys: list) -> list[tuple]:
 
 
 class LiveCanvases:
-    """A streamer for `generate` that shows all rows of a canvas: masks as blocks, new tokens highlighted.
+    """A streamer for `generate` that shows all rows of a canvas: masks as blocks, new tokens highlighted; of uniform noise, which has no
+    masks, how many tokens have changed.
 
     If the console is not a terminal, only the finished texts are printed.
 
@@ -118,11 +119,17 @@ class LiveCanvases:
         # The first canvas comes before any step.
         parts = [Text(f"step {self.calls - 1}", style="bold")]
         for number, (row, old, masks) in enumerate(rows, start=1):
-            left = row.count(self.tokenizer.mask_token_id)
-            share = 1 - left / masks if masks else 1.0
-            parts += [Text(f"text {number}: {masks - left} of {masks} filled, {share:.0%}", style="dim cyan")]
+            parts += [Text(f"text {number}: {self._progress(row, old, masks)}", style="dim cyan")]
             parts += [self._line(row, old)]
         return Group(*parts)
+
+    def _progress(self, row: list[int], old: list[int], masks: int) -> str:
+        """Of a row that had so many masks at the start."""
+        left = row.count(self.tokenizer.mask_token_id)
+        if masks:
+            return f"{masks - left} of {masks} filled, {1 - left / masks:.0%}"
+        changed = sum(token != previous for token, previous in zip(row, old, strict=True))
+        return f"{changed} of {len(row)} tokens changed"
 
     def _line(self, row: list[int], old: list[int]) -> Any:
         from rich.text import Text
@@ -135,7 +142,7 @@ class LiveCanvases:
             elif token == tokenizer.eos_token_id:
                 keys.append("dim red")
             else:
-                keys.append("bold green" if previous == tokenizer.mask_token_id else "")
+                keys.append("bold green" if previous != token else "")
         line = Text()
         for style, part in _runs(row, keys):
             if style == "bright_black":

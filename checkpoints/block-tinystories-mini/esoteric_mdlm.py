@@ -38,6 +38,10 @@ class Esoteric(Order):
     def copies(self) -> int:
         return 1 if self.alpha_0 == 1 else 2
 
+    @property
+    def inputs_of_draw(self) -> int:
+        return 1 if self.alpha_0 in (0, 1) else 2
+
     def schedule(self, base: NoiseSchedule) -> NoiseSchedule:
         return ScaledSchedule(base, self.alpha_0)
 

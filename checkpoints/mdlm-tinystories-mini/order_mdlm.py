@@ -56,6 +56,11 @@ class Order(ABC):
         """How often a row is in the inputs: twice where the clean one stands behind the noisy one."""
         return 1
 
+    @property
+    def inputs_of_draw(self) -> int:
+        """How many inputs add up to a draw of the bound."""
+        return 1
+
     def schedule(self, base: NoiseSchedule) -> NoiseSchedule:
         """The noise schedule of a family, from that which its configuration names."""
         return base

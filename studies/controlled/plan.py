@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from arche_mdlm.configuration.model_config import make_config
 from arche_mdlm.configuration.presets import Preset
 from arche_mdlm.studies.controlled.settings import ControlledSettings
 from arche_mdlm.studies.controlled.summary import BASE
@@ -89,10 +90,11 @@ def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str)
     own |= {"validation_data": settings.validation_data, "changes": _changes(settings, preset), "matched": matched,
             "resolved": preset.to_dict()}  # fmt: skip  # the presets' files may change
     steps = preset.training.max_steps * (0.5 if matched else 1)
+    config = make_config(preset.model.architecture, preset.model.config)
     yield Job(train, "train", TRAIN, own, needs, training_seconds(preset, device, steps), fresh=True)
     for checkpoint in CHECKPOINTS:
         chosen = about | {"checkpoint": checkpoint} | data_settings(settings, preset)
-        draws = ARMS[arm].forwards_of_score(settings.likelihood_samples)
+        draws = ARMS[arm].forwards_of_score(settings.likelihood_samples, config)
         likelihood_needs = (train, *_same(f"likelihood-{run}", checkpoint))
         yield Job(
             f"likelihood-{run}-{checkpoint}", "likelihood", f"{_JOBS}:likelihood",

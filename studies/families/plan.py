@@ -123,7 +123,7 @@ def _likelihood_jobs(settings: Settings, label: str, arm: Arm) -> Iterator[Job]:
     kind, length = arm_of(model), context_length(model)
     own = corpus_of(settings, tokenizer, length) | {"arm": arm.to_dict(), "threads": settings.threads}
     draws = settings.likelihood_samples
-    seconds = seconds_of(model, settings.device, own["stories"] * kind.forwards_of_score(draws) * length)
+    seconds = seconds_of(model, settings.device, own["stories"] * kind.forwards_of_score(draws, model.config) * length)
     scored = own | {"num_samples": draws, "seed": settings.seed}
     yield Job(job_name("likelihood", label), "likelihood", f"{_JOBS}:likelihood", scored, seconds=seconds)
     if kind.has_exact_policy(model.config):

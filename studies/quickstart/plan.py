@@ -124,7 +124,7 @@ def _arm_jobs(settings: ComparisonSettings, name: str, arm: Arm) -> Iterator[Job
     count = len(rows.dataset) if settings.data else min(_SAMPLE_ROWS, len(rows.dataset))
     own = {"arm": arm.to_dict(), "data": data, "sha256": rows.summary.sha256, "stories": count,
            "num_samples": settings.likelihood_samples}  # fmt: skip
-    draws = own_arm.forwards_of_score(settings.likelihood_samples)
+    draws = own_arm.forwards_of_score(settings.likelihood_samples, model.config)
     seconds = seconds_of(model, arm.device, count * draws * context_length(model))
     yield Job(f"{name}-likelihood", "likelihood", f"{_JOBS}:likelihood", own, seconds=seconds)
     own = {"seed": settings.seed, "count": settings.count}

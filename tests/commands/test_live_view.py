@@ -50,6 +50,22 @@ def test_rows_with_their_masks_and_their_progress(tokenizer, canvases):
                      f"The{MASK} sat{MASK}"]  # fmt: skip
 
 
+def test_without_masks_it_tells_how_many_tokens_have_changed(tokenizer, canvases):
+    """Uniform noise: every position holds a token from the start."""
+    view = LiveCanvases(tokenizer, console(True), fps=1e9)
+    noise = canvases[3].clone()
+    noise[0, -2] = noise[0, -3]
+    view.put_canvas(noise)
+    view.last = canvases[3]
+    lines = shown(view).splitlines()
+    assert lines[1] == f"text 1: 1 of {noise.shape[1]} tokens changed"
+    assert lines[3] == f"text 2: 0 of {noise.shape[1]} tokens changed"
+    assert [span.style for span in view._line(canvases[3][0].tolist(), noise[0].tolist()).spans].count(
+        "bold green"
+    ) == 1
+    view.end()
+
+
 def test_what_is_new_is_highlighted(tokenizer, canvases):
     view = LiveCanvases(tokenizer, console(True), fps=1e9)
     view.put_canvas(canvases[0])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from esoteric_model import BOS, MASK, PAD, build, in_order, table_model
 from goodness_of_fit import chi_square_p
+from oracles.tables import TableLanguage
 
 from arche_mdlm.block_cache_mdlm import RankCache
 from arche_mdlm.samplers_mdlm import available_samplers
@@ -106,6 +107,15 @@ def test_text_of_a_table_has_the_law_of_its_steps():
     model = table_model(alpha_0=0.5)
     expected = law_of_text(Table(model), 3, 2)
     assert chi_square_p(counts(write(model, 3000, 3, 2)), torch.tensor(expected)) > 1e-3
+
+
+@pytest.mark.parametrize(("alpha_0", "steps"), [(0.0, 1), (0.25, 24), (1.0, 96)])
+def test_with_the_exact_denoiser_the_text_is_the_language(alpha_0, steps):
+    """Left to right it is exact, by diffusion up to 1 / steps; one step of diffusion alone is another law."""
+    model, law = table_model(alpha_0), TableLanguage.random(3, 3, seed=5).probabilities
+    assert chi_square_p(counts(write(model, 3000, 3, steps)), law) > 1e-3
+    if alpha_0 == 1:
+        assert chi_square_p(counts(write(model, 3000, 3, 1)), law) < 1e-3
 
 
 def test_diffusion_alone_writes_what_masked_diffusion_does():

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from arche_mdlm.checkpoints import resolve
 from arche_mdlm.configuration.presets import DataSettings
 from arche_mdlm.training.data.preparing import PreparedData, prepare_data, split_windows
 from arche_mdlm.training.data.sources import content_hash, is_files, open_source
@@ -146,11 +147,12 @@ def make_tokenizer(data: DataSettings, source: str, hold_out: bool = False) -> P
             open_source(source, split="train", text_column=data.text_column, validation_fraction=fraction)
         )
         return train_bpe(islice(texts, _BPE_STORIES), vocab_size=data.vocab_size)
-    folder = Path(data.tokenizer)
+    named = resolve(data.tokenizer)  # a shipped one goes by its name from any folder
+    folder = Path(named)
     if (folder / "merges.txt").is_file() and not (folder / "tokenizer.json").is_file():
         return gpt2_tokenizer(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(data.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(named)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"data.tokenizer={data.tokenizer!r} is neither 'bpe', nor a folder or repository with a tokenizer: "

@@ -104,8 +104,8 @@ class Arm(ABC):
         """
 
     @abstractmethod
-    def forwards_of_score(self, num_samples: int) -> int:
-        """Forwards of the model for a story's `score`."""
+    def forwards_of_score(self, num_samples: int, config: PreTrainedConfig) -> int:
+        """Forwards of the model, over a row's length, for a story's `score`."""
 
     @abstractmethod
     def has_exact_policy(self, config: PreTrainedConfig) -> bool:
@@ -199,8 +199,9 @@ class DiffusionArm(Arm):
             num_samples=num_samples, generator=torch.Generator().manual_seed(seed), **options,
         )  # fmt: skip
 
-    def forwards_of_score(self, num_samples: int) -> int:
-        return num_samples
+    def forwards_of_score(self, num_samples: int, config: PreTrainedConfig) -> int:
+        order = family_of(config).order
+        return num_samples * order.inputs_of_draw * order.copies
 
     def has_exact_policy(self, config: PreTrainedConfig) -> bool:
         return family_of(config).corruption.has_order
@@ -287,7 +288,7 @@ class AutoregressiveArm(Arm):
     ) -> CorpusLikelihood:  # fmt: skip
         return corpus_nll(model, rows, pad_token_id=pad_token_id, num_bytes=num_bytes, **options)
 
-    def forwards_of_score(self, num_samples: int) -> int:
+    def forwards_of_score(self, num_samples: int, config: PreTrainedConfig) -> int:
         return 1
 
     def has_exact_policy(self, config: PreTrainedConfig) -> bool:

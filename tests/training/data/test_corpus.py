@@ -70,6 +70,12 @@ def test_gpt2_of_the_hub_gets_a_mask(tmp_path, monkeypatch):
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == hub(text, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.parametrize("name", ["ar-tinystories-mini", "checkpoints/mdlm-tinystories-mini"])
+def test_the_tokenizer_of_a_shipped_model_goes_by_its_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert make_tokenizer(DataSettings(tokenizer=name), "unused").mask_token_id is not None
+
+
 def _merges(backend) -> list[tuple[str, str]]:
     return [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
 

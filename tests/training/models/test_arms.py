@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from arche_mdlm.corruption_mdlm import Masked
+from arche_mdlm.metrics.likelihood import nelbo
 from arche_mdlm.training.models.arms import ARMS, AUTOREGRESSIVE, DIFFUSION, arm_of, arm_of_architecture
 
 
@@ -41,6 +42,27 @@ def test_a_text_depends_on_its_seed(arm, tiny_mdlm, tiny_ar):
     texts = [arm.generate(model, inputs, seeds, options).sequences for seeds in ([1, 2], [1, 2], [1, 3])]
     assert torch.equal(texts[0], texts[1])
     assert torch.equal(texts[0][0], texts[2][0]), "the first seed is the same"
+
+
+FAMILIES = {
+    "masked": {},
+    "uniform": {"time_conditioning": "log_snr"},
+    "block": {"attention_block_length": 4},
+    "uniform_block": {"attention_block_length": 4, "time_conditioning": "log_snr"},
+    "eso": {"alpha_0": 0.5},
+    "eso of order": {"alpha_0": 0.0},
+    "eso of diffusion": {"alpha_0": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_cost_of_a_bound_is_what_the_model_reads(build_mdlm, name, monkeypatch):
+    """Positions read for a row, over its length."""
+    model = build_mdlm(diffusion=name.split()[0], **FAMILIES[name])
+    read, forward = [], model.model.forward
+    monkeypatch.setattr(model.model, "forward", lambda *a, **k: read.append(k["input_ids"].numel()) or forward(*a, **k))
+    nelbo(model, torch.randint(4, 30, (1, 8)), num_samples=3)
+    assert sum(read) == 8 * DIFFUSION.forwards_of_score(3, model.config)
 
 
 def test_what_a_family_is_called_and_which_cache_changes_nothing(build_mdlm, tiny_ar):
