@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from .family_mdlm import Family
 from .order_mdlm import Order
-from .samplers_mdlm import get_sampler, sampler_options
+from .samplers_mdlm import Sampler, get_sampler, sampler_options
 
 OWN_FIELDS: dict[str, Any] = {
     "num_diffusion_steps": None,
@@ -28,6 +28,7 @@ OWN_FIELDS: dict[str, Any] = {
     "kappa": None,
     "corrector_steps": None,
     "greedy_tail": None,
+    "draw_length": None,
     "output_history": None,
     "prefix_cache": None,
 }
@@ -78,6 +79,8 @@ class MDLMGenerationConfig(GenerationConfig):
         remasking (`str`, *optional*), remasking_rate (`float`, *optional*): see `RemaskingSampler`.
         kappa (`float`, *optional*): see `PsiSampler`. corrector_steps (`int`, *optional*): see `GibbsSampler`.
         greedy_tail (`bool`, *optional*): see `UniformAncestralSampler`.
+        draw_length (`bool`, *optional*): draw the place of the end token first, from one forward on the empty canvas (`draw_ends`).
+            Default: for the samplers `confidence` and `threshold`, whose texts would be far too short.
         output_history (`bool`, *optional*): return the canvas after each step; needs `return_dict_in_generate`.
         prefix_cache (`bool`, *optional*): with `block_length`, keep keys and values of all other blocks while one is written
             (`BlockCache`): exact for a block-causal model without time conditioning, approximate for others, with a warning. With
@@ -108,6 +111,7 @@ class MDLMGenerationConfig(GenerationConfig):
     kappa: float | None
     corrector_steps: int | None
     greedy_tail: bool | None
+    draw_length: bool | None
     output_history: bool | None
     prefix_cache: bool | None
 
@@ -197,6 +201,7 @@ def check_settings(get: Callable[[str], Any], given: dict[str, Any], family: Fam
         )
     _check_sampler(get, given, family.corruption.name)
     _check_order(get, family.order)
+    _check_length(get, family)
 
 
 def _check_sampler(get: Callable[[str], Any], given: dict[str, Any], noise: str) -> None:
@@ -231,6 +236,30 @@ def _check_order(get: Callable[[str], Any], order: Order) -> None:
         raise ValueError(
             f"guidance_scale={get('guidance_scale')} and negative prompts do not go with diffusion='eso': leave them out"
         )
+
+
+def _check_length(get: Callable[[str], Any], family: Family) -> None:
+    """Whether a length can be drawn where that is asked for."""
+    if not get("draw_length"):
+        return
+    if not _has_length(family):
+        raise ValueError(
+            "draw_length=True is for masked noise on the whole canvas: elsewhere the empty canvas does not tell where a text ends"
+        )
+    eos = get("eos_token_id")
+    if eos is None or eos == []:
+        raise ValueError("draw_length=True needs eos_token_id, the token whose place is drawn; there is none")
+
+
+def _has_length(family: Family) -> bool:
+    """Whether the empty canvas tells where a text ends."""
+    return family.corruption.has_order and family.order.block_length is None and not family.order.has_ranks
+
+
+def draws_length(generation_config: GenerationConfig, sampler: Sampler, family: Family) -> bool:
+    """Whether the length is drawn first: where that is asked for, or the sampler needs it."""
+    asked = getattr(generation_config, "draw_length", None)
+    return bool(asked) if asked is not None else sampler.draws_length and _has_length(family)
 
 
 def is_count(value: Any) -> bool:

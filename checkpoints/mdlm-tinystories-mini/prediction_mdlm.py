@@ -166,10 +166,9 @@ class Predictor:
                 raw = self.canvas.corruption.without_own_token(raw, *(values[part] for values in own_token))
             if other is not None and self.guidance is not None:
                 raw = self.guidance.combine(raw, self._logits(other[part], 1))
-            processed = self._process(raw, tokens, t, owner[part])
-            if early is not None:
-                processed = self._without_ends(processed, early[part])
-            yield raw, processed, part
+            # Before the processors: top-p could leave nothing but an end.
+            allowed = raw if early is None else self._without_ends(raw, early[part])
+            yield raw, self._process(allowed, tokens, t, owner[part]), part
 
     def _states(
         self, inputs: dict[str, torch.Tensor], where: torch.Tensor, times: dict[str, torch.Tensor]
@@ -205,11 +204,11 @@ class Predictor:
                 processor.times = t[owner]
         return self.processors(tokens[owner], raw.clone())  # type: ignore[arg-type]  # typed as LongTensor
 
-    def _without_ends(self, processed: torch.Tensor, early: torch.Tensor) -> torch.Tensor:
+    def _without_ends(self, logits: torch.Tensor, early: torch.Tensor) -> torch.Tensor:
         """Logits (n, V) that cannot end the text where `early` (n,) is True."""
-        ends = torch.zeros(processed.shape[-1], dtype=torch.bool, device=processed.device)
+        ends = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
         ends[self.canvas.ending_ids()] = True
-        return processed.masked_fill(early[:, None] & ends, -torch.inf)
+        return logits.masked_fill(early[:, None] & ends, -torch.inf)
 
     def _model_times(self, times: torch.Tensor, block: torch.Tensor, run: torch.Tensor) -> dict[str, torch.Tensor]:
         """`timesteps` (R,) for a time-conditioned model; with blocks, the times at which a whole canvas has as many masks."""

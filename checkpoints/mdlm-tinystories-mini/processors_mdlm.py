@@ -43,8 +43,18 @@ def without_temperature(processors: LogitsProcessorList) -> LogitsProcessorList:
     return LogitsProcessorList(p for p in processors if not isinstance(p, TemperatureLogitsWarper))
 
 
+def without_warpers(processors: LogitsProcessorList) -> LogitsProcessorList:
+    """The processors without those that sharpen or cut a law: temperature, top-k, top-p and their like."""
+    kept = [p for p in without_temperature(processors) if not isinstance(p, AnnealedTemperature)]
+    return LogitsProcessorList(p for p in kept if not _is_warper(p))
+
+
+def _is_warper(processor: LogitsProcessor) -> bool:
+    return type(processor).__name__.endswith("LogitsWarper")
+
+
 def anneal(processors: LogitsProcessorList, start: float, end: float) -> LogitsProcessorList:
     """The processors with an annealed temperature where transformers has the constant one: before top-k and top-p."""
     kept = without_temperature(processors)
-    at = next((i for i, p in enumerate(kept) if type(p).__name__.endswith("LogitsWarper")), len(kept))
+    at = next((i for i, p in enumerate(kept) if _is_warper(p)), len(kept))
     return LogitsProcessorList([*kept[:at], AnnealedTemperature(start, end), *kept[at:]])

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from transformers import GenerationConfig
-from transformers.utils import logging
 
+from .canvas_layout_mdlm import aligned_blocks, even_blocks, least_tokens, new_tokens_per_row
 from .configuration_mdlm import MDLMConfig
 from .corruption_mdlm import Corruption
 from .esoteric_mdlm import next_ranks
@@ -18,8 +18,6 @@ from .offset_mdlm import check_predictable
 from .order_mdlm import Order
 from .schedule_mdlm import NoiseSchedule
 from .sight_mdlm import real_positions
-
-logger = logging.get_logger(__name__)
 
 _PRIOR = 4  # the purpose of the noise that a canvas starts from
 
@@ -155,6 +153,7 @@ class Canvas:
     eos_token_ids: torch.Tensor
     bos_token_id: int | None
     pad_token_id: int
+    pads_end: bool  # whether a pad ends a text: it is the tokenizer's own, not a stand-in
     mask_token_id: int
     ranks: torch.Tensor  # (B, L) the order of writing, from 0, what is given first; -1 where nothing is written
     schedule: NoiseSchedule
@@ -180,14 +179,14 @@ class Canvas:
         device, mask_id, family = input_ids.device, config.mask_token_id, family_of(config)
         attended = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         attended = attended.bool()
-        extra = _new_tokens_per_row(
+        extra = new_tokens_per_row(
             attended,
             new_tokens,
             None if family.order.any_length else config.max_position_embeddings,
             (input_ids == mask_id) & attended,
         )
         count = int(extra.max())
-        least = _least_tokens(attended.sum(-1), extra, min_new_tokens, min_length)
+        least = least_tokens(attended.sum(-1), extra, min_new_tokens, min_length)
         tail = torch.arange(count, device=device) < extra[:, None]
         tokens = torch.cat([input_ids, torch.full_like(tail, mask_id, dtype=torch.long)], dim=1)
         attended = torch.cat([attended, tail], dim=1)
@@ -206,9 +205,9 @@ class Canvas:
         position_ids = real_positions(attended)
         block_length = getattr(generation_config, "block_length", None)
         if block_length is None or config.attention_block_length is None:
-            block = window = _blocks(masked, block_length)
+            block = window = even_blocks(masked, block_length)
         else:
-            block, window = _aligned_blocks(masked, position_ids, int(block_length), config.attention_block_length)
+            block, window = aligned_blocks(masked, position_ids, int(block_length), config.attention_block_length)
         return cls(
             tokens=tokens,
             masked=masked,
@@ -231,6 +230,7 @@ class Canvas:
             if generation_config.bos_token_id is None
             else generation_config.bos_token_id,
             pad_token_id=int(pad),
+            pads_end=generation_config.pad_token_id is not None,
             mask_token_id=mask_id,
             ranks=(known.long().cumsum(-1) - 1).masked_fill(~known, -1),
             schedule=family.schedule,
@@ -284,6 +284,20 @@ class Canvas:
         self.confidence[rows] = draft.confidence
         self.masked[rows] = after
 
+    def put_ends(self, rows: torch.Tensor, ends: torch.Tensor, behind: torch.Tensor, least: torch.Tensor) -> None:
+        """Settle an end token at the True positions of `ends` (R, L) and pads at those of `behind` (R, L) in `rows` (R,), whose texts
+        have at least `least` (R,) tokens."""
+        settled, tokens = ends | behind, self.tokens[rows]
+        tokens = torch.where(ends, self.eos_token_ids[0], tokens)
+        self.tokens[rows] = torch.where(behind, self.pad_token_id, tokens)
+        self.masked[rows] &= ~settled
+        self.fillable[rows] &= ~settled
+        self.block[rows] = self.block[rows].masked_fill(settled, -1)
+        self.num_blocks = (self.block.amax(-1) + 1).clamp(min=1)
+        if self.least_tokens is None:
+            self.least_tokens = torch.zeros_like(self.num_blocks)
+        self.least_tokens[rows] = torch.maximum(self.least_tokens[rows], least)
+
     def stop(self, rows: torch.Tensor) -> None:
         """Leave `rows` (R,) as they are from here on."""
         self.stopped[rows] = True
@@ -296,8 +310,9 @@ class Canvas:
         return inputs if sight is None else inputs | {"sight": torch.stack(sight[:4], dim=1)}
 
     def is_end(self) -> torch.Tensor:
-        """(B, L) bool: an EOS, or the end of a stop string, among the generated tokens."""
-        return (torch.isin(self.tokens, self.eos_token_ids) | self.text_ends) & self.generated & ~self.masked
+        """(B, L) bool: an EOS, a pad, or the end of a stop string, among the generated tokens."""
+        ids = self.ending_ids() if self.pads_end else self.eos_token_ids
+        return (torch.isin(self.tokens, ids) | self.text_ends) & self.generated & ~self.masked
 
     def is_early(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
         """(N,) bool: whether a text may not end yet at the N positions (rows, columns), each (N,); None if it may anywhere."""
@@ -315,10 +330,19 @@ class Canvas:
         ended = solid.long().cumsum(-1)
         return (ended > 0) & ~solid
 
+    def _behind_first_end(self) -> torch.Tensor:
+        """(B, L) bool."""
+        ends = self.is_end().long()
+        return (ends.cumsum(-1) - ends) > 0
+
+    def tokens_behind_end(self) -> torch.Tensor:
+        """(B,) tokens of text that stand behind the first end, and are no part of it."""
+        written = self._behind_first_end() & ~self.masked & self.attended
+        return (written & ~torch.isin(self.tokens, self.ending_ids())).sum(-1)
+
     def finish(self) -> torch.Tensor:
         """(B, L) ids for the user: prompts unchanged, pads behind the first end and at unfilled positions."""
-        ends = self.is_end().long()
-        behind = (ends.cumsum(-1) - ends) > 0
+        behind = self._behind_first_end()
         sequences = self.tokens.masked_fill(behind | self.masked | ~self.attended, self.pad_token_id)
         width = self.given.shape[1]
         padding = ~self.attended[:, :width]
@@ -331,73 +355,3 @@ def model_inputs(tokens: torch.Tensor, attended: torch.Tensor, position_ids: tor
     if bool(attended.all()):
         return {"input_ids": tokens}
     return {"input_ids": tokens, "attention_mask": attended.long(), "position_ids": position_ids}
-
-
-def _least_tokens(
-    lengths: torch.Tensor, extra: torch.Tensor, min_new_tokens: int | None, min_length: int | None
-) -> torch.Tensor | None:
-    """(B,) minimum number of tokens of each row, prompt counted; None for no minimum. `lengths` (B,) are the prompts',
-    `extra` (B,) the new tokens."""
-    if not (min_new_tokens or min_length):
-        return None
-    if min_new_tokens and min_new_tokens > int(extra.min()):
-        raise ValueError(f"min_new_tokens={min_new_tokens} is more than the {int(extra.min())} new tokens of a row")
-    if min_length and min_length > int((lengths + extra).min()):
-        raise ValueError(f"min_length={min_length} is more than the {int((lengths + extra).min())} tokens of a row")
-    return (lengths + (min_new_tokens or 0)).clamp(min=min_length or 0)
-
-
-def _aligned_blocks(
-    masked: torch.Tensor, position_ids: torch.Tensor, block_length: int, seen: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(block, window), each (B, L), for a block-causal model: blocks begin at multiples of `block_length` positions, and the
-    prompt's part of one is in its window. ValueError for a length that cuts the model's own blocks of `seen` positions."""
-    if block_length % seen:
-        raise ValueError(f"block_length={block_length} is not a multiple of this model's attention_block_length={seen}")
-    absolute = position_ids // block_length
-    first = absolute.masked_fill(~masked, position_ids.shape[1]).amin(-1, keepdim=True)
-    window = absolute - first
-    return window.masked_fill(~masked, -1), window
-
-
-def _blocks(masked: torch.Tensor, block_length: int | None) -> torch.Tensor:
-    """(B, L): number of the block of each masked position, -1 elsewhere. Each row counts its own masks, left to right."""
-    if block_length is None:
-        return torch.where(masked, 0, -1)
-    longest = int(masked.sum(-1).max())
-    if 0 < longest < block_length:
-        raise ValueError(f"block_length={block_length} is longer than the {longest} positions there are to fill")
-    return torch.where(masked, (masked.long().cumsum(-1) - 1) // int(block_length), -1)
-
-
-def _new_tokens_per_row(
-    attended: torch.Tensor, new_tokens: tuple[str, int, bool], context: int | None, given_masks: torch.Tensor
-) -> torch.Tensor:
-    """Masks (B,) to append to each row; ValueError where an explicit length does not fit the context, if there is one."""
-    kind, number, is_default = new_tokens
-    lengths = attended.sum(-1)
-    longest = int(lengths.max())
-    context = longest + number if context is None else context
-    if longest > context:
-        raise ValueError(f"the longest prompt has {longest} tokens, more than the model's context of {context}")
-    if kind == "new" and number + longest > context:
-        if not is_default:
-            raise ValueError(
-                f"max_new_tokens={number} does not fit behind a prompt of {longest} tokens: the context is {context}"
-            )
-        logger.warning_once(f"the default of {number} new tokens is clipped to the model's context of {context}")
-        return (context - lengths).clamp(max=number)
-    if kind == "new":
-        return torch.full_like(lengths, number)
-    if number > context:
-        if not is_default:
-            raise ValueError(f"max_length={number} is more than the model's context of {context}")
-        logger.warning_once(f"the default length of {number} tokens is clipped to the model's context of {context}")
-        number = context
-    if number <= longest and not bool(given_masks.any()):
-        if not is_default:
-            raise ValueError(f"max_length={number} leaves nothing to write behind a prompt of {longest} tokens")
-        raise ValueError(
-            f"a prompt of {longest} tokens leaves nothing to write in the default length of {number} tokens"
-        )
-    return (number - lengths).clamp(min=0)

@@ -18,11 +18,12 @@ from .canvas_stream_mdlm import CanvasStream
 from .compiling_mdlm import compiled_layers, is_compiled
 from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
-from .generation_config_mdlm import MDLMGenerationConfig, check_settings, refuse_unsupported
+from .generation_config_mdlm import MDLMGenerationConfig, check_settings, draws_length, refuse_unsupported
+from .length_mdlm import draw_ends
 from .noise_mdlm import Generators, RowNoise, draw_seeds
 from .ordered_samplers_mdlm import OrderedSampler  # noqa: F401  (registers its samplers, as the next one does)
 from .prediction_mdlm import Guidance, Predictor
-from .processors_mdlm import anneal, on_canvas, without_temperature
+from .processors_mdlm import anneal, on_canvas, without_temperature, without_warpers
 from .remasking_mdlm import RemaskingSampler  # noqa: F401
 from .samplers_mdlm import Sampler, busy_steps, get_sampler, left_to_right_steps
 from .stopping_mdlm import Stopping
@@ -39,17 +40,20 @@ class MDLMGenerationOutput(ModelOutput):
     """What `generate(return_dict_in_generate=True)` returns.
 
     Args:
-        sequences (`torch.LongTensor`, (B, L)): prompts and what was written, pads after the first EOS.
+        sequences (`torch.LongTensor`, (B, L)): prompts and what was written, pads after the first EOS or pad.
         num_forward_passes (`torch.LongTensor`, (B,)): forwards of the model that each row was part of.
         tokens_per_forward (`torch.Tensor`, (B,)): positions filled over forwards; 0 for a row that needed none.
         history (`torch.LongTensor`, (S, B, L)): the canvas after each of S steps, masks at unfilled positions; with
             `output_history`.
+        tokens_behind_end (`torch.LongTensor`, (B,)): tokens of text that a row has behind its first EOS or pad, where few steps have
+            put one into the text; they are left out.
     """
 
     sequences: torch.Tensor | None = None
     num_forward_passes: torch.Tensor | None = None
     tokens_per_forward: torch.Tensor | None = None
     history: torch.Tensor | None = None
+    tokens_behind_end: torch.Tensor | None = None
 
 
 class MDLMGenerationMixin(GenerationMixin):
@@ -257,6 +261,8 @@ class MDLMGenerationMixin(GenerationMixin):
         predictor = Predictor(self, canvas, processors, guide, self._cache(generation_config, canvas))
         seeds = self._seeds(generator, sampler, canvas)
         canvas.start(seeds)
+        if draws_length(generation_config, sampler, family_of(self.config)):
+            draw_ends(Predictor(self, canvas, without_warpers(processors), guide), canvas, seeds, sampler.do_sample)
         plan = self._timetable(generation_config, sampler, canvas)
         stream = None if stream is None else CanvasStream(stream, canvas, settles=not sampler.remasks)
         history: list[torch.Tensor] | None = [] if getattr(generation_config, "output_history", None) else None
@@ -284,16 +290,16 @@ class MDLMGenerationMixin(GenerationMixin):
         self._fill_rest(canvas, predictor)
         # 5. text
         stopping.mark_ends(canvas)
-        sequences = canvas.finish()
+        sequences, behind = canvas.finish(), canvas.tokens_behind_end()
         if stream is not None:
             stream.end(sequences)
         if not generation_config.return_dict_in_generate:
             return sequences
         tokens_per_forward = canvas.num_filled / canvas.num_forwards.clamp(min=1)
         if history is None:
-            return MDLMGenerationOutput(sequences, canvas.num_forwards, tokens_per_forward)
+            return MDLMGenerationOutput(sequences, canvas.num_forwards, tokens_per_forward, None, behind)
         steps = torch.stack(history) if history else sequences.new_zeros(0, *sequences.shape)
-        return MDLMGenerationOutput(sequences, canvas.num_forwards, tokens_per_forward, steps)
+        return MDLMGenerationOutput(sequences, canvas.num_forwards, tokens_per_forward, steps, behind)
 
     def _cache(self, generation_config: MDLMGenerationConfig, canvas: Canvas) -> BlockCache | None:
         """The cache of blocks, where it is asked for."""

@@ -54,7 +54,12 @@ def fill_best(
 @register_sampler("confidence")
 @dataclass(frozen=True)
 class ConfidenceSampler(OrderedSampler):
-    """The drawn tokens of highest probability first (MaskGIT, Chang et al. 2022, arXiv 2202.04200; LLaDA, 2502.09992)."""
+    """The drawn tokens of highest probability first (MaskGIT, Chang et al. 2022, arXiv 2202.04200; LLaDA, 2502.09992).
+
+    The length of the text is drawn beforehand (`draw_length=False` turns that off).
+    """
+
+    draws_length = True
 
     def score(self, proposal: Proposal) -> torch.Tensor:
         return proposal.confidence

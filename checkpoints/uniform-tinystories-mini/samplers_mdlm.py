@@ -111,6 +111,8 @@ class Sampler(ABC):
     remasks: ClassVar[bool] = False  # may mask again what it has filled, so a full canvas is not the end
     # Decides by itself how many positions to fill: without num_diffusion_steps it gets a step a mask, not the default.
     sets_own_pace: ClassVar[bool] = False
+    # Fills ends and pads first, so that its texts have a sensible length only where that is drawn beforehand.
+    draws_length: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, generation_config: GenerationConfig, model_config: MDLMConfig) -> "Sampler":

@@ -165,6 +165,17 @@ def test_no_text_ends_before_the_least_length(tiny_mdlm, sampler, least):
     assert bool((rows[:, 11:] == EOS).any())
 
 
+@pytest.mark.parametrize("cut", [{"top_p": 0.05}, {"top_k": 1}, {"min_p": 0.9}])
+def test_the_least_length_goes_before_what_cuts_a_law(tiny_mdlm, cut):
+    """Were ends forbidden behind it, nothing would be left where an end is all that it leaves."""
+
+    def ends(input_ids, scores):
+        return scores + 90.0 * (torch.arange(40) == EOS)
+
+    rows = write(tiny_mdlm, num_return_sequences=4, logits_processor=[ends], min_new_tokens=9, **cut)
+    assert not torch.isin(rows[:, 2:11], torch.tensor([EOS, PAD, MASK])).any()
+
+
 def test_the_least_length_counts_each_row_s_own_tokens(tiny_mdlm):
     prompts, mask = torch.tensor([[BOS, 5, 6, 7], [PAD, PAD, BOS, 8]]), torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
 
@@ -201,7 +212,9 @@ def test_when_the_time_is_over_one_forward_finishes_the_text(tiny_mdlm, monkeypa
     out = write(tiny_mdlm, **settings, **given)
     assert counter.calls == 3
     assert bool((out.sequences > MASK)[:, 1:].all()), "nothing is left open"
-    assert int(out.num_forward_passes.max()) <= 4
+    assert int(out.num_forward_passes.max()) <= 4 + (
+        settings.get("sampler") == "confidence"
+    )  # the length is drawn first
 
 
 def first_end(text: str, strings: list[str]) -> int | None:

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from arche_mdlm.configuration.presets import TrainingSettings
-from arche_mdlm.distillation_mdlm import teacher_loss
+from arche_mdlm.training.batches.consistency import teacher_loss
 
 
 class Teacher:

@@ -13,11 +13,11 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from arche_mdlm.block_cache_mdlm import BlockCache
 from arche_mdlm.configuration.presets import TrainingSettings
 from arche_mdlm.configuration_mdlm import MDLMConfig
-from arche_mdlm.distillation_mdlm import consistency_batch
 from arche_mdlm.family_mdlm import Family, family_of
 from arche_mdlm.gaussian_mdlm import relaxed_batch
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, corpus_nelbo, corpus_nll
 from arche_mdlm.training.batches.batching import Canvas, draw_given
+from arche_mdlm.training.batches.consistency import consistency_batch
 from arche_mdlm.training.models.fused_head import fuse_head, next_tokens
 
 

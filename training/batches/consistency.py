@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .family_mdlm import Family
-from .gaussian_mdlm import gaussian_latents
-from .order_mdlm import Corrupted, sample_timesteps
-from .token_loss_mdlm import TokenLoss
-
-DIVERGENCES = ("backward", "forward")
+from arche_mdlm.family_mdlm import Family
+from arche_mdlm.gaussian_mdlm import gaussian_latents
+from arche_mdlm.order_mdlm import Corrupted, sample_timesteps
+from arche_mdlm.token_loss_mdlm import TokenLoss
 
 
 @dataclass(frozen=True)

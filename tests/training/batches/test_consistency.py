@@ -10,9 +10,9 @@ from torch import nn
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
 from arche_mdlm.configuration.presets import DIVERGENCES, load_preset
-from arche_mdlm.distillation_mdlm import Divergence, consistency_batch, teacher_loss
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.gaussian_mdlm import GaussianLatents
+from arche_mdlm.training.batches.consistency import Divergence, consistency_batch, teacher_loss
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 WINDOW, DISTANCE = (0.1, 0.95), 0.3
