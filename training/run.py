@@ -22,6 +22,7 @@ from arche_mdlm.training.loop.resuming import data_changes, refuse_changes
 from arche_mdlm.training.loop.sharding import sharding_plugin
 from arche_mdlm.training.loop.trainer import Trainer
 from arche_mdlm.training.models.build import build_model
+from arche_mdlm.training.models.cost import total_cost
 from arche_mdlm.training.models.loading import load_arm, set_generation_defaults
 from arche_mdlm.training.plan import TrainingPlan, make_plan, on_gpu
 from arche_mdlm.training.request import TrainingRequest, TrainingResult
@@ -53,7 +54,9 @@ def run(request: TrainingRequest) -> TrainingResult:
     if accelerator.is_main_process:
         strategy = "fsdp2" if sharded else "ddp" if accelerator.num_processes > 1 else "one process"
         command = plan.request.command
-        _open_output(plan, describe_run(plan.preset, corpus, model, accelerator, strategy, plan.init_from, command))
+        before = total_cost(plan.init_from)
+        described = describe_run(plan.preset, corpus, model, accelerator, strategy, plan.init_from, command, before)
+        _open_output(plan, described)
         print(corpus.describe())
     accelerator.wait_for_everyone()
     accelerator.init_trackers("tensorboard")

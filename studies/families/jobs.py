@@ -91,7 +91,7 @@ def _story(row: dict, results: dict[str, dict]) -> str | None:
 
 
 def _model(own: dict, results: dict[str, dict]) -> dict:
-    kept = {key: own[key] for key in ("family", "is_bound", "parameters", "checkpoint")}
+    kept = {key: own[key] for key in ("family", "is_bound", "parameters", "checkpoint", "cost")}
     return kept | {
         "has_exact": not own["is_bound"] or "exact" in own["jobs"],
         "likelihood": results.get(own["jobs"]["likelihood"]),

@@ -23,6 +23,7 @@ from arche_mdlm.studies.engine.settings import check_least
 from arche_mdlm.training.data.corpus import SAMPLE_CORPUS
 from arche_mdlm.training.data.preparing import prepare_data
 from arche_mdlm.training.models.arms import ARMS, arm_of
+from arche_mdlm.training.models.cost import cost_of
 from arche_mdlm.training.models.loading import context_length
 
 AR, TWIN = "AR", "twin"  # the twin's label in the report; its name as a judge
@@ -113,6 +114,7 @@ def _described(label: str, arm: Arm, named: set[str]) -> dict:
         "is_bound": kind.is_bound,
         "checkpoint": arm.checkpoint,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "cost": cost_of(arm.checkpoint),
         "jobs": {key: name for key, name in jobs.items() if name in named},
     }
 

@@ -66,33 +66,42 @@ def _about(report: dict) -> list[str]:
 
 def _table(report: dict) -> str:
     sizes = [str(size) for size in report["settings"]["batch_sizes"]]
-    header = ["", "family", "NLL, nats a token", "bits a byte", "exact likelihood, nats a token", "steps",
+    header = ["", "family", "training, TFLOP", "NLL, nats a token", "bits a byte", "exact likelihood, nats a token", "steps",
               *(f"stories/s, batch {size}" for size in sizes), "forwards", "gen. perplexity", "entropy",
               *(FIGURES[key].short for key in _DIVERSITY), "words"]  # fmt: skip
     lines, last = [], None
     for row in report["rows"]:
         label = row["label"]
-        own = _model_cells(report["models"][label]) if label != last else ["", "", "", ""]
+        own = _model_cells(report["models"][label]) if label != last else [""] * 5
         speeds = [_speed(row["stories_per_second"].get(size)) for size in sizes]
         steps = str(row["steps"] or "–")
         lines.append([label, *own, steps, *speeds, number(row.get("num_forwards"), ".1f"), *_quality(row)])
         last = label
     if report["reference"]:
-        lines.append(["real stories", *["–"] * (6 + len(sizes)), *_quality(report["reference"])])
+        lines.append(["real stories", *["–"] * (7 + len(sizes)), *_quality(report["reference"])])
     return table(header, lines, (0, 1))
 
 
 def _model_cells(own: dict) -> list[str]:
-    """Family, likelihood twice, exact likelihood."""
+    """Family, cost, likelihood twice, exact likelihood."""
     score, sign = own["likelihood"], "≤ " if own["is_bound"] else ""
+    named = [own["family"], _cost(own["cost"])]
     if score is None:
-        return [own["family"], "–", "–", "–"]
+        return [*named, "–", "–", "–"]
     error = f" ± {score['standard_error']:.4f}" if own["is_bound"] else ""
     bits = number(score["bits_per_byte"], ".4f")
     exact = _exact_cell(own["exact"]) if own["exact"] else ("–" if own["has_exact"] else "bound only")
     if not own["is_bound"]:
         exact = "its NLL"
-    return [own["family"], f"{sign}{score['nats_per_token']:.4f}{error}", f"{sign}{bits}", exact]
+    return [*named, f"{sign}{score['nats_per_token']:.4f}{error}", f"{sign}{bits}", exact]
+
+
+def _cost(cost: dict | None) -> str:
+    """Of the model's own training, and of those that its start has had."""
+    if cost is None:
+        return "–"
+    before = cost["before"]
+    return f"{cost['tflop']:,.0f}" + ("" if before is None else f" (+ {before['tflop']:,.0f} before)")
 
 
 def _exact_cell(found: dict) -> str:
@@ -140,6 +149,11 @@ def _notes(report: dict) -> list[str]:
                 f"**≤** in that column: of a model that writes in random orders, from {orders[0]} of them a story, seed {chosen['seed']}: a "
                 "bound on the likelihood of writing a token at a time, which falls to it with more orders; the canvas's tail is counted."
             )
+    if any(own["cost"] for own in report["models"].values()):
+        notes.append(
+            "**Training**: matrix products of all steps, counted from the shapes, by the checkpoint's log; *before*: of the model that it was "
+            "started from, such as an AR model whose attention was opened."
+        )
     notes.append(
         "**Stories/s**: median of the calls (slowest to fastest, where there are several), whole calls of `generate`. **Forwards**: of the "
         "model, a story. **Generative perplexity**: exp of the judge's nats a token; lower is better only while the **entropy** (nats, of "

@@ -134,8 +134,8 @@ def test_rows_are_those_of_the_texts(place, report):
 
 def test_the_report_says_what_is_exact_and_of_how_many(place, finished, report):
     text = (finished / "report.md").read_text(encoding="utf-8")
-    assert "| AR | autoregressive |" in text
-    assert "| in blocks | block of 8 | ≤ " in text
+    assert "| AR | autoregressive | – |" in text
+    assert "| in blocks | block of 8 | – | ≤ " in text
     assert "| real stories |" in text
     assert "4 unprompted stories a row" in text
     assert "of the first 3 of these stories" in text

@@ -48,8 +48,10 @@ def describe_run(
     strategy: str,
     init_from: str | None,
     command: str,
+    before: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The provenance of a training run, as `run.json` has it. `init_from`: a local folder is known by its name alone."""
+    """The provenance of a training run, as `run.json` has it. `init_from`: a local folder is known by its name alone; `before`: what its
+    training has cost (`training.models.cost`)."""
     on_gpu = accelerator.device.type == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
     data = {"train": corpus.train.summary.to_dict(), "validation": corpus.validation.summary.to_dict()}
@@ -57,6 +59,7 @@ def describe_run(
         "command": command,
         "preset": portable(preset.to_dict()),
         "init_from": Path(init_from).name if init_from and Path(init_from).is_dir() else init_from,
+        "before": before,
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": portable(data),
         "device": device,
