@@ -7,9 +7,6 @@ from typing import Any
 
 from arche_mdlm.training.command_line import HelpFormatter, checkpoint, count
 
-# Fields of a source's config that say what it is, not what shape it has.
-_NOT_COPIED = ("architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "torch_dtype",
-               "transformers_version", "use_cache")  # fmt: skip
 _ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -92,6 +89,7 @@ def convert(
     """
     from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
     from arche_mdlm.schedule_mdlm import get_schedule
+    from arche_mdlm.training.models.ar_trunk import trunk_fields
     from arche_mdlm.training.models.loading import load_arm, set_generation_defaults
 
     if noise_schedule is not None:
@@ -105,17 +103,17 @@ def convert(
             f"shift=True with diffusion={diffusion!r}: before a block's first position stands another block; shift goes with 'masked' "
             "and 'uniform'"
         )
-    _check_type(source, diffusion)
+    _check_type(source, diffusion, context_length)
     ar_model, tokenizer = load_arm(source, dtype="auto")
     longest = ar_model.config.max_position_embeddings
     context = longest if context_length is None else context_length
     if not 0 < context <= longest:
         raise ValueError(f"context_length={context} is not in 1 to {longest}, the context of {str(source)!r}")
     num_old = min(len(tokenizer), ar_model.config.vocab_size)
-    added = _complete_tokenizer(tokenizer, source)
+    added = _complete_tokenizer(tokenizer, ar_model.config)
     tokenizer.model_max_length = context
 
-    values = {name: value for name, value in ar_model.config.to_dict().items() if name not in _NOT_COPIED}
+    values = trunk_fields(ar_model.config)
     values |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = MDLMConfig(
         **values
@@ -151,9 +149,11 @@ def convert(
     return model.eval(), tokenizer, added
 
 
-def _check_type(source: str | Path, diffusion: str) -> None:
+def _check_type(source: str | Path, diffusion: str, context_length: int | None) -> None:
     """ValueError for a model that cannot become one of the family; `load_arm` reports a source that is not a checkpoint."""
     from transformers import AutoConfig
+
+    from arche_mdlm.training.models.ar_trunk import check_trunk
 
     try:
         config = AutoConfig.from_pretrained(str(source))
@@ -170,22 +170,22 @@ def _check_type(source: str | Path, diffusion: str) -> None:
         raise ValueError(
             f"{str(source)!r} has prediction_offset=1; of the diffusion models only those with 0 become another family"
         )
-    if config.model_type not in ("llama", "mdlm"):
-        raise ValueError(
-            f"{str(source)!r} is of type {config.model_type!r}; only type 'llama' can be converted, as Llama, TinyLlama and SmolLM "
-            "have it (the trunk of an MDLM is a Llama's), and with another --diffusion than masked type 'mdlm'"
-        )
+    if config.model_type != "mdlm":
+        check_trunk(str(source), config, context_length)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{str(source)!r} is quantised; convert the checkpoint it was made from")
 
 
-def _complete_tokenizer(tokenizer: Any, source: str | Path) -> list[str]:
-    """Add a mask and a pad token if missing, in place; returns the added tokens."""
+def _complete_tokenizer(tokenizer: Any, config: Any) -> list[str]:
+    """Add a mask and a pad token if missing, in place; returns the added tokens. A tokenizer without BOS, as Qwen's, gets the one that
+    the source's `config` names."""
     from tokenizers import AddedToken
 
     from arche_mdlm.training.data.tokenizers_io import MASK, PAD, check_tokenizer
 
     added = []
+    if tokenizer.bos_token_id is None and isinstance(config.bos_token_id, int):
+        tokenizer.bos_token = tokenizer.convert_ids_to_tokens(config.bos_token_id)
     if tokenizer.mask_token_id is None:
         # lstrip: the space before a mask belongs to the word that will stand there.
         tokenizer.add_special_tokens({"mask_token": AddedToken(MASK, lstrip=True, special=True, normalized=False)})
