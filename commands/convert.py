@@ -1,5 +1,5 @@
-"""`arche-mdlm convert`: an autoregressive checkpoint of the Llama type becomes the start of a diffusion model, or a masked diffusion
-model that of block diffusion."""
+"""`arche-mdlm convert`: a diffusion model of others (LLaDA, Dream, dllm's a2d) becomes one of ours; an autoregressive checkpoint becomes the
+start of a diffusion model, or a masked diffusion model that of block diffusion."""
 
 import argparse
 from pathlib import Path
@@ -13,14 +13,15 @@ _ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "convert",
-        help="make a diffusion model to be trained out of a Llama-type AR checkpoint, or of an MDLM",
+        help="take over LLaDA, Dream or a2d models; or make a diffusion model to be trained out of an AR checkpoint, or of an MDLM",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add(
         "source",
         type=checkpoint,
-        help="checkpoint folder or repository of a Llama-type AR model; with another --diffusion than masked also of an MDLM",
+        help="checkpoint folder or repository: a LLaDA, Dream or dllm a2d model; an AR model (Llama, Mistral, Qwen2, Qwen3); with another "
+        "--diffusion than masked also an MDLM",
     )
     add("destination", type=Path, help="new folder")
     add(
@@ -44,12 +45,48 @@ def run(args: argparse.Namespace) -> int:
     """Convert and print a summary; ValueError for a source that cannot be converted."""
     from transformers.utils import logging
 
-    from arche_mdlm.training.files.checkpointing import write_folder_atomically
+    from arche_mdlm.training.adopting.families import family_of_config
+    from arche_mdlm.training.adopting.source import CheckpointFiles
     from arche_mdlm.training.files.own_files import check_new_folder
-    from arche_mdlm.training.models.loading import save_arm
+    from arche_mdlm.training.models.ar_trunk import check_type
 
     logging.disable_progress_bar()
     check_new_folder(args.destination)
+    files = CheckpointFiles(args.source)
+    values = files.json("config.json")
+    if family_of_config(values) is not None:
+        return _run_adoption(args, files, values)
+    if values.get("model_type") != "mdlm":
+        check_type(str(args.source), values.get("model_type"))
+    return _run_start(args)
+
+
+def _run_adoption(args: argparse.Namespace, files: Any, values: dict[str, Any]) -> int:
+    """A diffusion model of others."""
+    from arche_mdlm.training.adopting.adopt import adopt
+
+    unused = {"--diffusion": args.diffusion != "masked", "--block_length": args.block_length is not None, "--shift": args.shift,
+              "--noise_schedule": args.noise_schedule is not None}  # fmt: skip
+    if wrong := [option for option, given in unused.items() if given]:
+        raise ValueError(
+            f"{', '.join(wrong)}: {args.source} is a diffusion model already, and is taken over as it is. To start another family from it, "
+            "convert the new folder once more"
+        )
+    done = adopt(files, args.destination, args.context_length, values)
+    print(
+        f"{args.destination}: the {done.name} model {args.source} with its own weights ({done.parameters:,} parameters, "
+        f"{str(done.dtype).removeprefix('torch.')}, {done.shards} files)."
+    )
+    print(f"Texts end at {', '.join(done.ends)}; generate takes sampler={done.sampler!r} unless told otherwise.")
+    print("Write with it: arche-mdlm generate", args.destination, '--prompt "..."')
+    return 0
+
+
+def _run_start(args: argparse.Namespace) -> int:
+    """A model that is to be trained."""
+    from arche_mdlm.training.files.checkpointing import write_folder_atomically
+    from arche_mdlm.training.models.loading import save_arm
+
     model, tokenizer, added = convert(
         args.source, args.noise_schedule, args.context_length, args.diffusion, args.block_length, args.shift
     )
