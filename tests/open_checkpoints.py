@@ -14,10 +14,8 @@ from arche_mdlm.training.data.tokenizers_io import train_bpe
 FOLDER = Path(__file__).parent / "training" / "adopting"
 TYPES = {"llada": "llada", "dream": "Dream"}
 TEXT = "Once upon a time there was a little girl."
-TURN_END = 302
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+TURN_END, BOS = 302, 303
+TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 
 
 def reference(name: str) -> tuple[dict, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -33,9 +31,9 @@ def tokenizer(size: int = 310) -> PreTrainedTokenizerFast:
     """Without a mask, EOS or pad, as LLaDA's is without a mask: 300 is `<|mdm_mask|>`, 301 `<|endoftext|>`, 302 `<|eot_id|>`."""
     backend = train_bpe([TEXT] * 4, vocab_size=280).backend_tokenizer
     made = PreTrainedTokenizerFast(tokenizer_object=backend)
-    named = {300: "<|mdm_mask|>", 301: "<|endoftext|>", TURN_END: "<|eot_id|>"}
+    named = {300: "<|mdm_mask|>", 301: "<|endoftext|>", TURN_END: "<|eot_id|>", BOS: "<|startoftext|>"}
     made.add_tokens([named.get(number, f"<|{number}|>") for number in range(len(made), size)], special_tokens=True)
-    made.chat_template = TEMPLATE
+    made.bos_token, made.chat_template = "<|startoftext|>", TEMPLATE
     return made
 
 

@@ -55,7 +55,9 @@ def adopt(
     values = files.json("config.json") if values is None else values
     family = family_of_config(values)
     if family is None:
-        raise ValueError(f"{files.source!r} is of type {values.get('model_type')!r}, which is no diffusion model that can be adopted")
+        raise ValueError(
+            f"{files.source!r} is of type {values.get('model_type')!r}, which is no diffusion model that can be adopted"
+        )
     fields = fields_of(files.source, family, values, context_length)
     tokenizer, ends = load_tokenizer(files, values, fields["vocab_size"])
     model = _empty_model(fields, tokenizer)
@@ -68,7 +70,7 @@ def adopt(
     def write(folder: Path) -> None:
         nonlocal shards
         model.config.save_pretrained(folder)
-        custom_object_save(model, folder, config=model.config)
+        custom_object_save(model, folder, config=model.config)  # type: ignore[arg-type]  # a config, too
         model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         shards = weights.write(folder)

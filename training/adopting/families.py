@@ -62,7 +62,9 @@ def fields_of(source: str, family: Family, values: Values, context: int | None =
 
 def _must_be(values: Values, wanted: Values, absent: tuple[str, ...]) -> list[str]:
     """Problems: fields that are not as `wanted`, and fields of `absent` that are set."""
-    wrong = [f"{name}={values.get(name)!r} must be {value!r}" for name, value in wanted.items() if values.get(name) != value]
+    wrong = [
+        f"{name}={values.get(name)!r} must be {value!r}" for name, value in wanted.items() if values.get(name) != value
+    ]
     return wrong + [f"{name}={values[name]!r} must be false or missing" for name in absent if values.get(name)]
 
 
@@ -87,7 +89,15 @@ def _check_llada(values: Values) -> list[str]:
     if values.get("num_experts"):
         return [f"num_experts={values['num_experts']}: it is a mixture of experts"]
     wanted = {"rope": True, "block_type": "llama", "activation_type": "silu", "layer_norm_type": "rms"}
-    absent = ("alibi", "attention_layer_norm", "input_emb_norm", "scale_logits", "clip_qkv", "include_bias", "bias_for_layer_norm")
+    absent = (
+        "alibi",
+        "attention_layer_norm",
+        "input_emb_norm",
+        "scale_logits",
+        "clip_qkv",
+        "include_bias",
+        "bias_for_layer_norm",
+    )
     problems = _must_be(values, wanted, absent)
     for name, usual in (("block_group_size", 1), ("layer_norm_with_affine", True)):
         if values.get(name, usual) != usual:
@@ -143,7 +153,9 @@ def _fields_like(config_class: type[PreTrainedConfig], **own: Any) -> Callable[[
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                      "max_position_embeddings"):  # fmt: skip
             values[name]  # a default of the class would be another model's
-        config = config_class(**{name: value for name, value in values.items() if name not in ("model_type", "auto_map")})
+        config = config_class(
+            **{name: value for name, value in values.items() if name not in ("model_type", "auto_map")}
+        )
         fields, known = trunk_fields(config), LlamaConfig().to_dict().keys() | _OWN_FIELDS
         return {name: value for name, value in fields.items() if name in known} | own
 
@@ -155,7 +167,13 @@ def _same(name: str) -> str | None:
 
 
 _LLADA_WRITING = {"sampler": "confidence", "temperature": 0.0, "max_new_tokens": 128, "num_diffusion_steps": 128}
-_DREAM_WRITING = {"sampler": "entropy", "temperature": 0.2, "top_p": 0.95, "max_new_tokens": 512, "num_diffusion_steps": 512}
+_DREAM_WRITING = {
+    "sampler": "entropy",
+    "temperature": 0.2,
+    "top_p": 0.95,
+    "max_new_tokens": 512,
+    "num_diffusion_steps": 512,
+}
 
 FAMILIES = {
     "llada": Family("LLaDA", _check_llada, _llada_fields, _rename_llada, _LLADA_WRITING),

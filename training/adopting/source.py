@@ -53,8 +53,10 @@ class CheckpointFiles:
             raise ValueError(f"{self.source!r} has no file {name}")
         if self.folder is not None:
             return self.folder / name
+        # By the branch's name first: the cache then knows what it was at, and is found without network.
+        revision = None if name == "config.json" else self.revision
         try:
-            return Path(hf_hub_download(self.source, name, revision=self.revision))
+            return Path(hf_hub_download(self.source, name, revision=revision))
         except (*_UNREACHABLE, EntryNotFoundError) as error:
             raise ValueError(
                 f"could not download {name} of {self.source!r}: {_line(error)}. What was downloaded is kept: give the same command again"

@@ -31,7 +31,9 @@ def load_tokenizer(files: CheckpointFiles, values: dict[str, Any], vocab_size: i
     """
     tokenizer = _load(files)
     if not 0 < len(tokenizer) <= vocab_size:
-        raise ValueError(f"the tokenizer of {files.source!r} has {len(tokenizer)} tokens; the model has {vocab_size} rows")
+        raise ValueError(
+            f"the tokenizer of {files.source!r} has {len(tokenizer)} tokens; the model has {vocab_size} rows"
+        )
     _set_mask(tokenizer, files.source, values.get("mask_token_id"))
     for role in _ROLES:
         given = values.get(f"{role}_token_id")
@@ -80,9 +82,9 @@ def _set_mask(tokenizer: Any, source: str, mask_id: int | None) -> None:
             f"config.json of {source!r} has mask_token_id={mask_id}, but the mask of its tokenizer, {tokenizer.mask_token!r}, is id {own}"
         )
     token = tokenizer.convert_ids_to_tokens(mask_id) if 0 <= mask_id < len(tokenizer) else None
-    if token is None:
+    if token is None or mask_id in [getattr(tokenizer, f"{role}_token_id") for role in _ROLES]:
         raise ValueError(
-            f"config.json of {source!r} has mask_token_id={mask_id}, but its tokenizer has no token of that id: it is another model's"
+            f"config.json of {source!r} has mask_token_id={mask_id}, but its tokenizer has no token of its own of that id: it is another model's"
         )
     tokenizer.mask_token = token
 

@@ -187,7 +187,9 @@ def _check(source: str, found: dict[str, Entry], unknown: list[str], model: torc
             f"{wanted[first.name]}"
         )
     if odd := sorted({entry.dtype for entry in found.values()} - _DTYPES.keys()):
-        raise ValueError(f"{source!r} has tensors of dtype {', '.join(odd)}: take the checkpoint that was not quantised")
+        raise ValueError(
+            f"{source!r} has tensors of dtype {', '.join(odd)}: take the checkpoint that was not quantised"
+        )
 
 
 def _without_tied_head(files: CheckpointFiles, found: dict[str, Entry], model: Any) -> list[Entry]:

@@ -4,7 +4,6 @@ The samplers below are written from the papers: LLaDA (Nie et al. 2025, arXiv 25
 2508.15487, with the decoding of its release).
 """
 
-import copy
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +26,6 @@ from transformers import (
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.training.adopting import weights as weights_module
-from arche_mdlm.training.adopting.source import CheckpointFiles
 from arche_mdlm.training.models.loading import load_arm
 
 NAMES = ("llada", "dream")
@@ -137,11 +135,13 @@ def dream_shares(number, steps, epsilon):
     return [*counts, number - sum(counts)]
 
 
-def write_greedily(logits_of, canvas, columns, counts, offset):
-    """In place: step after step the `counts` most probable proposals are kept, the mask's own probability counted."""
+def write_greedily(logits_of, canvas, columns, counts, offset, mask_counts):
+    """In place: step after step the `counts` most probable proposals are kept. In the authors' algorithms the mask's own probability counts."""
     for count in counts:
-        probabilities = shifted(logits_of(canvas), offset).double().softmax(-1)
-        confidence, proposal = probabilities.max(-1)
+        logits = shifted(logits_of(canvas), offset).double()
+        if not mask_counts:
+            logits[..., MASK] = -torch.inf
+        confidence, proposal = logits.softmax(-1).max(-1)
         inside = torch.zeros_like(canvas, dtype=torch.bool)
         inside[:, columns] = True
         confidence = confidence.masked_fill(~(inside & (canvas == MASK)), -1)
@@ -150,41 +150,57 @@ def write_greedily(logits_of, canvas, columns, counts, offset):
 
 
 def cut(sequences, width):
-    """Pads (here EOS, too) behind the first EOS of what was written."""
-    ends = (sequences[:, width:] == EOS).long().cumsum(-1)
-    behind = torch.cat([torch.zeros_like(sequences[:, :width]), ends - (sequences[:, width:] == EOS).long()], dim=1) > 0
-    return sequences.masked_fill(behind, EOS)
+    """Pads behind the first end of what was written: an EOS or the end of a turn."""
+    ends = torch.isin(sequences, torch.tensor([EOS, open_checkpoints.TURN_END])).long()
+    ends[:, :width] = 0
+    return sequences.masked_fill(ends.cumsum(-1) - ends > 0, EOS)
 
 
-def prompts(rows=6, width=5):
+def assert_texts(found, expected, mask_counts):
+    """Without the mask's probability the texts are equal. With it, the order of writing is another where two proposals are nearly equally
+    probable and the mask is not at one of them: seldom even with these random weights, where the mask is as probable as any token."""
+    assert not (expected == MASK).any(), "a mask was proposed: choose other prompts"
+    equal = (found == expected).all(-1)
+    assert bool(equal.all()) if not mask_counts else int(equal.sum()) >= len(equal) - 2, equal
+
+
+def prompts(rows=12, width=5):
     return torch.randint(4, 290, (rows, width), generator=torch.Generator().manual_seed(3))
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("mask_counts", [True, False])
 @pytest.mark.parametrize(("block", "steps"), [(16, 16), (16, 5), (16, 1), (8, 8), (4, 8), (4, 16)])
-def test_confidence_writes_the_text_of_llada_s_algorithm(adopted, block, steps):
+def test_confidence_writes_the_text_of_llada_s_algorithm(adopted, block, steps, mask_counts):
     logits_of, prompt, new = raw_logits(adopted["llada"]), prompts(), 16
     canvas = torch.cat([prompt, torch.full((len(prompt), new), MASK)], dim=1)
     for start in range(prompt.shape[1], canvas.shape[1], block):
-        write_greedily(logits_of, canvas, slice(start, start + block), even_shares(block, steps * block // new), offset=0)
-    assert not (canvas == MASK).any(), "a mask was proposed: choose other prompts"
-    options = {"max_new_tokens": new, "num_diffusion_steps": steps, "block_length": block, "sampler": "confidence", "temperature": 0}
+        counts = even_shares(block, steps * block // new)
+        write_greedily(logits_of, canvas, slice(start, start + block), counts, 0, mask_counts)
+    options = {
+        "max_new_tokens": new,
+        "num_diffusion_steps": steps,
+        "block_length": block,
+        "sampler": "confidence",
+        "temperature": 0,
+    }
     found = load(adopted["llada"]).generate(prompt, **options)
-    assert torch.equal(found, cut(canvas, prompt.shape[1]))
+    assert_texts(found, cut(canvas, prompt.shape[1]), mask_counts)
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("mask_counts", [True, False])
 @pytest.mark.parametrize("steps", [1, 4, 8, 16])
-def test_confidence_writes_the_text_of_dream_s_algorithm(adopted, steps):
+def test_confidence_writes_the_text_of_dream_s_algorithm(adopted, steps, mask_counts):
     """With times that go down to 0, where its shares are whole numbers."""
     logits_of, prompt, new = raw_logits(adopted["dream"]), prompts(), 16
     canvas = torch.cat([prompt, torch.full((len(prompt), new), MASK)], dim=1)
     counts = dream_shares(new, steps, Fraction(0))
     assert counts == [new // steps] * steps
-    write_greedily(logits_of, canvas, slice(prompt.shape[1], None), counts, offset=1)
-    assert not (canvas == MASK).any(), "a mask was proposed: choose other prompts"
+    write_greedily(logits_of, canvas, slice(prompt.shape[1], None), counts, 1, mask_counts)
     options = {"max_new_tokens": new, "num_diffusion_steps": steps, "sampler": "confidence", "temperature": 0}
-    assert torch.equal(load(adopted["dream"]).generate(prompt, **options), cut(canvas, prompt.shape[1]))
+    found = load(adopted["dream"]).generate(prompt, **options)
+    assert_texts(found, cut(canvas, prompt.shape[1]), mask_counts)
 
 
 @torch.no_grad()
@@ -194,8 +210,14 @@ def test_dream_s_own_last_time_changes_the_last_token_alone(adopted):
     canvas = torch.cat([prompt, torch.full((len(prompt), new), MASK)], dim=1)
     counts = dream_shares(new, new, Fraction(1, 1000))
     assert counts == [0] + [1] * 14 + [2]
-    write_greedily(logits_of, canvas, slice(prompt.shape[1], None), counts, offset=1)
-    options = {"max_new_tokens": new, "num_diffusion_steps": new, "sampler": "confidence", "temperature": 0, "eos_token_id": None}
+    write_greedily(logits_of, canvas, slice(prompt.shape[1], None), counts, 1, mask_counts=False)
+    options = {
+        "max_new_tokens": new,
+        "num_diffusion_steps": new,
+        "sampler": "confidence",
+        "temperature": 0,
+        "eos_token_id": None,
+    }
     model = load(adopted["dream"])
     model.generation_config.eos_token_id = None
     out = model.generate(prompt, **options, return_dict_in_generate=True, output_history=True)
@@ -245,11 +267,17 @@ def test_the_folder_loads_everywhere_and_writes(adopted, name):
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.model_max_length) == (EOS, EOS, 64)
     config = model.config
     assert (config.mask_token_id, config.eos_token_id, config.pad_token_id, config.bos_token_id) == (
-        MASK, EOS, EOS, {"llada": None, "dream": EOS}[name])  # fmt: skip
+        MASK, EOS, EOS, open_checkpoints.BOS)  # fmt: skip
     settings = model.generation_config
     assert settings.eos_token_id == [EOS, open_checkpoints.TURN_END]
-    assert (settings.sampler, settings.max_length, settings.max_new_tokens) == ({"llada": "confidence", "dream": "entropy"}[name], None, 32)
-    chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    assert (settings.sampler, settings.max_length, settings.max_new_tokens) == (
+        {"llada": "confidence", "dream": "entropy"}[name],
+        None,
+        32,
+    )
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     assert open_checkpoints.TURN_END in chat["input_ids"][0].tolist()
     out = model.generate(**chat, max_new_tokens=8)
     assert not (out == MASK).any()
@@ -278,12 +306,18 @@ def test_a_text_ends_at_the_end_of_a_turn(adopted):
 
 def test_no_code_of_the_source_runs(tmp_path, monkeypatch):
     """Its modules, and what its configs say about them, are passed over."""
-    folder = open_checkpoints.save(tmp_path / "source", "llada", auto_map={"AutoConfig": "bad.Config", "AutoModel": "bad.Model"})
-    trap = f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Config: pass\nclass Model: pass\nclass Tokenizer: pass\n"
+    folder = open_checkpoints.save(
+        tmp_path / "source", "llada", auto_map={"AutoConfig": "bad.Config", "AutoModel": "bad.Model"}
+    )
+    trap = (
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Config: pass\nclass Model: pass\nclass Tokenizer: pass\n"
+    )
     (folder / "bad.py").write_text(trap)
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text())
-    path.write_text(json.dumps(settings | {"auto_map": {"AutoTokenizer": ["bad.Tokenizer", None]}, "tokenizer_class": "Tokenizer"}))
+    path.write_text(
+        json.dumps(settings | {"auto_map": {"AutoTokenizer": ["bad.Tokenizer", None]}, "tokenizer_class": "Tokenizer"})
+    )
     assert main(["convert", str(folder), str(tmp_path / "mdlm")]) == 0
     load(tmp_path / "mdlm")
     AutoTokenizer.from_pretrained(tmp_path / "mdlm", trust_remote_code=True)
@@ -302,7 +336,9 @@ def test_dream_s_tokenizer_is_read_from_its_vocabulary_and_merges(tmp_path):
         path.unlink()
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(" ".join(pair) + "\n" for pair in model["merges"]))
-    added = {str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in whole["added_tokens"]}
+    added = {
+        str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in whole["added_tokens"]
+    }
     settings = {"tokenizer_class": "DreamTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]},
                 "added_tokens_decoder": added, "mask_token": "<|mdm_mask|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
                 "bos_token": "<|endoftext|>"}  # fmt: skip
@@ -318,11 +354,11 @@ def test_dream_s_tokenizer_is_read_from_its_vocabulary_and_merges(tmp_path):
 
 @torch.no_grad()
 def test_it_goes_on_as_block_diffusion(adopted, tmp_path):
-    """A second conversion starts another family from the new folder."""
-    words = ["convert", str(adopted["llada"]), str(tmp_path / "block"), "--diffusion", "block", "--block_length", "8"]
-    with pytest.MonkeyPatch.context():
-        status = main(words)
-    assert status in (0, 2)
+    """A second conversion starts another family from the new folder: in one block, the same model."""
+    words = ["convert", str(adopted["llada"]), str(tmp_path / "block"), "--diffusion", "block", "--block_length", "64"]
+    assert main(words) == 0
+    ids = open_checkpoints.reference("llada")[2]["ids"]
+    assert torch.equal(load(tmp_path / "block")(ids).logits, load(adopted["llada"])(ids).logits)
 
 
 # --- Memory -----------------------------------------------------------------------------------------------------------
@@ -366,11 +402,3 @@ def test_memory_holds_one_shard_however_large_the_model(tmp_path, monkeypatch):
     assert sizes[36] > 5 * sizes[6] > 5 * 24_000_000
     assert rises[36] < rises[6] + 24_000_000
     assert rises[36] < sizes[36] / 2
-
-
-def test_the_hub_s_files_are_read_from_one_commit(adopted):
-    """Of a folder, all are at hand."""
-    files = CheckpointFiles(adopted["llada"])
-    assert files.revision is None
-    assert files.json("config.json")["model_type"] == "mdlm"
-    assert copy.copy(files).names == files.names
