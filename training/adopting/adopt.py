@@ -8,9 +8,9 @@ from transformers.dynamic_module_utils import custom_object_save
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
 from arche_mdlm.training.adopting.families import Family, family_of_config, fields_of
-from arche_mdlm.training.adopting.source import CheckpointFiles
+from arche_mdlm.training.adopting.source import CheckpointFiles, reading_config
 from arche_mdlm.training.adopting.tokenizer import load_tokenizer
-from arche_mdlm.training.adopting.weights import check_room, look_up
+from arche_mdlm.training.adopting.weights import announced_size, check_room, look_up
 from arche_mdlm.training.files.checkpointing import write_folder_atomically
 from arche_mdlm.training.models.loading import set_generation_defaults
 
@@ -60,9 +60,11 @@ def adopt(
         )
     fields = fields_of(files.source, family, values, context_length)
     tokenizer, ends = load_tokenizer(files, values, fields["vocab_size"])
-    model = _empty_model(fields, tokenizer)
+    with reading_config(files.source):
+        model = _empty_model(fields, tokenizer)
+    check_room(announced_size(files), destination)
     weights = look_up(files, family.rename, model)
-    check_room(weights, destination)
+    check_room(weights.size, destination)
     model.config.dtype = weights.dtype
     _set_writing(model, tokenizer, family, ends)
     shards = 0

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
+from arche_mdlm.training.adopting.source import reading_config
 from arche_mdlm.training.models.ar_trunk import trunk_fields
 
 Values = dict[str, Any]
@@ -50,10 +51,8 @@ def fields_of(source: str, family: Family, values: Values, context: int | None =
         problems.append("quantization_config is set: take the checkpoint that it was made from")
     if problems:
         raise ValueError(f"{source!r} is a {family.name} model that the trunk cannot carry: {'; '.join(problems)}")
-    try:
+    with reading_config(source):
         fields = family.fields(values)
-    except KeyError as error:
-        raise ValueError(f"config.json of {source!r} lacks {error.args[0]}, which {family.name} needs") from error
     longest = fields["max_position_embeddings"]
     if context is not None and not 0 < context <= longest:
         raise ValueError(f"context_length={context} is not in 1 to {longest}, the context of {source!r}")

@@ -1,11 +1,19 @@
 """The files of somebody's checkpoint: a folder, or a repository of the Hub, of which only what is asked for is downloaded."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    StrictDataclassError,
+)
 
 from arche_mdlm.training.models.loading import checked_source
 
@@ -74,6 +82,17 @@ class CheckpointFiles:
         if not isinstance(values, dict):
             raise ValueError(f"{name} of {self.source!r} holds no object of JSON")
         return values
+
+
+@contextmanager
+def reading_config(source: str) -> Iterator[None]:
+    """ValueError, naming the source, where values of its config.json are missing or make no model."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"config.json of {source!r} lacks {error.args[0]}") from error
+    except (TypeError, ArithmeticError, StrictDataclassError) as error:
+        raise ValueError(f"config.json of {source!r} has values that make no model: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

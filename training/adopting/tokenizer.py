@@ -70,9 +70,11 @@ def _load(files: CheckpointFiles) -> Any:
             raise ValueError(f"the tokenizer of {files.source!r} cannot be read: {text}") from error
 
 
-def _set_mask(tokenizer: Any, source: str, mask_id: int | None) -> None:
+def _set_mask(tokenizer: Any, source: str, mask_id: Any) -> None:
     """Give the token of config.json's `mask_token_id` the role of the mask, in place."""
     own = tokenizer.mask_token_id
+    if mask_id is not None and not isinstance(mask_id, int):
+        raise ValueError(f"config.json of {source!r} has mask_token_id={mask_id!r}, which is no id")
     if mask_id is None and own is None:
         raise ValueError(f"{source!r} has no mask token, neither as mask_token_id in config.json nor in its tokenizer")
     if mask_id is None or mask_id == own:

@@ -122,15 +122,22 @@ def look_up(files: CheckpointFiles, rename: Callable[[str], str | None], model: 
     return Weights(files, _without_tied_head(files, found, model))
 
 
-def check_room(weights: Weights, destination: Path) -> None:
-    """ValueError where the disk of a new folder has no room for the weights."""
+def announced_size(files: CheckpointFiles) -> int:
+    """Bytes of the weights as the index tells them, before any is downloaded; 0 where it does not."""
+    metadata = files.json(INDEX).get("metadata")
+    size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return int(size) if isinstance(size, (int, float)) else 0
+
+
+def check_room(size: int, destination: Path) -> None:
+    """ValueError where the disk of a new folder has no room for `size` bytes of weights."""
     place = Path(destination).absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    if free < weights.size:
+    if free < size:
         raise ValueError(
-            f"the weights need {weights.size / 1e9:.1f} GB, and {place} has {free / 1e9:.1f} GB free: name a destination on another disk"
+            f"the weights need {size / 1e9:.1f} GB, and {place} has {free / 1e9:.1f} GB free: name a destination on another disk"
         )
 
 

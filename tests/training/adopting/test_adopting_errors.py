@@ -104,6 +104,20 @@ def test_a_field_that_is_missing(tmp_path, refused, name, lost):
     assert f"lacks {lost}" in refused()
 
 
+@pytest.mark.parametrize(
+    ("name", "change"), [("llada", {"d_model": "64"}), ("llada", {"n_heads": 0}), ("llada", {"rope_theta": None}),
+                         ("dream", {"rms_norm_eps": "x"}), ("dream", {"num_attention_heads": 0})]
+)  # fmt: skip
+def test_values_that_make_no_model(tmp_path, refused, name, change):
+    open_checkpoints.save(tmp_path / "source", name, **change)
+    assert "has values that make no model" in refused()
+
+
+def test_a_mask_that_is_no_id(tmp_path, refused):
+    open_checkpoints.save(tmp_path / "source", "llada", mask_token_id="x")
+    assert "has mask_token_id='x', which is no id" in refused()
+
+
 # --- Weights ----------------------------------------------------------------------------------------------------------
 
 
@@ -193,8 +207,16 @@ def test_pickles_only(tmp_path, refused):
 def test_a_disk_without_room(tmp_path, refused, monkeypatch):
     open_checkpoints.save(tmp_path / "source", "llada")
     monkeypatch.setattr(weights_module.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000}))
-    assert "GB, and" in (line := refused())
-    assert "name a destination on another disk" in line
+    assert "name a destination on another disk" in refused()
+
+
+def test_a_disk_without_room_for_what_the_index_announces(tmp_path, refused, monkeypatch):
+    """Before a shard is downloaded."""
+    folder = open_checkpoints.save(tmp_path / "source", "llada", shards=2)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index | {"metadata": {"total_size": 10**18}}))
+    monkeypatch.setattr(weights_module, "safe_open", None)
+    assert "the weights need 1000000000.0 GB" in refused()
 
 
 # --- Tokenizer --------------------------------------------------------------------------------------------------------
