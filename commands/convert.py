@@ -1,5 +1,5 @@
-"""`arche-mdlm convert`: an autoregressive checkpoint of the Llama type becomes the start of a diffusion model, or a masked diffusion
-model that of block diffusion."""
+"""`arche-mdlm convert`: a diffusion model of others (LLaDA, Dream, dllm's a2d) becomes one of ours; an autoregressive checkpoint becomes the
+start of a diffusion model, or a masked diffusion model that of block diffusion."""
 
 import argparse
 from pathlib import Path
@@ -7,23 +7,21 @@ from typing import Any
 
 from arche_mdlm.training.command_line import HelpFormatter, checkpoint, count
 
-# Fields of a source's config that say what it is, not what shape it has.
-_NOT_COPIED = ("architectures", "auto_map", "dtype", "id2label", "label2id", "model_type", "torch_dtype",
-               "transformers_version", "use_cache")  # fmt: skip
 _ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "convert",
-        help="make a diffusion model to be trained out of a Llama-type AR checkpoint, or of an MDLM",
+        help="take over LLaDA, Dream or a2d models; or make a diffusion model to be trained out of an AR checkpoint, or of an MDLM",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add(
         "source",
         type=checkpoint,
-        help="checkpoint folder or repository of a Llama-type AR model; with another --diffusion than masked also of an MDLM",
+        help="checkpoint folder or repository: a LLaDA, Dream or dllm a2d model; an AR model (Llama, Mistral, Qwen2, Qwen3); with another "
+        "--diffusion than masked also an MDLM",
     )
     add("destination", type=Path, help="new folder")
     add(
@@ -47,12 +45,48 @@ def run(args: argparse.Namespace) -> int:
     """Convert and print a summary; ValueError for a source that cannot be converted."""
     from transformers.utils import logging
 
-    from arche_mdlm.training.files.checkpointing import write_folder_atomically
+    from arche_mdlm.training.adopting.families import family_of_config
+    from arche_mdlm.training.adopting.source import CheckpointFiles
     from arche_mdlm.training.files.own_files import check_new_folder
-    from arche_mdlm.training.models.loading import save_arm
+    from arche_mdlm.training.models.ar_trunk import check_type
 
     logging.disable_progress_bar()
     check_new_folder(args.destination)
+    files = CheckpointFiles(args.source)
+    values = files.json("config.json")
+    if family_of_config(values) is not None:
+        return _run_adoption(args, files, values)
+    if values.get("model_type") != "mdlm":
+        check_type(str(args.source), values.get("model_type"))
+    return _run_start(args)
+
+
+def _run_adoption(args: argparse.Namespace, files: Any, values: dict[str, Any]) -> int:
+    """A diffusion model of others."""
+    from arche_mdlm.training.adopting.adopt import adopt
+
+    unused = {"--diffusion": args.diffusion != "masked", "--block_length": args.block_length is not None, "--shift": args.shift,
+              "--noise_schedule": args.noise_schedule is not None}  # fmt: skip
+    if wrong := [option for option, given in unused.items() if given]:
+        raise ValueError(
+            f"{', '.join(wrong)}: {args.source} is a diffusion model already, and is taken over as it is. To start another family from it, "
+            "convert the new folder once more"
+        )
+    done = adopt(files, args.destination, args.context_length, values)
+    print(
+        f"{args.destination}: the {done.name} model {args.source} with its own weights ({done.parameters:,} parameters, "
+        f"{str(done.dtype).removeprefix('torch.')}, {done.shards} files)."
+    )
+    print(f"Texts end at {', '.join(done.ends)}; generate takes sampler={done.sampler!r} unless told otherwise.")
+    print("Write with it: arche-mdlm generate", args.destination, '--prompt "..."')
+    return 0
+
+
+def _run_start(args: argparse.Namespace) -> int:
+    """A model that is to be trained."""
+    from arche_mdlm.training.files.checkpointing import write_folder_atomically
+    from arche_mdlm.training.models.loading import save_arm
+
     model, tokenizer, added = convert(
         args.source, args.noise_schedule, args.context_length, args.diffusion, args.block_length, args.shift
     )
@@ -92,6 +126,7 @@ def convert(
     """
     from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
     from arche_mdlm.schedule_mdlm import get_schedule
+    from arche_mdlm.training.models.ar_trunk import trunk_fields
     from arche_mdlm.training.models.loading import load_arm, set_generation_defaults
 
     if noise_schedule is not None:
@@ -105,17 +140,17 @@ def convert(
             f"shift=True with diffusion={diffusion!r}: before a block's first position stands another block; shift goes with 'masked' "
             "and 'uniform'"
         )
-    _check_type(source, diffusion)
+    _check_type(source, diffusion, context_length)
     ar_model, tokenizer = load_arm(source, dtype="auto")
     longest = ar_model.config.max_position_embeddings
     context = longest if context_length is None else context_length
     if not 0 < context <= longest:
         raise ValueError(f"context_length={context} is not in 1 to {longest}, the context of {str(source)!r}")
     num_old = min(len(tokenizer), ar_model.config.vocab_size)
-    added = _complete_tokenizer(tokenizer, source)
+    added = _complete_tokenizer(tokenizer, ar_model.config)
     tokenizer.model_max_length = context
 
-    values = {name: value for name, value in ar_model.config.to_dict().items() if name not in _NOT_COPIED}
+    values = trunk_fields(ar_model.config)
     values |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = MDLMConfig(
         **values
@@ -151,9 +186,11 @@ def convert(
     return model.eval(), tokenizer, added
 
 
-def _check_type(source: str | Path, diffusion: str) -> None:
+def _check_type(source: str | Path, diffusion: str, context_length: int | None) -> None:
     """ValueError for a model that cannot become one of the family; `load_arm` reports a source that is not a checkpoint."""
     from transformers import AutoConfig
+
+    from arche_mdlm.training.models.ar_trunk import check_trunk
 
     try:
         config = AutoConfig.from_pretrained(str(source))
@@ -170,22 +207,22 @@ def _check_type(source: str | Path, diffusion: str) -> None:
         raise ValueError(
             f"{str(source)!r} has prediction_offset=1; of the diffusion models only those with 0 become another family"
         )
-    if config.model_type not in ("llama", "mdlm"):
-        raise ValueError(
-            f"{str(source)!r} is of type {config.model_type!r}; only type 'llama' can be converted, as Llama, TinyLlama and SmolLM "
-            "have it (the trunk of an MDLM is a Llama's), and with another --diffusion than masked type 'mdlm'"
-        )
+    if config.model_type != "mdlm":
+        check_trunk(str(source), config, context_length)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{str(source)!r} is quantised; convert the checkpoint it was made from")
 
 
-def _complete_tokenizer(tokenizer: Any, source: str | Path) -> list[str]:
-    """Add a mask and a pad token if missing, in place; returns the added tokens."""
+def _complete_tokenizer(tokenizer: Any, config: Any) -> list[str]:
+    """Add a mask and a pad token if missing, in place; returns the added tokens. A tokenizer without BOS, as Qwen's, gets the one that
+    the source's `config` names."""
     from tokenizers import AddedToken
 
     from arche_mdlm.training.data.tokenizers_io import MASK, PAD, check_tokenizer
 
     added = []
+    if tokenizer.bos_token_id is None and isinstance(config.bos_token_id, int):
+        tokenizer.bos_token = tokenizer.convert_ids_to_tokens(config.bos_token_id)
     if tokenizer.mask_token_id is None:
         # lstrip: the space before a mask belongs to the word that will stand there.
         tokenizer.add_special_tokens({"mask_token": AddedToken(MASK, lstrip=True, special=True, normalized=False)})

@@ -197,6 +197,13 @@ class MDLMGenerationMixin(GenerationMixin):
     def _validate_generated_length(self, *args: Any, **kwargs: Any) -> None:
         """Lengths were resolved, and are checked a row at a time, in `Canvas.build`."""
 
+    def _prepare_generated_length(
+        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+    ) -> GenerationConfig:
+        """With the checkpoint's own length gone, which transformers would hold against the harmless one."""
+        generation_config.max_new_tokens = None
+        return super()._prepare_generated_length(generation_config, *args, **kwargs)  # type: ignore[misc]
+
     def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
         return StoppingCriteriaList()  # `Stopping` has its own
 

@@ -15,7 +15,13 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from arche_mdlm.commands import convert
@@ -46,6 +52,37 @@ def save_llama(folder, tokenizer, dtype=torch.float32, **changes):
     return model
 
 
+AR_TYPES = {
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None, "head_dim": 16}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16}),
+    "qwen3 with biases": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16, "attention_bias": True}),
+}
+
+
+def save_ar(folder, kind, tokenizer, **changes):
+    """A model of another type than Llama, with biases and norms that are not the initial zeros and ones."""
+    torch.manual_seed(0)
+    config_class, model_class, own = AR_TYPES[kind]
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "max_position_embeddings": 64, "initializer_range": 0.2, "vocab_size": len(tokenizer), "tie_word_embeddings": False,
+             "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+             "bos_token_id": 0, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}  # fmt: skip
+    model = model_class(config_class(**shape | own | changes)).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                value.add_(torch.randn_like(value) * 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def causal_mask(length, dtype=torch.float32):
+    seen = torch.ones(length, length, dtype=torch.bool).tril()
+    return torch.zeros(length, length, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[None, None]
+
+
 def run(source, destination, **options):
     values = {"noise_schedule": None, "context_length": None, "diffusion": "masked", "block_length": None}
     values |= {"shift": False} | options
@@ -71,19 +108,59 @@ def test_under_a_causal_mask_it_predicts_what_the_source_predicts(tmp_path, tied
         assert torch.equal(weights[name][: len(weight)], weight), name
 
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
-    length = ids.shape[1]
-    causal = torch.zeros(length, length, dtype=dtype).masked_fill(
-        ~torch.ones(length, length, dtype=torch.bool).tril(), torch.finfo(dtype).min
-    )
     with torch.no_grad():
         expected = source(ids).logits
-        as_source = model.eval()(ids, attention_mask=causal[None, None]).logits
+        as_source = model.eval()(ids, attention_mask=causal_mask(ids.shape[1], dtype)).logits
         both_ways = model(ids).logits
     known = [i for i in range(vocab_size) if i != model.config.mask_token_id]
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2 * expected.abs().max().item()
     torch.testing.assert_close(as_source[..., known], expected[..., known], atol=tolerance, rtol=1e-5)
     assert (as_source[..., model.config.mask_token_id] == -torch.inf).all()
     assert (both_ways[..., known] - expected[..., known]).abs().max() > 0.1, "it should look ahead"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", AR_TYPES)
+def test_other_types_predict_under_a_causal_mask_what_they_did(tmp_path, kind):
+    tokenizer = plain_tokenizer()
+    source = save_ar(tmp_path / "ar", kind, tokenizer)
+    assert run(tmp_path / "ar", tmp_path / "mdlm") == 0
+
+    model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "mdlm", output_loading_info=True)
+    assert not any(info.values())
+    layer = model.eval().model.layers[0].self_attn
+    assert (layer.o_proj.bias is None) == ("biases" not in kind)
+    assert (layer.q_proj.bias is None) == (kind in ("mistral", "qwen3"))
+    ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    known = [i for i in range(len(tokenizer)) if i != model.config.mask_token_id]
+    mask, expected = causal_mask(ids.shape[1]), source(ids).logits[..., known]
+    torch.testing.assert_close(model(ids, attention_mask=mask).logits[..., known], expected, atol=1e-5, rtol=1e-5)
+    # The short way through the last layer, with bools and with indices.
+    wanted = torch.zeros_like(ids, dtype=torch.bool)
+    wanted[0, [2, 5, 11]] = True
+    for positions in (wanted, wanted.flatten().nonzero()[:, 0]):
+        found = model(ids, attention_mask=mask, positions=positions).logits
+        torch.testing.assert_close(found[:, known], expected[wanted], atol=1e-5, rtol=1e-5)
+    model.set_attn_implementation("eager")
+    assert [tuple(each.shape) for each in model(ids, output_attentions=True).attentions] == [
+        (1, 4, *mask.shape[2:])
+    ] * 2
+    config = AutoConfig.from_pretrained(tmp_path / "mdlm")
+    assert not hasattr(config, "layer_types")
+    assert not hasattr(config, "sliding_window")
+
+
+def test_a_window_of_attention_bounds_the_context(tmp_path):
+    save_ar(tmp_path / "ar", "mistral", plain_tokenizer(), sliding_window=32)
+    with pytest.raises(ValueError, match="has sliding_window=32.*context_length=64 must be at most 32"):
+        run(tmp_path / "ar", tmp_path / "mdlm")
+    assert run(tmp_path / "ar", tmp_path / "mdlm", context_length=32) == 0
+
+
+def test_a_tokenizer_without_bos_gets_the_one_of_the_config(tmp_path):
+    save_ar(tmp_path / "ar", "qwen2", plain_tokenizer(bos_token=None))
+    model, tokenizer, _ = convert.convert(tmp_path / "ar")
+    assert (tokenizer.bos_token, model.config.bos_token_id) == ("<|bos|>", 0)
 
 
 def test_tokens_the_vocabulary_has_already_keep_their_rows(tmp_path):
@@ -249,7 +326,11 @@ def test_what_cannot_be_converted_is_refused(tmp_path):
     save_llama(tmp_path / "no-bos", plain_tokenizer(bos_token=None, eos_token="<|eos|>"), bos_token_id=None)
 
     for source, options, message in (
-        ("gpt2", {}, "is of type 'gpt2'; only type 'llama' can be converted, as Llama, TinyLlama and SmolLM"),
+        (
+            "gpt2",
+            {},
+            "is of type 'gpt2'; only types 'llama', 'mistral', 'qwen2', 'qwen3' can .* it has learned positions",
+        ),
         ("ar", {"shift": True, "diffusion": "block", "block_length": 4}, "shift=True with diffusion='block'"),
         ("shifted", {"diffusion": "block", "block_length": 4}, "has prediction_offset=1; of the diffusion models only"),
         ("mdlm", {}, "is a masked diffusion model already"),

@@ -68,7 +68,7 @@ TOUCHED = {
 }
 # Methods of transformers that ours stand in for: ours must be called, so theirs must still be there.
 OVERRIDDEN = {
-    MDLMForMaskedDiffusion: {"_validate_generated_length", "_get_stopping_criteria"},
+    MDLMForMaskedDiffusion: {"_validate_generated_length", "_prepare_generated_length", "_get_stopping_criteria"},
     TextInfillingPipeline: {"_sanitize_parameters", "_forward"},
     MDLMModel: set(),
 }

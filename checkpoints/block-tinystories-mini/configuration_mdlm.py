@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen3Config
 
 _CHOICES = {
     "diffusion": ("masked", "uniform", "block", "uniform_block", "eso"),
@@ -50,6 +50,9 @@ class MDLMConfig(LlamaConfig):
             `"score"`, log-scores less log rho, whose sum need not be 1 (SEDD, Lou et al. 2024, arXiv 2310.16834).
         prediction_offset (`int`, defaults to 0): 1: the output at a position predicts the next one, as in an AR model (Dream, DiffuLLaMA),
             so that the weights of one keep their task; each text begins with a token that is given. Not for blocks.
+        attention_output_bias (`bool`, *optional*): whether the output projection of attention has a bias; Qwen2's has none, while those of
+            queries, keys and values have. Default: as `attention_bias` says.
+        qk_norm (`bool`, defaults to False): an RMSNorm over each head of the queries and of the keys, before they are rotated (Qwen3).
         num_diffusion_steps (`int`, defaults to 64): sampling steps where the generation config gives none.
         use_cache (`bool`, defaults to False): of `LlamaConfig`; it changes nothing here.
         **kwargs: the fields of `LlamaConfig` (`vocab_size`, `hidden_size`, `num_hidden_layers`, ...).
@@ -92,6 +95,8 @@ class MDLMConfig(LlamaConfig):
     denoiser: str = "leave_one_out"
     parameterization: str = "subs"
     prediction_offset: int = 0
+    attention_output_bias: bool | None = None
+    qk_norm: bool = False
     num_diffusion_steps: int = 64
     use_cache: bool = False
 
@@ -120,6 +125,8 @@ class MDLMConfig(LlamaConfig):
             raise ValueError(f"prediction_offset={self.prediction_offset!r} must be 0 or 1")
         if self.num_diffusion_steps < 1:
             raise ValueError(f"num_diffusion_steps={self.num_diffusion_steps} must be at least 1")
+        if self.qk_norm:
+            self.base_model_tp_plan = Qwen3Config.base_model_tp_plan  # type: ignore[misc]  # Llama's, and the norms
         self.auto_map = dict(AUTO_MAP)
 
     def _check_family(self) -> None:

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention_mdlm import fit_attention
 from .checks_mdlm import check_attention, check_inputs
 from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
@@ -82,7 +83,8 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         super().__init__(config)
         # Llama freezes the pad embedding at zero; here pads fill the tail of the canvas, and are read like any token.
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
+            fit_attention(layer, number, config)
             layer.self_attn.is_causal = False  # type: ignore[union-attr]  # mypy sees only a ModuleList
         if config.time_conditioning != "none":
             self.time_embedding = make_embedding(config)

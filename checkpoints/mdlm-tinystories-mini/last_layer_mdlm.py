@@ -15,6 +15,8 @@ from transformers.models.llama.modeling_llama import (
     rotate_half,
 )
 
+from .attention_mdlm import NormedAttention
+
 # What transformers calls the cache of a layer: `cache` from 5.24 on, `past_key_values` before, which goes in 5.40.
 CACHE_ARGUMENT = "cache" if "cache" in signature(LlamaDecoderLayer.forward).parameters else "past_key_values"
 _BACKENDS = ("sdpa", "eager")  # flash and flex attention take other masks
@@ -59,7 +61,7 @@ def part_at_positions(layer: nn.Module, indexed: bool, **inputs: Any) -> str:
         return "nothing"
     if indexed:
         return "mlp"
-    looked_into = type(layer.self_attn) is not LlamaAttention or _is_hooked(layer.self_attn)
+    looked_into = type(layer.self_attn) not in (LlamaAttention, NormedAttention) or _is_hooked(layer.self_attn)
     drops = layer.training and config.attention_dropout
     if inputs.get(CACHE_ARGUMENT) is not None or looked_into or drops or torch.compiler.is_compiling():
         return "nothing"
@@ -125,8 +127,10 @@ def _most_at(
 
     normed = layer.input_layernorm(hidden_states)
     cos, sin = position_embeddings
-    query = _rotate(heads(attention.q_proj(pick(normed))), pick(cos), pick(sin))
-    key = _rotate(heads(attention.k_proj(normed)), cos, sin)
+    query, key = heads(attention.q_proj(pick(normed))), heads(attention.k_proj(normed))
+    if isinstance(attention, NormedAttention):
+        query, key = attention.q_norm(query), attention.k_norm(key)
+    query, key = _rotate(query, pick(cos), pick(sin)), _rotate(key, cos, sin)
     value = heads(attention.v_proj(normed))
     if attention_mask is not None:
         rows = attention_mask.expand(len(index), -1, -1, -1)

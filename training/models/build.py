@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.model_config import classes_of, make_config
 from arche_mdlm.configuration.presets import ModelSettings, Preset, check_family
+from arche_mdlm.training.models.ar_trunk import TYPES
 from arche_mdlm.training.models.loading import load_config
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -73,12 +74,12 @@ def model_of_checkpoint(source: str, preset: Preset, explicit: Collection[str]) 
 
 
 def _way_out(source: str, found: str, wanted: str) -> str:
-    if found == "llama" and wanted == "mdlm":
+    if found in TYPES and wanted == "mdlm":
         return f"make an MDLM of it with `arche-mdlm convert {source} NEW_FOLDER` and start from that, or choose a preset `-ar`"
     if found == "mdlm":
         return "an MDLM cannot become an AR model; choose a preset `-mdlm`"
     return (
-        f"choose the preset of the same arm; `arche-mdlm convert` makes an MDLM of a llama model only, not of {found}"
+        f"choose the preset of the same arm; `arche-mdlm convert` makes an MDLM of {', '.join(TYPES)}, not of {found}"
     )
 
 

@@ -20,14 +20,15 @@ from arche_mdlm.training.models.arms import arm_of
 
 def load_config(folder_or_repo: str | Path) -> PreTrainedConfig:
     """The configuration of a checkpoint of either arm, without its weights; ValueError if it is missing."""
-    source = _checked(folder_or_repo)
+    source = checked_source(folder_or_repo)
     try:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ValueError(f"could not load a checkpoint from {source!r}: {' '.join(str(error).split())}") from error
 
 
-def _checked(folder_or_repo: str | Path) -> str:
+def checked_source(folder_or_repo: str | Path) -> str:
+    """A source as a string; ValueError for a folder without config.json, and for what can be neither folder nor repository."""
     source = str(folder_or_repo)
     path = Path(source)
     if path.is_dir() and not (path / "config.json").is_file():
@@ -47,7 +48,7 @@ def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float3
     Raises:
         ValueError: if the folder is not a checkpoint, or weights are missing.
     """
-    source = _checked(folder_or_repo)
+    source = checked_source(folder_or_repo)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
         model, info = loaded
