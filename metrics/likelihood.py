@@ -106,7 +106,7 @@ def nelbo_of_seeds(
     condition_mask: torch.Tensor | None = None,
 ) -> Likelihood:
     """`nelbo` of rows whose draws have these seeds."""
-    _check_draws(num_samples, antithetic)
+    check_draws(num_samples, antithetic)
     attention_mask = checked_clean(model, input_ids, attention_mask, batch_size)
     scored = scored_positions(input_ids, attention_mask, model.config, condition_mask)
     draw = partial(family_of(model).bound_draws, num_samples=num_samples, antithetic=antithetic)
@@ -164,7 +164,8 @@ def draw_nats(
     return summed.view(len(input_ids), num_samples)
 
 
-def _check_draws(num_samples: int, antithetic: str) -> None:
+def check_draws(num_samples: int, antithetic: str) -> None:
+    """ValueError for a number of draws that is too small or not fit for `antithetic`."""
     if num_samples < 2:
         raise ValueError(f"num_samples={num_samples} must be at least 2: a standard error needs two draws")
     if antithetic not in ANTITHETIC:

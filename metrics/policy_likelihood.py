@@ -189,18 +189,18 @@ class _Decoding:
         ended = (self.eos & (self.masked.long().cumsum(-1) == 0)).any(-1)
         return (self.masked.any(-1) & ~ended).nonzero()[:, 0]
 
-    def step(self, rows: torch.Tensor, policy: str) -> None:
-        """Commit one position of each of `rows` (R,)."""
+    def step(self, rows: torch.Tensor, policy: str) -> torch.Tensor:
+        """Commit one position of each of `rows` (R,); the policy's scores (R,) there, 0 left to right."""
         where = self._candidates(rows, policy)
         nats, scores = self._predict(rows, where, policy)
-        chosen = where
-        if policy != "left_to_right":
-            ranked = torch.full(where.shape, -torch.inf, dtype=torch.float64, device=where.device)
-            chosen = top_k_per_row(ranked.masked_scatter(where, scores), torch.ones_like(rows))
+        ranked = torch.full(where.shape, -torch.inf, dtype=torch.float64, device=where.device)
+        ranked = ranked.masked_scatter(where, scores)
+        chosen = where if policy == "left_to_right" else top_k_per_row(ranked, torch.ones_like(rows))
         self.token_nats[rows] += torch.zeros_like(self.token_nats[rows]).masked_scatter(where, nats) * chosen
         self.order[rows] = self.order[rows].masked_fill(chosen, self.num_steps)
         self.masked[rows] &= ~chosen
         self.num_steps += 1
+        return ranked[chosen]
 
     def _candidates(self, rows: torch.Tensor, policy: str) -> torch.Tensor:
         """(R, L) bool: the positions that may be next, exactly one left to right."""
