@@ -44,7 +44,7 @@ class ArcheMDLM(LM):
         greedy (defaults to `"auto"`): for which continuations it is found out whether greedy decoding writes them
             (`metrics.greedy.writes_greedily`); `"auto"`: those that are alone in their document, since tasks of multiple choice do not
             ask. `"never"`: the flag is False. An AR model has it at no cost.
-        dtype (defaults to `"float32"`), device: of the weights.
+        dtype (defaults to `"float32"`), device: of the weights; the CPU where torch sees no GPU.
         batch_size: canvases a forward, texts written together; `"auto"`: as the memory allows.
         max_length: most tokens of context and continuation; default: the model's context.
         max_gen_toks (defaults to 256): most tokens written, where a task does not say.
@@ -104,10 +104,16 @@ class ArcheMDLM(LM):
     def _load(self, pretrained: str, dtype: str, device: str | None, window_context: int) -> None:
         self.processes = Processes(cpu=device == "cpu")
         self._rank, self._world_size = self.processes.index, self.processes.count
-        self._device = torch.device(device or self.processes.default_device())
+        self._device = self._device_of(device)
         self.model, self.tokenizer = load_arm(pretrained, dtype if dtype == "auto" else getattr(torch, dtype))
         self.model.to(self._device).eval()
         self.encoder = Encoder(self.tokenizer, self.max_length, window_context)
+
+    def _device_of(self, asked: str | None) -> torch.device:
+        """lm-eval asks for cuda:0 where nobody has asked for anything, in each of several processes and on machines without a GPU."""
+        if asked is None or (asked.startswith("cuda") and (self.processes.count > 1 or not torch.cuda.is_available())):
+            return torch.device(self.processes.default_device())
+        return torch.device(asked)
 
     # --- likelihoods --------------------------------------------------------------------------------------------------
 

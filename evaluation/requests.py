@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-
 from arche_mdlm.generation_config_mdlm import OWN_FIELDS
 
 LENGTHS = (
@@ -90,6 +88,8 @@ class Encoder:
     def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         """Contexts and continuations that score each token of a text once. All but the first have at least `window_context` tokens of
         context, the last one as many as fit."""
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         found = get_rolling_token_windows(ids, self.prefix, self.max_length - 1, self.window_context)
         return [make_disjoint_window(window) for window in found]

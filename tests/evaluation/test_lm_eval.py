@@ -364,6 +364,11 @@ def test_bad_model_args_are_named(folders, kind, own, why):
         ArcheMDLM(str(folders[kind]), **own)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_the_gpu_that_lm_eval_asks_for_by_itself_is_no_error_without_one(folders):
+    assert ArcheMDLM(str(folders["ar"]), device="cuda:0").device == torch.device("cpu")
+
+
 def test_a_checkpoint_is_needed(tmp_path):
     with pytest.raises(ValueError, match="model_args lacks pretrained=FOLDER"):
         ArcheMDLM()
