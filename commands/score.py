@@ -72,7 +72,7 @@ def _score_pairs(args: argparse.Namespace) -> int:
     """Print the figures of completions given their prompts."""
     from transformers.utils import logging
 
-    from arche_mdlm.metrics.pair_likelihood import pair_likelihoods
+    from arche_mdlm.evaluation.pair_likelihood import pair_likelihoods
     from arche_mdlm.training.models.arms import arm_of
     from arche_mdlm.training.models.loading import load_arm
     from arche_mdlm.training.threads import choose_threads

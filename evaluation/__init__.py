@@ -1,1 +1,1 @@
-"""Models in lm-evaluation-harness."""
+"""Answers given prompts: their likelihoods, and models in lm-evaluation-harness."""

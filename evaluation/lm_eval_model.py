@@ -14,9 +14,9 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from tqdm.auto import tqdm
 
+from arche_mdlm.evaluation.pair_likelihood import LIKELIHOODS, Pair, PairLikelihoods, pair_likelihoods, seed_of
 from arche_mdlm.evaluation.requests import Encoder, Writing, check_options
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize
-from arche_mdlm.metrics.pair_likelihood import LIKELIHOODS, Pair, PairLikelihoods, pair_likelihoods, seed_of
 from arche_mdlm.order_mdlm import ANTITHETIC
 from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.training.models.loading import load_arm, load_config
@@ -42,7 +42,7 @@ class ArcheMDLM(LM):
         num_samples, antithetic: as in `metrics.likelihood.nelbo`.
         seed (defaults to 0): of draws and of sampled texts; each request has a stream of its own, by its tokens.
         greedy (defaults to `"auto"`): for which continuations it is found out whether greedy decoding writes them
-            (`metrics.greedy.writes_greedily`); `"auto"`: those that are alone in their document, since tasks of multiple choice do not
+            (`evaluation.greedy.writes_greedily`); `"auto"`: those that are alone in their document, since tasks of multiple choice do not
             ask. `"never"`: the flag is False. An AR model has it at no cost.
         dtype (defaults to `"float32"`), device: of the weights; the CPU where torch sees no GPU.
         batch_size: canvases a forward, texts written together; `"auto"`: as the memory allows.

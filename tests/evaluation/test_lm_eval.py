@@ -21,9 +21,9 @@ from arche_mdlm.commands.main import main  # noqa: E402
 from arche_mdlm.configuration.presets import ModelSettings  # noqa: E402
 from arche_mdlm.evaluation.command import with_defaults  # noqa: E402
 from arche_mdlm.evaluation.lm_eval_model import ArcheMDLM  # noqa: E402
+from arche_mdlm.evaluation.pair_likelihood import pair_likelihoods, seed_of  # noqa: E402
 from arche_mdlm.evaluation.requests import Encoder, Writing  # noqa: E402
 from arche_mdlm.metrics.likelihood import nelbo, nll  # noqa: E402
-from arche_mdlm.metrics.pair_likelihood import pair_likelihoods, seed_of  # noqa: E402
 from arche_mdlm.training.models.build import build_model  # noqa: E402
 from arche_mdlm.training.models.loading import save_arm, set_generation_defaults  # noqa: E402
 
@@ -178,7 +178,7 @@ def test_the_flag_of_families_without_an_order_is_by_generation(lm, kind):
     """Of all continuations of one token, from one seed each, those that their own generation writes."""
     model = lm(kind).model
     rows = torch.tensor([[0, 5, token] for token in range(4, 16)])
-    from arche_mdlm.metrics.greedy import writes_greedily
+    from arche_mdlm.evaluation.greedy import writes_greedily
 
     given = torch.tensor([[True, True, False]]).expand(12, -1)
     written = model.generate(

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from arche_mdlm.evaluation.greedy import writes_greedily
 from arche_mdlm.metrics.ar_likelihood import nll_and_greedy
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize
 from arche_mdlm.metrics.corpus_likelihood import _padded
-from arche_mdlm.metrics.greedy import writes_greedily
 from arche_mdlm.metrics.likelihood import check_draws, gives_token_nll, nelbo_of_seeds
 from arche_mdlm.metrics.policy_likelihood import POLICIES, policy_nll
 
