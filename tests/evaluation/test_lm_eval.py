@@ -491,24 +491,34 @@ def test_defaults_of_the_command():
     assert with_defaults(["--config", "x.yaml"]) == ["run", "--config", "x.yaml"]
 
 
+DRIVER = """
+import sys
+from functools import partial
+from unittest import mock
+import lm_eval.tasks
+from arche_mdlm.evaluation.command import main
+with mock.patch("lm_eval.tasks.TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False)):
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.usefixtures("only_ours")
 @pytest.mark.long
 def test_two_processes_give_what_one_gives(folders, tasks, tmp_path):
     """Three documents, so that one process has fewer than the other."""
-    found = []
     line = ["--model_args", f"pretrained={folders['masked']},num_samples=4", "--include_path", str(tasks), "--tasks",
-            "own_choice,own_rolling,own_last_word", "--batch_size", "8", "--log_samples"]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_DATASETS_CACHE": str(tmp_path / "cache"),
-                                "HF_HUB_OFFLINE": "1"}  # fmt: skip
+            "own_choice,own_rolling,own_last_word", "--batch_size", "8", "--device", "cpu", "--output_path"]  # fmt: skip
+    assert main(["eval", *line, str(tmp_path / "one")]) == 0
+    (tmp_path / "driver.py").write_text(DRIVER)
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-              "--dynamo_backend", "no", "--main_process_port", "0", "-m"]  # fmt: skip
-    for start in (["-m"], launch):
-        out = tmp_path / f"out{len(found)}"
-        command = [sys.executable, *start, "arche_mdlm.evaluation", *line, "--output_path", str(out)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-        assert done.returncode == 0, done.stderr[-3000:]
-        found.append(results_of(out)["results"])
-    assert set(found[0]) == set(found[1])
-    for task, values in found[0].items():
+              "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    command = [sys.executable, *launch, str(tmp_path / "driver.py"), *line, str(tmp_path / "two")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (results_of(tmp_path / name)["results"] for name in ("one", "two"))
+    assert set(one) == set(two) == {"own_choice", "own_rolling", "own_last_word"}
+    for task, values in one.items():
         for name, value in values.items():
             if isinstance(value, float) and "stderr" not in name:
-                assert found[1][task][name] == pytest.approx(value, rel=1e-6), (task, name)
+                assert two[task][name] == pytest.approx(value, rel=1e-6), (task, name)
