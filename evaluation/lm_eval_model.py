@@ -143,7 +143,7 @@ class ArcheMDLM(LM):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, result)
         return sums
 
-    def _score(self, pairs: list[Pair], greedy: Sequence[bool] | None, quiet: bool) -> PairLikelihoods:
+    def _score(self, pairs: Sequence[Pair], greedy: Sequence[bool] | None, quiet: bool) -> PairLikelihoods:
         return pair_likelihoods(
             self.model, pairs, likelihood=self.likelihood, num_samples=self.num_samples, antithetic=self.antithetic,
             seed=self.seed, greedy=greedy, batch_size=self.batch_size, progress=not quiet and self.rank == 0,

@@ -72,7 +72,7 @@ def pair_likelihoods(
         found[key] = found.get(key, False) or flag
     order = sorted(found, key=lambda key: len(key[0]) + len(key[1]), reverse=True)
     work = _Work(model, likelihood, num_samples, antithetic, seed, batch_size, longest=sum(map(len, order[0])))
-    rows = {}
+    rows: dict[Pair, torch.Tensor] = {}
     with tqdm(total=len(order), desc="scoring", unit="pair", disable=not progress) as bar:
         for start in range(0, len(order), work.step):
             part = order[start : start + work.step]
