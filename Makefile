@@ -78,10 +78,12 @@ clean:  ## remove the environment, caches and build folders; runs/ is kept
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
 	@touch $@
 
-# What only tests of other people's tools need: torchao, aside because it talks at every import of transformers, and transformers'
+# What only tests of other people's tools need: lm-eval with its 20 packages; torchao, aside because it talks at every import of transformers, and transformers'
 # own tests of the installed version, from its sdist.
 .venv/.clients: .venv/.installed
 	rm -rf .venv/clients .venv/transformers-tests
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[eval]" --constraint constraints.txt \
+		|| echo "lm-eval cannot be had here: its tests are skipped"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --target .venv/clients --no-deps --constraint constraints.txt torchao \
 		|| echo "torchao cannot be had here: its test is skipped"
 	@version=$$($(PY) -c 'import transformers; print(transformers.__version__)'); \

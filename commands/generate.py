@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from arche_mdlm.commands import generate_options as options
 
 if TYPE_CHECKING:
-    from arche_mdlm.commands.processes import Processes
     from arche_mdlm.training.models.arms import Arm
+    from arche_mdlm.training.processes import Processes
     from arche_mdlm.writing.sample_file import SampleFile
 
 
@@ -23,9 +23,9 @@ def run(args: argparse.Namespace) -> int:
     """Write the texts; ValueError, before the weights are loaded, for options that do not fit the arm or each other."""
     from transformers.utils import logging
 
-    from arche_mdlm.commands.processes import Processes
     from arche_mdlm.training.models.arms import arm_of
     from arche_mdlm.training.models.loading import load_config
+    from arche_mdlm.training.processes import Processes
     from arche_mdlm.training.threads import choose_threads
 
     logging.disable_progress_bar()

@@ -1,6 +1,7 @@
-"""`arche-mdlm score`: how likely a checkpoint finds the texts of a file."""
+"""`arche-mdlm score`: how likely a checkpoint finds the texts of a file, or completions given their prompts."""
 
 import argparse
+import math
 from typing import Any
 
 from arche_mdlm.checkpoints import SHIPPED
@@ -23,6 +24,11 @@ def add_parser(subparsers: Any) -> None:
     )
     add("file", help="jsonl, json, csv or parquet file, or txt with <|endoftext|> between its texts; also .gz")
     add("--text_column", default="text", help="field that holds the text, nested ones as a.b")
+    add(
+        "--prompt_column",
+        metavar="NAME",
+        help="field with a prompt: what --text_column has is scored given it, without an EOS behind it",
+    )
     add("--num_samples", type=count(2), default=8, help="draws a text of the NELBO estimate")
     add("--long_documents", choices=("drop", "chunk"), default="drop", help="texts longer than the context")
     add_threads(parser)
@@ -33,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     """Score the file and print the figures; ValueError for a checkpoint or a file that cannot be read."""
     from transformers.utils import logging
 
+    if args.prompt_column is not None:
+        return _score_pairs(args)
     from arche_mdlm.training.data.preparing import prepare_data
     from arche_mdlm.training.loop.evaluation import Evaluator
     from arche_mdlm.training.models.arms import arm_of
@@ -58,3 +66,68 @@ def run(args: argparse.Namespace) -> int:
         f"{score['validation_bits_per_byte']:.4f} bits a byte, {score['validation_nats_per_story']:.1f} nats a text"
     )
     return 0
+
+
+def _score_pairs(args: argparse.Namespace) -> int:
+    """Print the figures of completions given their prompts."""
+    from transformers.utils import logging
+
+    from arche_mdlm.evaluation.pair_likelihood import pair_likelihoods
+    from arche_mdlm.training.models.arms import arm_of
+    from arche_mdlm.training.models.loading import load_arm
+    from arche_mdlm.training.threads import choose_threads
+
+    if args.long_documents != "drop":
+        raise ValueError(
+            f"--long_documents {args.long_documents} is for whole texts: a prompt and its completion are not cut"
+        )
+    logging.disable_progress_bar()
+    texts = _read_pairs(args)
+    model, tokenizer = load_arm(args.model)
+    pairs, num_bytes, context = [], 0, model.config.max_position_embeddings
+    for number, (prompt, completion) in enumerate(texts, 1):
+        given = tokenizer(prompt, verbose=False)["input_ids"]
+        scored = tokenizer(prompt + completion, verbose=False)["input_ids"][len(given) :]
+        if not scored:
+            raise ValueError(
+                f"{args.file}: the {args.text_column} of pair {number} is empty: there is nothing to score"
+            )
+        if len(given) + len(scored) <= context:
+            pairs.append((given, scored))
+            num_bytes += len(completion.encode())
+    if not pairs:
+        raise ValueError(f"{args.file}: no pair fits the context of {context} tokens")
+    choose_threads(args.threads)
+    found = pair_likelihoods(model.eval(), pairs, num_samples=args.num_samples, progress=True)
+    num_tokens = sum(len(scored) for _, scored in pairs)
+    left_out = len(texts) - len(pairs)
+    print(
+        f"{len(pairs):,} completions, {num_tokens:,} tokens"
+        + (f"; {left_out:,} longer with their prompts than the context of {context} left out" if left_out else "")
+    )
+    total, error = float(found.nats.sum()), float(found.standard_error.square().sum().sqrt())
+    bound = arm_of(model).is_bound
+    print(
+        f"{'NELBO, an upper bound on the NLL' if bound else 'NLL'} given the prompts: {total / num_tokens:.4f}"
+        f"{f' +- {error / num_tokens:.4f}' if bound else ''} nats a token, {total / math.log(2) / num_bytes:.4f} bits a byte, "
+        f"{total / len(pairs):.1f} nats a completion"
+    )
+    return 0
+
+
+def _read_pairs(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Prompts and completions of the file; ValueError for one that lacks either, or has no such columns."""
+    from pathlib import Path
+
+    from arche_mdlm.training.data.readers import kind_of, read_texts
+
+    path = Path(args.file)
+    if not path.is_file() or kind_of(path) in (None, ".txt"):
+        raise ValueError(f"--prompt_column needs a jsonl, json, csv or parquet file, but {args.file!r} is none")
+    columns = (read_texts(path, name) for name in (args.prompt_column, args.text_column))
+    pairs = list(zip(*columns, strict=True))
+    for number, pair in enumerate(pairs, 1):
+        if None in pair:
+            name = args.prompt_column if pair[0] is None else args.text_column
+            raise ValueError(f"{args.file}: the {name} of pair {number} is null; give a text")
+    return [(prompt or "", completion or "") for prompt, completion in pairs]

@@ -9,8 +9,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from arche_mdlm.metrics.ar_likelihood import head_is_all, nll
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize
-from arche_mdlm.metrics.likelihood import evaluating, gives_token_nll, head_is_all, nelbo_of_seeds, nll
+from arche_mdlm.metrics.likelihood import gives_token_nll, nelbo_of_seeds
+from arche_mdlm.metrics.rows import evaluating
 
 
 class CorpusLikelihood(NamedTuple):

@@ -1,21 +1,20 @@
 """Comparable likelihoods: exact NLL of an AR model, NELBO of a masked diffusion model, in nats."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from arche_mdlm.family_mdlm import family_of
-from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize, logit_positions
-from arche_mdlm.offset_mdlm import check_predictable
+from arche_mdlm.metrics.ar_likelihood import nll
+from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize
+from arche_mdlm.metrics.rows import checked_clean, evaluating, scored_positions
 from arche_mdlm.order_mdlm import ANTITHETIC, Draws, beside_clean
-from arche_mdlm.sight_mdlm import real_positions
+
+__all__ = ["ANTITHETIC", "Likelihood", "nelbo", "nelbo_of_seeds", "nll"]
 
 
 class Likelihood(NamedTuple):
@@ -25,23 +24,12 @@ class Likelihood(NamedTuple):
     standard_error: torch.Tensor  # (B,) float64, of the Monte Carlo estimate
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients for the time of a with block."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
-
-
 def nelbo(
     model: PreTrainedModel,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     *,
+    condition_mask: torch.Tensor | None = None,
     num_samples: int = 16,
     antithetic: str = "counts",
     generator: torch.Generator | None = None,
@@ -59,6 +47,9 @@ def nelbo(
         model (`MDLMForMaskedDiffusion`): the model.
         input_ids (`torch.LongTensor`, (B, L)): clean texts.
         attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
+        condition_mask (`torch.BoolTensor`, (B, L), *optional*): True at tokens that are given, such as a prompt: the bound is on
+            -log p(the other tokens | the given ones). They are clean in every draw, and L above counts the others only. With
+            blocks, given tokens may not stand in a later block than scored ones.
         num_samples (`int`, defaults to 16): forwards a row, at least 2.
         antithetic (`str`, defaults to `"counts"`): how the draws hang together; each choice is unbiased, and pairs are
             averaged before the error is. `"none"`: by the strata only. `"counts"`: in pairs of k and L + 1 - k masks, which
@@ -78,8 +69,8 @@ def nelbo(
 
     Raises:
         ValueError: for num_samples below 2 or not fit for `antithetic`, an unknown `antithetic`, a batch_size below 1,
-            shapes that do not fit, or a row without a token to score or with the mask token, and with `prediction_offset` 1 for
-            a row that does not begin with a BOS.
+            shapes that do not fit, a condition_mask that is not bool or gives all of a row, or a row without a token to score or
+            with the mask token, and with `prediction_offset` 1 for a row that does not begin with a BOS or a given token.
 
     Example:
 
@@ -99,7 +90,9 @@ def nelbo(
     ```
     """
     seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
-    return nelbo_of_seeds(model, input_ids, attention_mask, seeds, num_samples, antithetic, batch_size)
+    return nelbo_of_seeds(
+        model, input_ids, attention_mask, seeds, num_samples, antithetic, batch_size, condition_mask=condition_mask
+    )
 
 
 def nelbo_of_seeds(
@@ -110,11 +103,12 @@ def nelbo_of_seeds(
     num_samples: int,
     antithetic: str,
     batch_size: int | str | BatchSize,
+    condition_mask: torch.Tensor | None = None,
 ) -> Likelihood:
     """`nelbo` of rows whose draws have these seeds."""
-    _check_draws(num_samples, antithetic)
-    attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
-    scored = _scored(input_ids, attention_mask, model.config)
+    check_draws(num_samples, antithetic)
+    attention_mask = checked_clean(model, input_ids, attention_mask, batch_size)
+    scored = scored_positions(input_ids, attention_mask, model.config, condition_mask)
     draw = partial(family_of(model).bound_draws, num_samples=num_samples, antithetic=antithetic)
     draws = draws_of_rows(draw, input_ids, scored, attention_mask, seeds)
     estimates = draw_nats(model, input_ids, attention_mask, draws, num_samples, batch_size)
@@ -170,7 +164,8 @@ def draw_nats(
     return summed.view(len(input_ids), num_samples)
 
 
-def _check_draws(num_samples: int, antithetic: str) -> None:
+def check_draws(num_samples: int, antithetic: str) -> None:
+    """ValueError for a number of draws that is too small or not fit for `antithetic`."""
     if num_samples < 2:
         raise ValueError(f"num_samples={num_samples} must be at least 2: a standard error needs two draws")
     if antithetic not in ANTITHETIC:
@@ -179,49 +174,6 @@ def _check_draws(num_samples: int, antithetic: str) -> None:
         raise ValueError(
             f"num_samples={num_samples} must be even and at least 4 for pairs with antithetic='complement'"
         )
-
-
-def _checked_mask(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, batch_size: int | str | BatchSize
-) -> torch.Tensor:
-    """The attention mask (B, L), ones by default; ValueError for wrong shapes or values."""
-    if input_ids.dim() != 2:
-        raise ValueError(f"input_ids of shape {tuple(input_ids.shape)} must be (rows, length)")
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    if attention_mask.shape != input_ids.shape:
-        raise ValueError(f"attention_mask of shape {tuple(attention_mask.shape)} must be {tuple(input_ids.shape)}")
-    if isinstance(batch_size, int) and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
-    return attention_mask
-
-
-def _checked_clean(
-    model: PreTrainedModel,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    batch_size: int | str | BatchSize,
-) -> torch.Tensor:
-    """`_checked_mask`, and ValueError for a row that holds the model's mask token."""
-    attention_mask = _checked_mask(input_ids, attention_mask, batch_size)
-    held = (input_ids == model.config.mask_token_id) & attention_mask.bool()
-    if bool(held.any()):
-        row = int(held.any(-1).nonzero()[0])
-        raise ValueError(f"row {row} of input_ids holds mask_token_id={model.config.mask_token_id}; give clean tokens")
-    return attention_mask
-
-
-def _scored(input_ids: torch.Tensor, attention_mask: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
-    """(B, L) bool: attended positions but a leading BOS. ValueError for a row that has none, or cannot be predicted."""
-    bos_token_id = config.bos_token_id
-    attended = attention_mask.bool()
-    first = attended & (attended.long().cumsum(-1) == 1)
-    scored = attended & ~(first & (input_ids == (-1 if bos_token_id is None else bos_token_id)))
-    if not bool(scored.any(-1).all()):
-        row = int((~scored.any(-1)).nonzero()[0])
-        raise ValueError(f"row {row} of input_ids has no token to score")
-    check_predictable(config, scored, attention_mask)
-    return scored
 
 
 def _nats(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, draws: Draws) -> torch.Tensor:
@@ -257,139 +209,3 @@ def _standard_error(estimates: torch.Tensor, paired: bool) -> torch.Tensor:
     if paired and num_samples >= 4 and num_samples % 2 == 0:
         estimates = estimates.view(len(estimates), num_samples // 2, 2).mean(-1)
     return estimates.std(1) / math.sqrt(estimates.shape[1])
-
-
-def nll(
-    model: PreTrainedModel,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
-    *,
-    batch_size: int | str | BatchSize = AUTO,
-) -> torch.Tensor:
-    """Exact negative log-likelihood (B,) in nats, float64, of rows (B, L) under an AR model.
-
-    BOS is context, EOS is scored, padding on either side is excluded. A mask token in the vocabulary (a matched twin
-    has one, in its config or among the suppressed tokens of its generation config) gets probability zero, as in the
-    diffusion arm: both are distributions over the same tokens. For a trained model that changes nothing measurable.
-
-    The head goes through a chunk of positions at a time, so that the logits of a batch never exist at once; for a model whose
-    logits are more than its head's (a softcap, a scale), they do.
-
-    Args:
-        model (`PreTrainedModel`): any causal language model of transformers.
-        input_ids (`torch.LongTensor`, (B, L)): clean texts.
-        attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
-        batch_size (`int`, `"auto"` or `BatchSize`, defaults to `"auto"`): rows a forward; `"auto"`: as the memory allows.
-
-    Returns:
-        `torch.Tensor`, (B,), float64: nats a row.
-
-    Raises:
-        ValueError: for a row without a token to score, shapes that do not fit, or a batch_size below 1.
-
-    Example:
-
-    ```python
-    >>> from transformers import AutoModelForCausalLM, AutoTokenizer
-    >>> from arche_mdlm.metrics.likelihood import nll
-    >>> folder = "checkpoints/ar-tinystories-mini"
-    >>> tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-    >>> texts = ["Once upon a time there was a dog.", "Dog a was there time a upon once."]
-    >>> nats = nll(model, **tokenizer(texts, return_tensors="pt", padding=True))
-    >>> bool(nats[0] < nats[1])
-    True
-
-    ```
-    """
-    attention_mask = _checked_mask(input_ids, attention_mask, batch_size)
-    if bool((attention_mask.sum(-1) < 2).any()):
-        raise ValueError("input_ids has a row of fewer than two tokens: nothing to score behind the first")
-    forbidden = _forbidden_tokens(model)
-    position_ids = real_positions(attention_mask)
-    scored = attention_mask[:, 1:].bool() & attention_mask[:, :-1].bool()
-    result = torch.empty(len(input_ids), dtype=torch.float64)
-    with evaluating(model):
-        in_chunks = head_is_all(model, input_ids[:1], attention_mask[:1], position_ids[:1])
-        token_nats = _token_nats_in_chunks if in_chunks else _token_nats
-        sizes = BatchSize.of(batch_size, model, input_ids.shape[1], all_logits=not in_chunks)
-
-        def score(part: range) -> torch.Tensor:
-            where = slice(part.start, part.stop)
-            inputs = _ar_inputs(input_ids[where], attention_mask[where], position_ids[where])
-            nats = torch.zeros(scored[where].shape, dtype=torch.float64, device=input_ids.device)
-            nats[scored[where]] = token_nats(model, inputs, scored[where], forbidden)
-            return nats.sum(-1).cpu()
-
-        for part, nats in sizes.run(range(len(input_ids)), score):
-            result[part.start : part.stop] = nats
-    return result
-
-
-def _ar_inputs(input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor) -> dict[str, Any]:
-    return {
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-        "position_ids": position_ids,
-        "use_cache": False,
-    }
-
-
-def _token_nats(
-    model: PreTrainedModel, inputs: dict[str, Any], scored: torch.Tensor, forbidden: list[int]
-) -> torch.Tensor:
-    """Cross-entropies (N,) float64 of the next tokens at the N True positions of `scored` (B, L - 1), of all logits."""
-    return _cross_entropies(model(**inputs).logits[:, :-1][scored], inputs["input_ids"][:, 1:][scored], forbidden)
-
-
-def _token_nats_in_chunks(
-    model: PreTrainedModel, inputs: dict[str, Any], scored: torch.Tensor, forbidden: list[int]
-) -> torch.Tensor:
-    """As `_token_nats`; the head runs on a few of the positions at a time."""
-    states = model.base_model(**inputs)[0][:, :-1][scored]
-    targets = inputs["input_ids"][:, 1:][scored]
-    size = logit_positions(states.device, model.config.get_text_config().vocab_size)
-    head = model.get_output_embeddings()
-    parts = zip(states.split(size), targets.split(size), strict=True)
-    return torch.cat([_cross_entropies(head(part), wanted, forbidden) for part, wanted in parts])
-
-
-def _cross_entropies(logits: torch.Tensor, targets: torch.Tensor, forbidden: list[int]) -> torch.Tensor:
-    """(N,) float64 of logits (N, V), forbidden tokens having probability zero."""
-    logits = logits.float()
-    if forbidden:
-        logits[..., forbidden] = -torch.inf
-    return F.cross_entropy(logits, targets, reduction="none").double()
-
-
-_PROBE_TOKENS = 8
-
-
-def head_is_all(
-    model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor
-) -> bool:
-    """Whether an AR model's logits equal its head applied to the trunk's states, tested on the start of a row (1, L).
-
-    Families differ: Gemma caps its logits, Cohere and Granite scale them, some have more between trunk and head. None of that
-    can be read off the head.
-    """
-    if not isinstance(model, PreTrainedModel) or model.base_model is model or model.get_output_embeddings() is None:
-        return False
-    first = int(attention_mask[0].argmax())  # padding on the left
-    where = slice(first, first + _PROBE_TOKENS)
-    inputs = _ar_inputs(input_ids[:, where], attention_mask[:, where], position_ids[:, where])
-    expected = model(**inputs).logits.float()
-    try:
-        found = model.get_output_embeddings()(model.base_model(**inputs)[0]).float()
-    except TypeError:  # the trunk takes other arguments than the model
-        return False
-    exact = model.dtype in (torch.float32, torch.float64)
-    tolerance = (1e-5 if exact else 2e-2) * float(expected.abs().max())  # compiled, it rounds differently
-    return found.shape == expected.shape and float((found - expected).abs().max()) <= tolerance
-
-
-def _forbidden_tokens(model: PreTrainedModel) -> list[int]:
-    """Ids that an AR model may not write: its mask token, and the tokens suppressed by its generation config."""
-    suppressed = getattr(getattr(model, "generation_config", None), "suppress_tokens", None) or []
-    mask = getattr(model.config, "mask_token_id", None)
-    known = [] if mask is None or not 0 <= mask < model.config.vocab_size else [mask]
-    return sorted({*suppressed, *known})

@@ -12,7 +12,8 @@ from arche_mdlm.esoteric_mdlm import Esoteric
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, _canvases, _check_rows, _summary
-from arche_mdlm.metrics.likelihood import _checked_clean, _scored, draw_nats, draws_of_rows
+from arche_mdlm.metrics.likelihood import draw_nats, draws_of_rows
+from arche_mdlm.metrics.rows import checked_clean, scored_positions
 
 
 class OrderLikelihood(NamedTuple):
@@ -27,6 +28,7 @@ def order_nll(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     *,
+    condition_mask: torch.Tensor | None = None,
     num_orders: int = 4,
     generator: torch.Generator | None = None,
     batch_size: int | str | BatchSize = AUTO,
@@ -42,6 +44,7 @@ def order_nll(
         model (`MDLMForMaskedDiffusion`): with `diffusion="eso"`. With alpha_0 = 0 there is one order.
         input_ids (`torch.LongTensor`, (B, L)): clean texts.
         attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
+        condition_mask (`torch.BoolTensor`, (B, L), *optional*): as in `nelbo`; the orders are those of the other tokens, behind the given ones.
         num_orders (`int`, defaults to 4): K, orders a row, each a forward.
         generator (`torch.Generator`, *optional*): one seed is drawn from it for each row.
         batch_size (`int`, `"auto"` or `BatchSize`, defaults to `"auto"`): as in `nelbo`.
@@ -75,8 +78,8 @@ def order_nll(
         )
     if num_orders < 1:
         raise ValueError(f"num_orders={num_orders} must be at least 1")
-    attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
-    scored = _scored(input_ids, attention_mask, model.config)
+    attention_mask = checked_clean(model, input_ids, attention_mask, batch_size)
+    scored = scored_positions(input_ids, attention_mask, model.config, condition_mask)
     seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
     draw = partial(order.orders, corruption=family_of(model).corruption, num_orders=num_orders)
     draws = draws_of_rows(draw, input_ids, scored, attention_mask, seeds)

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from arche_mdlm import MDLMForMaskedDiffusion
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, _canvases, _check_rows, _summary
-from arche_mdlm.metrics.likelihood import _checked_clean, _scored, evaluating
+from arche_mdlm.metrics.rows import checked_clean, evaluating, scored_positions
 from arche_mdlm.samplers_mdlm import top_k_per_row
 from arche_mdlm.schedule_mdlm import get_schedule
 
@@ -32,6 +32,7 @@ def policy_nll(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     *,
+    condition_mask: torch.Tensor | None = None,
     policy: str = "left_to_right",
     block_length: int | None = None,
     stop_at_eos: bool = False,
@@ -54,6 +55,8 @@ def policy_nll(
         input_ids (`torch.LongTensor`, (B, L)): clean texts.
         attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side. Pads that are attended are part of
             the canvas: committed and counted, as in `nelbo`.
+        condition_mask (`torch.BoolTensor`, (B, L), *optional*): True at tokens that are given: they are on the canvas from the start and
+            not counted, so the result is -log p(the other tokens | the given ones). As in `nelbo` with blocks of the model.
         policy (`str`, defaults to `"left_to_right"`): which masked position is next; ties go to the left. `"confidence"`:
             that whose most probable token is the most probable (the sampler of this name ranks by the drawn token instead,
             so its draws have another law); `"margin"`: the widest gap between the two most probable tokens; `"entropy"`:
@@ -73,8 +76,8 @@ def policy_nll(
 
     Raises:
         ValueError: for a model without an order of writing (uniform noise), an unknown policy, a block_length or batch_size below 1,
-            stop_at_eos without an EOS, shapes that do not fit, or a row without a token to score or with the mask token, and with
-            `prediction_offset` 1 for a row that does not begin with a BOS.
+            stop_at_eos without an EOS, shapes that do not fit, a condition_mask that is not bool or gives all of a row, or a row without a token to score or with the mask token, and with
+            `prediction_offset` 1 for a row that does not begin with a BOS or a given token.
 
     Example:
 
@@ -92,8 +95,8 @@ def policy_nll(
     ```
     """
     _check_policy(model, policy, block_length, stop_at_eos)
-    attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
-    scored = _scored(input_ids, attention_mask, model.config)
+    attention_mask = checked_clean(model, input_ids, attention_mask, batch_size)
+    scored = scored_positions(input_ids, attention_mask, model.config, condition_mask)
     token_nats = torch.zeros(input_ids.shape, dtype=torch.float64)
     order = torch.full(input_ids.shape, -1)
     with evaluating(model), tqdm(total=int(scored.sum()), desc=policy, unit="token", disable=not progress) as bar:
@@ -186,18 +189,18 @@ class _Decoding:
         ended = (self.eos & (self.masked.long().cumsum(-1) == 0)).any(-1)
         return (self.masked.any(-1) & ~ended).nonzero()[:, 0]
 
-    def step(self, rows: torch.Tensor, policy: str) -> None:
-        """Commit one position of each of `rows` (R,)."""
+    def step(self, rows: torch.Tensor, policy: str) -> torch.Tensor:
+        """Commit one position of each of `rows` (R,); the policy's scores (R,) there, 0 left to right."""
         where = self._candidates(rows, policy)
         nats, scores = self._predict(rows, where, policy)
-        chosen = where
-        if policy != "left_to_right":
-            ranked = torch.full(where.shape, -torch.inf, dtype=torch.float64, device=where.device)
-            chosen = top_k_per_row(ranked.masked_scatter(where, scores), torch.ones_like(rows))
+        ranked = torch.full(where.shape, -torch.inf, dtype=torch.float64, device=where.device)
+        ranked = ranked.masked_scatter(where, scores)
+        chosen = where if policy == "left_to_right" else top_k_per_row(ranked, torch.ones_like(rows))
         self.token_nats[rows] += torch.zeros_like(self.token_nats[rows]).masked_scatter(where, nats) * chosen
         self.order[rows] = self.order[rows].masked_fill(chosen, self.num_steps)
         self.masked[rows] &= ~chosen
         self.num_steps += 1
+        return ranked[chosen]
 
     def _candidates(self, rows: torch.Tensor, policy: str) -> torch.Tensor:
         """(R, L) bool: the positions that may be next, exactly one left to right."""

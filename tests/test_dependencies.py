@@ -26,6 +26,7 @@ ROOMS = (
     "pipelines",
     "training",
     "writing",
+    "evaluation",
     "studies",
     "commands",
 )
@@ -124,6 +125,7 @@ COMMANDS = [
     (["train", "--max_steps", "1"], "train"),
     (["score", str(CHECKPOINT), "texts.txt"], "train"),
     (["compare"], "train"),
+    (["eval", "--tasks", "x"], "eval"),
     (["study", "controlled", "--data", "x.jsonl", "--preset", "mini", "--output", "x"], "train"),
 ]
 

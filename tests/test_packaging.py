@@ -23,6 +23,7 @@ PACKAGES = {
     "training": "arche_mdlm/training",
     "metrics": "arche_mdlm/metrics",
     "writing": "arche_mdlm/writing",
+    "evaluation": "arche_mdlm/evaluation",
     "studies": "arche_mdlm/studies",
     "commands": "arche_mdlm/commands",
     "checkpoints": "arche_mdlm/checkpoints",

@@ -59,6 +59,67 @@ def test_texts_longer_than_the_context_are_counted(file, capsys):
     assert "2 texts" in capsys.readouterr().out
 
 
+def pairs_file(path: Path, pairs: list) -> Path:
+    path.write_text("".join(json.dumps({"prompt": a, "completion": b}) + "\n" for a, b in pairs), encoding="utf-8")
+    return path
+
+
+PAIRS = [("Once upon a time there was", " a dog."), ("Tom ran home. He", " was sad."), ("", "The cat sat.")]
+COLUMNS = ["--prompt_column", "prompt", "--text_column", "completion"]
+
+
+def test_completions_are_scored_given_their_prompts(tmp_path, capsys):
+    file = pairs_file(tmp_path / "pairs.jsonl", [*PAIRS, ("The dog ran. " * 300, " Yes.")])
+    assert main(["score", str(CHECKPOINTS / "ar-tinystories-mini"), str(file), *COLUMNS]) == 0
+    printed = capsys.readouterr().out
+    model, tokenizer = load_arm(CHECKPOINTS / "ar-tinystories-mini")
+    nats = tokens = 0.0
+    for prompt, completion in PAIRS:
+        whole, given = (tokenizer(text)["input_ids"] for text in (prompt + completion, prompt))
+        before = nll(model, torch.tensor([given])) if len(given) > 1 else 0
+        nats, tokens = nats + float(nll(model, torch.tensor([whole])) - before), tokens + len(whole) - len(given)
+    assert "3 completions, " in printed
+    assert "1 longer with their prompts than the context of 256 left out" in printed
+    found = re.search(
+        r"NLL given the prompts: ([0-9.]+) nats a token, [0-9.]+ bits a byte, ([0-9.]+) nats a comp", printed
+    )
+    assert float(found[1]) == pytest.approx(nats / tokens, abs=1e-4)
+    assert float(found[2]) == pytest.approx(nats / 3, abs=0.1)
+
+
+def test_the_bound_of_completions_is_below_that_of_whole_texts(tmp_path, capsys):
+    file = pairs_file(tmp_path / "pairs.jsonl", PAIRS[:2])
+    assert main(["score", str(CHECKPOINTS / "mdlm-tinystories-mini"), str(file), *COLUMNS, "--num_samples", "4"]) == 0
+    assert re.search(
+        r"2 completions, \d+ tokens\nNELBO, an upper bound on the NLL given the prompts: [0-9.]+ \+- 0",
+        capsys.readouterr().out,
+    )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "own", "why"),
+    [
+        ([("The cat", "")], [], "the completion of pair 1 is empty: there is nothing to score"),
+        ([("a", "b"), (None, "c")], [], "the prompt of pair 2 is null; give a text"),
+        ([("cat " * 300, " sat")], [], "no pair fits the context of 256 tokens"),
+        (PAIRS, ["--long_documents", "chunk"], "--long_documents chunk is for whole texts"),
+    ],
+)
+def test_bad_pairs_are_one_line(tmp_path, capsys, pairs, own, why):
+    file = pairs_file(tmp_path / "pairs.jsonl", pairs)
+    assert main(["score", str(CHECKPOINTS / "ar-tinystories-mini"), str(file), *COLUMNS, *own]) == 2
+    assert why in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_pairs_need_columns(tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("a")
+    assert main(["score", str(CHECKPOINTS / "ar-tinystories-mini"), str(tmp_path / "texts.txt"), *COLUMNS]) == 2
+    assert "--prompt_column needs a jsonl, json, csv or parquet file" in capsys.readouterr().err
+    file = pairs_file(tmp_path / "pairs.jsonl", PAIRS)
+    assert main(["score", str(CHECKPOINTS / "ar-tinystories-mini"), str(file), "--prompt_column", "question"]) == 2
+    assert "question" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["nothing.txt", "nothing.pdf", ""])
 def test_a_file_that_is_not_there_is_named(tmp_path, capsys, name):
     assert main(["score", str(CHECKPOINTS / "ar-tinystories-mini"), str(tmp_path / name) if name else ""]) == 2

@@ -1,0 +1,1 @@
+"""Answers given prompts: their likelihoods, and models in lm-evaluation-harness."""
