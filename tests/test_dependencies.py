@@ -27,6 +27,7 @@ ROOMS = (
     "training",
     "writing",
     "studies",
+    "serving",
     "commands",
 )
 

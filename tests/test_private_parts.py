@@ -21,7 +21,17 @@ from arche_mdlm.last_layer_mdlm import CACHE_ARGUMENT
 from arche_mdlm.pipelines.text_infilling import TextInfillingPipeline
 
 ROOT = Path(__file__).parents[1]
-PRODUCT = ("modeling_mdlm", "configuration", "pipelines", "training", "metrics", "writing", "studies", "commands")
+PRODUCT = (
+    "modeling_mdlm",
+    "configuration",
+    "pipelines",
+    "training",
+    "metrics",
+    "writing",
+    "studies",
+    "serving",
+    "commands",
+)
 
 
 def parameters_of(function) -> list[str]:
