@@ -51,6 +51,7 @@ TOOLS = [
     "parameterized>=0.9",
     "ruff==0.17.5",
     "nltk>=3.9",
+    "httpx>=0.27",
     "setuptools>=77",
     "mypy>=2.4",
     "types-psutil",

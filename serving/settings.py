@@ -48,8 +48,10 @@ def sampler_of(model: Any, settings: dict[str, Any]) -> Sampler:
         check_settings(get, settings, family)
         return get_sampler(config.sampler or "ancestral", family.corruption.name).from_config(config, model.config)
     except (ValueError, TypeError) as error:
-        named = next((name for name in OWN_FIELDS if f"{name}=" in str(error)), None)
-        raise bad_request(" ".join(str(error).split()), named, "invalid_value") from error
+        message = " ".join(str(error).split())
+        named = [name for name in (*OWN_FIELDS, *settings) if f"{name}=" in message]
+        first = min(named, key=lambda name: message.index(f"{name}="), default=None)
+        raise bad_request(message, first, "invalid_value") from error
 
 
 def check_canvas(model: Any, settings: dict[str, Any], prompt: list[int], max_new_tokens: int) -> None:

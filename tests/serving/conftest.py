@@ -1,5 +1,6 @@
 """Servers of tiny models, each in a thread of this process."""
 
+import copy
 import logging
 import socket
 import threading
@@ -13,6 +14,7 @@ pytest.importorskip("fastapi")
 import httpx
 import torch
 import uvicorn
+from held_servers import Held
 from served_models import FAMILIES
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -31,6 +33,7 @@ class Running:
     url: str
     service: Service
     server: GracefulServer
+    thread: threading.Thread
 
     def post(self, body: Any, path: str = "completions", **options: Any) -> httpx.Response:
         return httpx.post(f"{self.url}/v1/{path}", json=body, timeout=60, **options)
@@ -48,7 +51,7 @@ def tiny(tokenizer, tiny_config):
         else:
             model = MDLMForMaskedDiffusion(
                 MDLMConfig(
-                    **{**fields, "mask_token_id": tokenizer.mask_token_id, "num_diffusion_steps": 8, **FAMILIES[kind]}
+                    **{**fields, "mask_token_id": tokenizer.mask_token_id, "num_diffusion_steps": 4, **FAMILIES[kind]}
                 )
             )
         set_generation_defaults(model, tokenizer, 48)
@@ -64,8 +67,6 @@ def serve(tokenizer, tiny):
     started = []
 
     def start(kind: str = "masked", chat: bool = False, **settings: Any) -> Running:
-        import copy
-
         own = copy.deepcopy(tokenizer)
         own.chat_template = TEMPLATE if chat else None
         service = make_service(tiny(kind), own, ServerSettings("tiny", **settings))
@@ -78,16 +79,16 @@ def serve(tokenizer, tiny):
         deadline = time.monotonic() + 30
         while not server.started and time.monotonic() < deadline:
             time.sleep(0.01)
-        running = Running(f"http://127.0.0.1:{listening.getsockname()[1]}", service, server)
-        started.append((running, thread))
+        running = Running(f"http://127.0.0.1:{listening.getsockname()[1]}", service, server, thread)
+        started.append(running)
         return running
 
     yield start
-    for running, _ in started:
+    for running in started:
         running.server.should_exit = True
         running.service.engine.stop()
-    for _, thread in started:
-        thread.join(timeout=15)
+    for running in started:
+        running.thread.join(timeout=15)
 
 
 @pytest.fixture(scope="session")
@@ -101,3 +102,15 @@ def servers(serve):
         return found[kind]
 
     return of
+
+
+@pytest.fixture
+def held(serve):
+    """A server whose writer is held; it writes one text at once, and two may wait."""
+
+    def start(**settings):
+        running = serve("masked", **{"batch_size": 1, "queue_length": 2, **settings})
+        running.service.engine.writer = writer = Held(running.service.engine.writer)
+        return running, writer
+
+    return start

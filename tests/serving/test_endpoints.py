@@ -107,7 +107,7 @@ def test_temperature_zero_is_the_most_probable_text(servers, tiny, tokenizer):
     assert answers == {expected}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["ar", "masked", "uniform"])
 def test_a_stop_string_is_cut_off(servers, kind):
     running = servers(kind)
     for seed in range(20):
@@ -151,7 +151,7 @@ def test_without_a_length_the_context_is_filled(servers, kind, tokenizer):
         assert answer["usage"]["total_tokens"] == 96
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["ar", "masked", "uniform"])
 def test_a_chat(servers, kind, tokenizer):
     running = servers(kind)
     messages = [
