@@ -23,13 +23,13 @@ def require_rich() -> None:
         ) from None
 
 
-def make_streamer(tokenizer: Any, rows: int, diffusion: bool) -> Any:
+def make_streamer(tokenizer: Any, rows: int, diffusion: bool, skip_prompt: bool = False) -> Any:
     """The `streamer` of `generate` for so many rows; without drafts if standard output is not a terminal."""
     if rows > 1:
         return LiveCanvases(tokenizer)
     if diffusion and sys.stdout.isatty():
-        return DraftStreamer(tokenizer, skip_special_tokens=True)
-    return TextStreamer(tokenizer, skip_special_tokens=True)
+        return DraftStreamer(tokenizer, skip_prompt, skip_special_tokens=True)
+    return TextStreamer(tokenizer, skip_prompt, skip_special_tokens=True)
 
 
 class DraftStreamer(TextDiffusionStreamer):
