@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     add("--block_length", type=count(), metavar="N", help="blocks of so many positions, one after another")
     add = parser.add_argument_group("how").add_argument
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
-    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda if there is one)")
+    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda, mps or xpu, the first there is)")
     add_threads(parser)
     parser.set_defaults(run=run)
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from transformers.utils import logging
 
-    from arche_mdlm.commands.processes import Processes
+    from arche_mdlm.configuration.devices import default_device
     from arche_mdlm.training.models.arms import arm_of
     from arche_mdlm.training.models.loading import load_arm, load_config
     from arche_mdlm.training.threads import choose_threads
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     for name in _DIFFUSION_ONLY:
         if not arm.denoises and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for the diffusion arm; {args.model} is autoregressive")
-    place = args.device or Processes().default_device()
+    place = args.device or default_device()
     if place == "cpu":
         choose_threads(args.threads)
     model, tokenizer = load_arm(args.model, getattr(torch, args.dtype))

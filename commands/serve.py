@@ -56,7 +56,7 @@ def add_parser(subparsers: Any) -> None:
     add = parser.add_argument_group("how").add_argument
     add("--batch_size", type=count(words=("auto",)), default="auto", metavar="N", help="texts written together at most")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
-    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda if there is one)")
+    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda, mps or xpu, the first there is)")
     add_threads(parser)
     parser.set_defaults(run=run)
 
@@ -69,14 +69,14 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from transformers.utils import logging
 
-    from arche_mdlm.commands.processes import Processes
+    from arche_mdlm.configuration.devices import default_device
     from arche_mdlm.serving.served_model import Limits
     from arche_mdlm.serving.server import ServerSettings, serve
     from arche_mdlm.training.models.loading import load_arm
     from arche_mdlm.training.threads import choose_threads
 
     logging.disable_progress_bar()
-    device = args.device or Processes().default_device()
+    device = args.device or default_device()
     if device == "cpu":
         choose_threads(args.threads)
     model, tokenizer = load_arm(args.model, getattr(torch, args.dtype))
