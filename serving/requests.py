@@ -12,7 +12,7 @@ _IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "p
 # Fields of OpenAI's that are not supported, with the values that ask for nothing.
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "best_of": (1,), "suffix": ("",), "logprobs": (False,), "top_logprobs": (0,), "logit_bias": ({},), "frequency_penalty": (0,),
-    "presence_penalty": (0,), **dict.fromkeys("tools functions".split(), ([],)), "tool_choice": ("none",), "parallel_tool_calls": (True, False),
+    "presence_penalty": (0,), **{f"{name}s": ([],) for name in ("tool", "function")}, "tool_choice": ("none",), "parallel_tool_calls": (True, False),
     "function_call": ("none",), "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (), "prediction": (),
     "reasoning_effort": ("none",), "web_search_options": (), "verbosity": (),
 }  # fmt: skip
