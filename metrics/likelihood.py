@@ -13,6 +13,7 @@ from arche_mdlm.metrics.ar_likelihood import nll
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize
 from arche_mdlm.metrics.rows import checked_clean, evaluating, scored_positions
 from arche_mdlm.order_mdlm import ANTITHETIC, Draws, beside_clean
+from arche_mdlm.precision_mdlm import moved, summable
 
 __all__ = ["ANTITHETIC", "Likelihood", "nelbo", "nelbo_of_seeds", "nll"]
 
@@ -137,7 +138,7 @@ def draw_nats(
 ) -> torch.Tensor:
     """(B, S) float64, the weighted losses of the S draws of each row (B, L)."""
     joined: list[Any] = [
-        None if parts[0] is None else torch.cat(parts).to(input_ids.device) for parts in zip(*draws, strict=True)
+        None if parts[0] is None else moved(torch.cat(parts), input_ids.device) for parts in zip(*draws, strict=True)
     ]
     drawn = Draws(*joined)
     counts = torch.tensor([len(part.noisy) for part in draws], device=input_ids.device)
@@ -186,15 +187,16 @@ def _nats(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch
         inputs["timesteps"] = beside_clean(times, 0, width) if times.dim() == 2 else times
     if gives_token_nll(model):
         labels = beside_clean(input_ids.masked_fill(~draws.scored, -100), -100, width)
-        nats = model(**inputs, labels=labels, skip_logits=True).token_nll.double()
+        nats = model(**inputs, labels=labels, skip_logits=True).token_nll
     else:
         logits = model(**inputs, positions=beside_clean(draws.scored, False, width)).logits
         rates = draws.rates[draws.scored] if draws.rates.dim() == 2 else None
         token_loss = family.corruption.token_loss(input_ids[draws.scored], draws.noisy[draws.scored], rates)
-        nats = token_loss.plain(logits.float()).double()
+        nats = token_loss.plain(logits.float())
+    nats = summable(nats)
     if draws.weights.dim() == 2:
-        nats = nats * draws.weights[draws.scored]
-    rows = draws.scored.nonzero()[:, 0]
+        nats = nats * summable(draws.weights[draws.scored])
+    rows = draws.scored.nonzero()[:, 0].to(nats.device)
     return torch.zeros(len(input_ids), dtype=torch.float64, device=nats.device).index_add_(0, rows, nats)
 
 

@@ -10,6 +10,7 @@ from arche_mdlm import MDLMForMaskedDiffusion
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood, _canvases, _check_rows, _summary
 from arche_mdlm.metrics.rows import checked_clean, evaluating, scored_positions
+from arche_mdlm.precision_mdlm import finest, refined
 from arche_mdlm.samplers_mdlm import top_k_per_row
 from arche_mdlm.schedule_mdlm import get_schedule
 
@@ -180,7 +181,7 @@ class _Decoding:
         self.eos = torch.zeros_like(scored)
         if stop_at_eos:
             self.eos = scored & torch.isin(input_ids, torch.tensor(model.config.eos_token_id, device=input_ids.device))
-        self.token_nats = torch.zeros(input_ids.shape, dtype=torch.float64, device=input_ids.device)
+        self.token_nats = torch.zeros(input_ids.shape, dtype=finest(input_ids.device), device=input_ids.device)
         self.order = torch.full_like(input_ids, -1)
         self.num_steps = 0
 
@@ -193,7 +194,7 @@ class _Decoding:
         """Commit one position of each of `rows` (R,); the policy's scores (R,) there, 0 left to right."""
         where = self._candidates(rows, policy)
         nats, scores = self._predict(rows, where, policy)
-        ranked = torch.full(where.shape, -torch.inf, dtype=torch.float64, device=where.device)
+        ranked = torch.full(where.shape, -torch.inf, dtype=scores.dtype, device=where.device)
         ranked = ranked.masked_scatter(where, scores)
         chosen = where if policy == "left_to_right" else top_k_per_row(ranked, torch.ones_like(rows))
         self.token_nats[rows] += torch.zeros_like(self.token_nats[rows]).masked_scatter(where, nats) * chosen
@@ -240,14 +241,14 @@ def _read(logits: torch.Tensor, targets: torch.Tensor, policy: str) -> tuple[tor
     logits = logits if logits.dtype == torch.float64 else logits.float()
     shifted = logits - logits.amax(-1, keepdim=True)
     weights = shifted.exp()
-    total = weights.sum(-1, dtype=torch.float64)
-    nats = total.log() - shifted.gather(-1, targets[:, None])[:, 0].double()
+    total = weights.sum(-1, dtype=finest(weights.device))
+    nats = total.log() - refined(shifted.gather(-1, targets[:, None])[:, 0])
     if policy == "left_to_right":
         return nats, torch.zeros_like(nats)
     if policy == "confidence":
         return nats, 1 / total  # the largest weight is exp(0)
     if policy == "margin":
-        return nats, (1 - weights.topk(2).values[:, 1].double()) / total
+        return nats, (1 - refined(weights.topk(2).values[:, 1])) / total
     # Of weights w = exp(x): log(sum w) - sum(w x) / sum(w); clamped, as 0 times -inf is NaN.
-    mean = (shifted.clamp_(min=-1e4) * weights).sum(-1, dtype=torch.float64) / total
+    mean = (shifted.clamp_(min=-1e4) * weights).sum(-1, dtype=finest(weights.device)) / total
     return nats, mean - total.log()

@@ -16,6 +16,7 @@ from .family_mdlm import family_of
 from .noise_mdlm import RowNoise
 from .offset_mdlm import check_predictable
 from .order_mdlm import Order
+from .precision_mdlm import finest, refined
 from .schedule_mdlm import NoiseSchedule
 from .sight_mdlm import real_positions
 
@@ -117,7 +118,7 @@ class Timetable:
         (K, 1), all of them with a dimension K in front."""
         block = ((step + 1) * self.num_blocks - 1) // self.steps
         first, behind = self._start(block), self._start(block + 1)
-        length = (behind - first).to(torch.float64)
+        length = refined(behind - first)
         t = 1 - (step - first) / length
         s = 1 - (step + 1 - first) / length
         return block, t[..., None], s[..., None]
@@ -216,7 +217,7 @@ class Canvas:
             position_ids=position_ids,
             generated=(index > last_known) & attended,
             given=input_ids,
-            confidence=torch.zeros(tokens.shape, dtype=torch.float64, device=device),
+            confidence=torch.zeros(tokens.shape, dtype=finest(device), device=device),
             block=block,
             window=window,
             num_blocks=(block.amax(-1) + 1).clamp(min=1),

@@ -19,7 +19,8 @@ class Stopping:
     Args:
         given: what the caller gave as `stopping_criteria`: None, a criterion, or a list. A criterion of transformers' own works
             where it has a meaning on a canvas; any other is called with the canvases (R, L) of the rows being written after
-            each step, and gives (R,) bool or one bool: a row that stops is left as it is.
+            each step, and gives (R,) bool or one bool: a row that stops is left as it is. One with a true attribute
+            `takes_rows` is also told which rows of the batch these are, as `rows=` (R,).
         max_time: seconds, or None.
         stop_strings: a string, a list of strings, or None.
         tokenizer: what the model writes with; needed for stop strings.
@@ -61,7 +62,8 @@ class Stopping:
     def after_step(self, canvas: Canvas, rows: torch.Tensor) -> None:
         """Stop those of `rows` (R,) of a canvas that a criterion stops; mark the ends."""
         for criterion in self.others:
-            stops = torch.as_tensor(criterion(canvas.tokens[rows], None)).to(rows.device)
+            more = {"rows": rows} if getattr(criterion, "takes_rows", False) else {}
+            stops = torch.as_tensor(criterion(canvas.tokens[rows], None, **more)).to(rows.device)
             canvas.stop(rows[stops.bool().expand(len(rows))])
         self.mark_ends(canvas, rows)
 

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import functional
 
+from .precision_mdlm import finest, refined
+
 Loss = TypeVar("Loss", bound="TokenLoss")
 
 # Below it a token is noise to float32, and the loss of uniform noise is 0 to float32.
@@ -145,16 +147,18 @@ class UniformBound(TokenLoss):
             logits.scatter_add_(-1, s.noisy, -s.log_r.to(logits.dtype))
         logits.sub_(logits.amax(-1, keepdim=True)).exp_()
         x = logits.div_(logits.sum(-1, keepdim=True))
-        there, clean = x.gather(-1, s.noisy).double(), x.gather(-1, s.clean).double()
+        there, clean = refined(x.gather(-1, s.noisy)), refined(x.gather(-1, s.clean))
         scaled = x * s.r.to(x.dtype)
-        nats = s.value(torch.log1p(scaled).sum(-1, keepdim=True, dtype=torch.float64), there, clean)
+        nats = s.value(torch.log1p(scaled).sum(-1, keepdim=True, dtype=finest(x.device)), there, clean)
         if coefficients is not None:
             # d/dx: -k / (b (1 + r x)) everywhere, and more at the two tokens; then through the softmax.
             near = scaled.add_(1).reciprocal_()
             dense = -s.k / s.rate
             at_noisy, at_clean = s.slopes(there, clean)
-            mean = dense * (x * near).sum(-1, keepdim=True, dtype=torch.float64) + there * at_noisy + clean * at_clean
-            factors = coefficients[:, None].double()
+            mean = (
+                dense * (x * near).sum(-1, keepdim=True, dtype=finest(x.device)) + there * at_noisy + clean * at_clean
+            )
+            factors = refined(coefficients[:, None])
             near.mul_((factors * dense).to(x.dtype)).sub_((factors * mean).to(x.dtype))
             x.mul_(near)
             x.scatter_add_(-1, s.noisy, (factors * there * at_noisy).to(x.dtype))
@@ -167,14 +171,14 @@ class UniformBound(TokenLoss):
         if self.lowered:
             logits = logits.scatter_add(-1, s.noisy, -s.log_r.to(logits.dtype))
         x = logits.softmax(-1)
-        there, clean = x.gather(-1, s.noisy).double(), x.gather(-1, s.clean).double()
-        total = torch.log1p(x * s.r.to(x.dtype)).sum(-1, keepdim=True, dtype=torch.float64)
+        there, clean = refined(x.gather(-1, s.noisy)), refined(x.gather(-1, s.clean))
+        total = torch.log1p(x * s.r.to(x.dtype)).sum(-1, keepdim=True, dtype=finest(x.device))
         return s.value(total, there, clean)[:, 0].to(logits.dtype)
 
     def _scalars(self) -> "_UniformScalars":
         assert self.noisy is not None
         assert self.rate is not None
-        rate = self.rate.double()[:, None].clamp(min=_LEAST_RATE)
+        rate = refined(self.rate)[:, None].clamp(min=_LEAST_RATE)
         alpha = (1 - rate).clamp(min=_LEAST_ALPHA)
         return _UniformScalars(self.num_tokens, rate, alpha, self.noisy[:, None], self.targets[:, None])
 

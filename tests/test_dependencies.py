@@ -28,6 +28,7 @@ ROOMS = (
     "writing",
     "evaluation",
     "studies",
+    "serving",
     "commands",
 )
 

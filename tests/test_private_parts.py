@@ -30,6 +30,7 @@ PRODUCT = (
     "writing",
     "evaluation",
     "studies",
+    "serving",
     "commands",
 )
 

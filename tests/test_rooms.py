@@ -15,7 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # From below to above; two rooms of one floor do not import each other.
-FLOORS = (("modeling_mdlm",), ("checkpoints", "configuration"), ("metrics", "pipelines"), ("training",), ("writing", "evaluation"), ("studies",),
+FLOORS = (("modeling_mdlm",), ("checkpoints", "configuration"), ("metrics", "pipelines"), ("training",), ("writing", "evaluation"),
+          ("studies", "serving"),
           ("commands",), ("cli",), ("tools", "benchmarks"))  # fmt: skip
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 NOT_INSTALLED = FLOORS[-1]

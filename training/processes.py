@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from arche_mdlm.configuration.devices import default_device
+
 
 class Processes:
     """This process and its peers. Without a launcher there is one, and nothing is set up.
@@ -44,7 +46,7 @@ class Processes:
     def default_device(self) -> str:
         if self.state:
             return str(self.state.device)
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return default_device()
 
     def from_main(self, make: Callable[[], Any]) -> Any:
         """The result of `make()` in the main process, sent to all; an error there is a ValueError in all."""

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_mdlm import MDLMConfig
+from .precision_mdlm import refined
 from .schedule_mdlm import get_schedule
 
 
@@ -46,7 +47,7 @@ class NoiseLevelEmbedding(nn.Module):
 
     def forward(self, rates: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """`rates`: 1 - alpha; `dtype`: of the embeddings that the result is added to."""
-        level = -torch.logit(rates.double(), eps=1e-9).clamp(-self.largest, self.largest).float()
+        level = -torch.logit(refined(rates), eps=1e-9).clamp(-self.largest, self.largest).float()
         share = torch.arange(self.num_frequencies, device=rates.device) / max(1, self.num_frequencies - 1)
         angles = level[..., None] * (2 * math.pi / 1.5) * torch.exp(-math.log(100) * share)
         return self.outer(F.silu(self.inner(torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype))))

@@ -13,6 +13,7 @@ import torch
 
 from .canvas_mdlm import Draft, Proposal
 from .noise_mdlm import RowNoise
+from .precision_mdlm import refined
 from .prediction_mdlm import Prediction
 from .samplers_mdlm import Sampler, even_share, register_sampler, top_k_per_row
 
@@ -45,7 +46,7 @@ def fill_best(
     draft: Draft, proposal: Proposal, score: torch.Tensor, count: Callable[[torch.Tensor], torch.Tensor]
 ) -> Draft:
     """Fill the `count(scores)` (B,) positions of highest score (N,), out of a proposal for all masked ones."""
-    scores = torch.full(draft.masked.shape, -torch.inf, dtype=torch.float64, device=score.device)
+    scores = torch.full(draft.masked.shape, -torch.inf, dtype=score.dtype, device=score.device)
     scores = scores.masked_scatter(draft.masked, score)
     chosen = draft.masked & top_k_per_row(scores, count(scores))
     return draft.fill(chosen, proposal.select(chosen[draft.masked]))
@@ -172,4 +173,4 @@ class ArcheSampler(Sampler):
     def _penalty(tokens: torch.Tensor) -> torch.Tensor:
         """(B, L) the divisor of the logit of each token on the canvas; a mask's own logit is -inf and stays -inf."""
         counts = (tokens[:, :, None] == tokens[:, None, :]).sum(-1)
-        return (1.3 ** counts.to(torch.float64)).clamp(max=5.0)
+        return (1.3 ** refined(counts)).clamp(max=5.0)

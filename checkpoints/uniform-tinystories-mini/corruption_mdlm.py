@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from .precision_mdlm import refined
 from .schedule_mdlm import NoiseSchedule
 from .token_loss_mdlm import CrossEntropy, ScoreEntropy, TokenLoss, UniformBound
 
@@ -109,7 +110,7 @@ class Masked(Corruption):
         return schedule.weight(timesteps)
 
     def stratum_weights(self, counts: torch.Tensor, rates: torch.Tensor, length: int) -> torch.Tensor:
-        return length / counts.double()
+        return length / refined(counts)
 
     def stratum_rates(self, counts: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
         return counts / uniform.shape[-1]  # the share of masks is all there is to know
@@ -178,7 +179,7 @@ class Uniform(Corruption):
         return schedule.slope(timesteps)
 
     def stratum_weights(self, counts: torch.Tensor, rates: torch.Tensor, length: int) -> torch.Tensor:
-        return torch.where(counts == 0, 1.0, (length + 1) / counts.double().clamp(min=1) * rates.double())
+        return torch.where(counts == 0, 1.0, (length + 1) / refined(counts).clamp(min=1) * refined(rates))
 
     def stratum_rates(self, counts: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
         """Beta(k, L - k + 1), the k-th of L uniform numbers; for k = 0 Beta(1, L + 1)."""
@@ -198,7 +199,7 @@ class Uniform(Corruption):
                 "timesteps=None: with uniform noise a loss depends on the noise level; give t of each position"
             )
         if objective == "nelbo":
-            return UniformBound(targets, self.mask_token_id, self.num_tokens, noisy, rate.double(), self.sees_own_token)
+            return UniformBound(targets, self.mask_token_id, self.num_tokens, noisy, refined(rate), self.sees_own_token)
         # From one denoiser to the other the logit of the token that stands there moves by log(1 + V alpha / (1 - alpha)).
         wanted = objective == "converted"
         if wanted == self.sees_own_token:
@@ -214,7 +215,7 @@ class Uniform(Corruption):
     def own_token_logit(self, rate: torch.Tensor) -> torch.Tensor:
         """log(1 + V alpha / (1 - alpha)), float64, of the shape of `rate`: by so much the logit of the token that stands at a position
         is higher in the law given that token than in the law given the others."""
-        rate = rate.double().clamp(min=1e-12)
+        rate = refined(rate).clamp(min=1e-12)
         return torch.log1p(self.num_tokens * (1 - rate) / rate)
 
     def missing_noise(self, input_ids: torch.Tensor, labelled: torch.Tensor) -> str | None:

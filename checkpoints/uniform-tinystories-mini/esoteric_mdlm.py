@@ -10,6 +10,7 @@ import torch
 
 from .corruption_mdlm import Corruption
 from .order_mdlm import Corrupted, Draws, Order, beside_clean, doubled, ranked, sample_timesteps, stratified
+from .precision_mdlm import finest, refined
 from .schedule_mdlm import NoiseSchedule, ScaledSchedule
 from .sight_mdlm import Sight, sight_beside_clean
 
@@ -212,8 +213,8 @@ def ranks_of(
         attended: as `open`, False at padding; None: no padding.
     """
     width = masked.shape[1]
-    from_left = (torch.arange(width, device=masked.device, dtype=torch.float64) / width).expand_as(masked)
-    key = torch.where(second[:, None] & masked, from_left, uniform.double()) + 1 + masked.double()
+    from_left = (torch.arange(width, device=masked.device, dtype=finest(masked.device)) / width).expand_as(masked)
+    key = torch.where(second[:, None] & masked, from_left, refined(uniform)) + 1 + refined(masked)
     key = torch.where(open, key, from_left)
     if attended is not None:
         key = torch.where(attended, key, 3 + from_left)

@@ -274,7 +274,7 @@ class MDLMGenerationMixin(GenerationMixin):
         stream = None if stream is None else CanvasStream(stream, canvas, settles=not sampler.remasks)
         history: list[torch.Tensor] | None = [] if getattr(generation_config, "output_history", None) else None
         # 3. from noise to text
-        t = torch.ones(len(canvas.tokens), 1, dtype=torch.float64, device=canvas.tokens.device)
+        t = torch.ones_like(canvas.confidence[:, :1])
         busy = range(plan.total) if history is not None else busy_steps(sampler, canvas, plan, seeds)
         planned = ((step, sampler, *plan.at(step)) for step in busy)
         for step, now, block, t, s in chain(planned, left_to_right_steps(sampler, canvas, plan)):
@@ -357,7 +357,7 @@ class MDLMGenerationMixin(GenerationMixin):
             if not len(rows):
                 continue
             draft = canvas.draft(rows, block[rows])
-            zero = torch.zeros(len(rows), 1, dtype=torch.float64, device=rows.device)
+            zero = torch.zeros_like(canvas.confidence[rows, :1])
             predict = predictor.at(rows, block[rows], zero)
             canvas.write(rows, draft.fill(draft.masked, predict.propose(draft.masked, None)))
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .precision_mdlm import finest, refined
+
 # What `generate` takes as its generator: none, one, or one a row.
 Generators = torch.Generator | list[torch.Generator] | tuple[torch.Generator, ...] | None
 
@@ -56,10 +58,13 @@ class RowNoise:
     step: int | torch.Tensor = 0
 
     def uniform(self, purpose: int) -> torch.Tensor:
-        """(B, L) float64 in [0, 1) with 53 random bits; `purpose` tells draws of one step apart."""
+        """(B, L) float64 in [0, 1) with 53 random bits; `purpose` tells draws of one step apart. On a device without float64 it is
+        float32, of the first 24 of these bits."""
         counter = torch.as_tensor(1 + 16 * self.step + purpose, device=self.seeds.device)
         stream = _mix(self.seeds + counter * _GOLDEN)
         bits = _mix(stream[..., None] + (self.position_ids + 1) * _GOLDEN)
+        if finest(bits.device) == torch.float32:
+            return _shift(bits, 40).to(torch.float32) * 2.0**-24
         return _shift(bits, 11).to(torch.float64) * 2.0**-53
 
     def branch(self, number: int) -> "RowNoise":
@@ -75,12 +80,12 @@ def block_sums(weights: torch.Tensor) -> torch.Tensor:
     """Sums (N, ceil(V / 256)), float64, of the weights (N, V) in blocks of 256; the blocks' cells themselves if V is small."""
     width = weights.shape[-1]
     if width <= 2 * _BLOCK:
-        return weights.to(torch.float64)
+        return refined(weights)
     whole = width - width % _BLOCK
     sums = weights[:, :whole].unflatten(-1, (-1, _BLOCK)).sum(-1)
     if whole < width:
         sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=-1)
-    return sums.to(torch.float64)
+    return refined(sums)
 
 
 def inverse_cdf(weights: torch.Tensor, uniform: torch.Tensor, sums: torch.Tensor | None = None) -> torch.Tensor:
@@ -98,7 +103,7 @@ def inverse_cdf(weights: torch.Tensor, uniform: torch.Tensor, sums: torch.Tensor
     if sums.shape[-1] == width:
         return block[:, 0]
     share = (target[:, None] - cdf.gather(1, block)) / sums.gather(1, block) + 1
-    inner = _cells(weights, block).to(torch.float64).cumsum(-1)
+    inner = refined(_cells(weights, block)).cumsum(-1)
     return block[:, 0] * _BLOCK + _first_above(inner, share[:, 0].clamp(min=0.0) * inner[:, -1])
 
 

@@ -17,6 +17,7 @@ from .canvas_mdlm import Canvas, Draft, Proposal, model_inputs
 from .compiling_mdlm import is_compiled
 from .head_loss_mdlm import is_plain
 from .noise_mdlm import block_sums, inverse_cdf, two_largest
+from .precision_mdlm import finest, refined
 from .processors_mdlm import AnnealedTemperature
 from .sight_mdlm import real_positions
 
@@ -290,11 +291,11 @@ def choose(
     one, there = raw is processed, None
     if uniform is None:
         tokens = processed.argmax(-1)
-        there = None if standing is None else (tokens == standing).double()
+        there = None if standing is None else refined(tokens == standing)
     elif not one:
         drawn = _shift(processed).exp_()
         tokens = inverse_cdf(drawn, uniform)
-        there = None if standing is None else _at_tokens(drawn, standing) / drawn.sum(-1, dtype=torch.float64)
+        there = None if standing is None else _at_tokens(drawn, standing) / drawn.sum(-1, dtype=finest(drawn.device))
     shifted = _shift(raw)
     weights = shifted.exp() if "entropy" in statistics else shifted.exp_()
     sums = block_sums(weights)
@@ -306,15 +307,15 @@ def choose(
         there = _at_tokens(weights, standing) / total
     margin = entropy = None
     if "margin" in statistics:
-        margin = -two_largest(weights).to(torch.float64).diff(dim=-1)[:, 0] / total
+        margin = -refined(two_largest(weights)).diff(dim=-1)[:, 0] / total
     if "entropy" in statistics:
         # Of weights w = exp(x): log(sum w) - sum(w x) / sum(w); clamped, as 0 times -inf is NaN.
-        entropy = total.log() - shifted.clamp_(min=-1e4).mul_(weights).sum(-1).to(torch.float64) / total
+        entropy = total.log() - refined(shifted.clamp_(min=-1e4).mul_(weights).sum(-1)) / total
     return Proposal(tokens, confidence, margin, entropy, there)
 
 
 def _at_tokens(weights: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    return weights.gather(-1, tokens[:, None])[:, 0].to(torch.float64)
+    return refined(weights.gather(-1, tokens[:, None])[:, 0])
 
 
 def _shift(logits: torch.Tensor) -> torch.Tensor:
@@ -324,7 +325,7 @@ def _shift(logits: torch.Tensor) -> torch.Tensor:
 
 def _join(parts: list[Proposal], where: torch.Tensor) -> Proposal:
     if not parts:
-        empty = torch.zeros(0, dtype=torch.float64, device=where.device)
+        empty = torch.zeros(0, dtype=finest(where.device), device=where.device)
         return Proposal(empty.long(), empty, empty, empty, empty)
     names = ("tokens", "confidence", "margin", "entropy", "standing")
     columns = {name: [getattr(part, name) for part in parts] for name in names}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
+from arche_mdlm.configuration.devices import default_device
 from arche_mdlm.studies.arche.settings import ArcheSettings
 from arche_mdlm.studies.engine.arguments import add_running_arguments
 from arche_mdlm.training.command_line import SEED, TEMPERATURE, count
@@ -28,13 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run the remaining jobs, write report.md and report.json and print the tables; 1 if a job failed. Or print the plan."""
-    import torch
 
     from arche_mdlm.studies.arche.plan import build_plan
     from arche_mdlm.studies.arche.report import FILES, write_report
     from arche_mdlm.studies.engine.command import run_study, settings_of
 
     settings = settings_of(ArcheSettings, args)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     plan, about = partial(build_plan, settings, device), asdict(settings)
     return run_study(args, plan, about, write_report, FILES, show, lambda path: show(path.read_text(encoding="utf-8")))

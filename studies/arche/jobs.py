@@ -12,6 +12,7 @@ from arche_mdlm import available_samplers, register_sampler
 from arche_mdlm.configuration.presets import TrainingSettings
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.ordered_samplers_mdlm import ArcheSampler
+from arche_mdlm.precision_mdlm import finest
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
 from arche_mdlm.training.batches.batching import BatchPlanner
@@ -35,7 +36,7 @@ def plain_sampler() -> str:
 
             @staticmethod
             def _penalty(tokens: torch.Tensor) -> torch.Tensor:
-                return torch.ones(tokens.shape, dtype=torch.float64, device=tokens.device)
+                return torch.ones(tokens.shape, dtype=finest(tokens.device), device=tokens.device)
 
     return PLAIN
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from arche_mdlm.configuration.devices import default_device
 from arche_mdlm.studies.controlled.settings import MDLM_OBJECTIVES, PROMPTS, ControlledSettings
 from arche_mdlm.studies.engine.arguments import add_running_arguments
 from arche_mdlm.training.command_line import SEED, TEMPERATURE, count
@@ -44,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run the remaining jobs and write `report.md` and `report.json`; 1 if a job failed. Or print the plan."""
-    import torch
 
     from arche_mdlm.studies.controlled.jobs import check_held_out
     from arche_mdlm.studies.controlled.plan import build_plan, data_settings
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     from arche_mdlm.studies.engine.command import run_study, settings_of
 
     settings = settings_of(ControlledSettings, args)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
 
     def plan() -> "Plan":
         found = build_plan(settings, device)

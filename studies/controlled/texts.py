@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedTokenizerBase
 
+from arche_mdlm.configuration.devices import default_device
 from arche_mdlm.configuration.extras import install_command
 from arche_mdlm.metrics.diversity import diversity, per_story_self_bleu, unsplit_share
 from arche_mdlm.metrics.judge import Judge, load_judge, probe_judge, unigram_entropy
@@ -131,7 +131,7 @@ def _judged(texts: list[str], judge: str, per_story: dict) -> dict:
 @lru_cache(maxsize=1)
 def _judge(name: str) -> Judge:
     """Loading takes longer than judging a set of texts."""
-    return load_judge(name, device="cuda" if torch.cuda.is_available() else "cpu")
+    return load_judge(name, device=default_device())
 
 
 def describe_judge(name: str) -> dict | None:
@@ -162,7 +162,7 @@ def _mauve(texts: list[str], others: list[str], wanted: bool, notes: list[str]) 
     if len(texts) < _LEAST_MAUVE:
         notes.append(f"MAUVE: needs {_LEAST_MAUVE} texts, there are {len(texts)}")
         return {}
-    found = mauve(texts, others, device="cuda" if torch.cuda.is_available() else "cpu")
+    found = mauve(texts, others, device=default_device())
     return {"mauve": found.mean, "mauve_spread": found.spread}
 
 

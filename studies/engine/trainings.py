@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
+from arche_mdlm.configuration.devices import default_device
 from arche_mdlm.configuration.presets import DataSettings
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.training.arguments import parse_changes
@@ -28,7 +28,7 @@ def read_corpus(settings: dict, tokenizer: PreTrainedTokenizerBase | None = None
 
 
 def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return default_device()
 
 
 def train(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:

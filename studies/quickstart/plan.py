@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from arche_mdlm.configuration.devices import default_device
 from arche_mdlm.studies.engine.command import SUMMARY
 from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
@@ -72,7 +71,7 @@ class ComparisonSettings:
 
 def load_pair(settings: ComparisonSettings) -> dict[str, Arm]:
     """The two arms, on a GPU if there is one; as `check_pair`."""
-    return check_pair(settings.mdlm, settings.ar, "cuda" if torch.cuda.is_available() else "cpu")
+    return check_pair(settings.mdlm, settings.ar, default_device())
 
 
 def build_plan(settings: ComparisonSettings) -> Plan:

@@ -84,6 +84,8 @@ def test_the_help_names_every_sampler():
     assert list(UNIFORM_SAMPLERS) == available_samplers("uniform")
 
 
-@pytest.mark.parametrize("name", ["generate", "compare", "score", "train", *(f"study {name}" for name in STUDIES)])
+@pytest.mark.parametrize(
+    "name", ["generate", "chat", "serve", "compare", "score", "train", *(f"study {name}" for name in STUDIES)]
+)
 def test_what_computes_takes_a_number_of_threads(name):
     assert "--threads N" in parsers()[name].format_help()

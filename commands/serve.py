@@ -1,0 +1,90 @@
+"""`arche-mdlm serve`: an HTTP server with OpenAI's endpoints."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from arche_mdlm.checkpoints import SHIPPED
+from arche_mdlm.training.command_line import Number, add_threads, checkpoint, count, device
+
+API_KEY = "ARCHE_MDLM_API_KEY"
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("serve", help="serve a checkpoint of either arm over HTTP, as OpenAI's API")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=checkpoint,
+        default=SHIPPED["mdlm"],
+        help=f"checkpoint folder or repository, of either arm (default: {SHIPPED['mdlm']}, which ships with the library)",
+    )
+    add = parser.add_argument_group("where").add_argument
+    add("--host", default="127.0.0.1", help="address to listen at: 0.0.0.0 for all of this machine's")
+    add("--port", type=count(0, 65535), default=8000, metavar="N", help="0: a free one, which the log names")
+    add(
+        "--served_name",
+        metavar="NAME",
+        help="what requests call the model (default: its folder's or repository's name)",
+    )
+    add(
+        "--api_key", metavar="KEY", help=f"that clients have to send (default: {API_KEY} of the environment, else none)"
+    )
+    add = parser.add_argument_group("limits").add_argument
+    add("--max_tokens", type=count(), metavar="N", help="of a text (default: what the context holds)")
+    add("--max_choices", type=count(), default=32, metavar="N", help="texts of a request")
+    add("--max_forwards", type=count(), default=4096, metavar="N", help="of a diffusion model, for a text")
+    add("--max_body_bytes", type=count(), default=2**20, metavar="N", help="of a request")
+    add(
+        "--queue_length", type=count(), default=256, metavar="N", help="texts that may wait; more are answered with 429"
+    )
+    add(
+        "--request_timeout",
+        type=Number(float, above=0, most=86400),
+        default=300.0,
+        metavar="SECONDS",
+        help="waiting counts",
+    )
+    add(
+        "--shutdown_timeout",
+        type=Number(float, 0, 3600),
+        default=30.0,
+        metavar="SECONDS",
+        help="that requests have to end after SIGINT or SIGTERM",
+    )
+    add = parser.add_argument_group("how").add_argument
+    add("--batch_size", type=count(words=("auto",)), default="auto", metavar="N", help="texts written together at most")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
+    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda, mps or xpu, the first there is)")
+    add_threads(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    from arche_mdlm.configuration.extras import require
+
+    require("arche-mdlm serve", "fastapi", "uvicorn", "prometheus_client", "pydantic", "accelerate")
+    import torch
+    from transformers.utils import logging
+
+    from arche_mdlm.configuration.devices import default_device
+    from arche_mdlm.serving.served_model import Limits
+    from arche_mdlm.serving.server import ServerSettings, serve
+    from arche_mdlm.training.models.loading import load_arm
+    from arche_mdlm.training.threads import choose_threads
+
+    logging.disable_progress_bar()
+    device = args.device or default_device()
+    if device == "cpu":
+        choose_threads(args.threads)
+    model, tokenizer = load_arm(args.model, getattr(torch, args.dtype))
+    name = args.served_name or (Path(args.model).resolve().name if Path(args.model).exists() else args.model)
+    settings = ServerSettings(
+        name=name, host=args.host, port=args.port, api_key=args.api_key or os.environ.get(API_KEY) or None,
+        limits=Limits(args.max_tokens, args.max_choices, args.max_forwards), max_body_bytes=args.max_body_bytes,
+        queue_length=args.queue_length, batch_size=args.batch_size, request_timeout=args.request_timeout,
+        shutdown_timeout=args.shutdown_timeout,
+    )  # fmt: skip
+    return serve(model.to(device), tokenizer, settings)
