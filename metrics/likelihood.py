@@ -42,6 +42,7 @@ def nelbo(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     *,
+    given: torch.Tensor | None = None,
     num_samples: int = 16,
     antithetic: str = "counts",
     generator: torch.Generator | None = None,
@@ -59,6 +60,8 @@ def nelbo(
         model (`MDLMForMaskedDiffusion`): the model.
         input_ids (`torch.LongTensor`, (B, L)): clean texts.
         attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
+        given (`torch.Tensor`, (B, L) bool, *optional*): True at tokens that are given besides the BOS, such as a prompt: the bound is
+            that of the rest, given them.
         num_samples (`int`, defaults to 16): forwards a row, at least 2.
         antithetic (`str`, defaults to `"counts"`): how the draws hang together; each choice is unbiased, and pairs are
             averaged before the error is. `"none"`: by the strata only. `"counts"`: in pairs of k and L + 1 - k masks, which
@@ -99,7 +102,7 @@ def nelbo(
     ```
     """
     seeds = torch.randint(0, 2**62, (len(input_ids),), generator=generator).tolist()
-    return nelbo_of_seeds(model, input_ids, attention_mask, seeds, num_samples, antithetic, batch_size)
+    return nelbo_of_seeds(model, input_ids, attention_mask, seeds, num_samples, antithetic, batch_size, given)
 
 
 def nelbo_of_seeds(
@@ -110,11 +113,12 @@ def nelbo_of_seeds(
     num_samples: int,
     antithetic: str,
     batch_size: int | str | BatchSize,
+    given: torch.Tensor | None = None,
 ) -> Likelihood:
     """`nelbo` of rows whose draws have these seeds."""
     _check_draws(num_samples, antithetic)
     attention_mask = _checked_clean(model, input_ids, attention_mask, batch_size)
-    scored = _scored(input_ids, attention_mask, model.config)
+    scored = _scored(input_ids, attention_mask, model.config, given)
     draw = partial(family_of(model).bound_draws, num_samples=num_samples, antithetic=antithetic)
     draws = draws_of_rows(draw, input_ids, scored, attention_mask, seeds)
     estimates = draw_nats(model, input_ids, attention_mask, draws, num_samples, batch_size)
@@ -211,17 +215,27 @@ def _checked_clean(
     return attention_mask
 
 
-def _scored(input_ids: torch.Tensor, attention_mask: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
-    """(B, L) bool: attended positions but a leading BOS. ValueError for a row that has none, or cannot be predicted."""
+def _scored(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, config: PreTrainedConfig, given: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(B, L) bool: attended positions but a leading BOS and given ones. ValueError for a row that has none, or cannot be predicted."""
     bos_token_id = config.bos_token_id
     attended = attention_mask.bool()
     first = attended & (attended.long().cumsum(-1) == 1)
     scored = attended & ~(first & (input_ids == (-1 if bos_token_id is None else bos_token_id)))
+    if given is not None:
+        scored = scored & ~_checked_given(given, input_ids)
     if not bool(scored.any(-1).all()):
         row = int((~scored.any(-1)).nonzero()[0])
         raise ValueError(f"row {row} of input_ids has no token to score")
     check_predictable(config, scored, attention_mask)
     return scored
+
+
+def _checked_given(given: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    if given.shape != input_ids.shape:
+        raise ValueError(f"given of shape {tuple(given.shape)} must be {tuple(input_ids.shape)}")
+    return given.to(input_ids.device).bool()
 
 
 def _nats(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor, draws: Draws) -> torch.Tensor:
@@ -264,6 +278,7 @@ def nll(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     *,
+    given: torch.Tensor | None = None,
     batch_size: int | str | BatchSize = AUTO,
 ) -> torch.Tensor:
     """Exact negative log-likelihood (B,) in nats, float64, of rows (B, L) under an AR model.
@@ -279,6 +294,7 @@ def nll(
         model (`PreTrainedModel`): any causal language model of transformers.
         input_ids (`torch.LongTensor`, (B, L)): clean texts.
         attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
+        given (`torch.Tensor`, (B, L) bool, *optional*): True at tokens that are given and not scored, such as a prompt.
         batch_size (`int`, `"auto"` or `BatchSize`, defaults to `"auto"`): rows a forward; `"auto"`: as the memory allows.
 
     Returns:
@@ -307,6 +323,8 @@ def nll(
     forbidden = _forbidden_tokens(model)
     position_ids = real_positions(attention_mask)
     scored = attention_mask[:, 1:].bool() & attention_mask[:, :-1].bool()
+    if given is not None:
+        scored = scored & ~_checked_given(given, input_ids)[:, 1:]
     result = torch.empty(len(input_ids), dtype=torch.float64)
     with evaluating(model):
         in_chunks = head_is_all(model, input_ids[:1], attention_mask[:1], position_ids[:1])
