@@ -49,8 +49,6 @@ class AnswerEncoder:
         prompt, answer = (backend.encode(text, add_special_tokens=False).ids for text in exchange[:2])
         if prompt[:1] != [self.bos]:
             prompt = [self.bos, *prompt]
-        # A template may end an answer itself, and write more behind it: what comes after the EOS are pads.
-        answer = answer[: answer.index(self.eos)] if self.eos in answer else answer
         return np.array([*prompt, *answer, self.eos], dtype=np.int32), len(prompt)
 
     def exchanges(self, item: Item) -> Iterator[Exchange]:
@@ -77,7 +75,8 @@ class AnswerEncoder:
                     f"{where}: the chat template does not write the prompt of an answer as it writes the conversation up to there "
                     f"({prompt[-40:]!r}), so no part of the text is the answer"
                 )
-            yield Exchange(prompt, whole[len(prompt) :], where, True)
+            # A template may end an answer itself, and write more behind it: what comes after the EOS are pads.
+            yield Exchange(prompt, whole[len(prompt) :].partition(self.tokenizer.eos_token)[0], where, True)
 
     def _check(self, item: Conversation) -> None:
         if self.tokenizer.chat_template is None:

@@ -1,57 +1,15 @@
 """The collator of the stock Trainer: its mean loss is the NELBO of each family, by enumeration where it is finite, and it trains."""
 
-import itertools
-import math
-
 import pytest
 import torch
-from esoteric_model import build as build_esoteric
+from enumerated_masks import BOS, LENGTH, MASK, PAD, ROW, of_all_masks, of_blocks, tiny
 from oracles.tables import TableLanguage
-from torch.nn import functional as F
 from transformers import LlamaConfig, Trainer, TrainerCallback, TrainingArguments
 from uniform_model import UniformModel, exact_bound
 
-from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+from arche_mdlm import MDLMConfig
 from arche_mdlm.metrics.likelihood import nelbo
 from arche_mdlm.training import DataCollatorForMaskedDiffusion
-
-BOS, PAD, MASK = 3, 4, 5  # tokens 0 to 2
-ROW = torch.tensor([BOS, 0, 2, 1])
-LENGTH = len(ROW) - 1
-
-
-def tiny(diffusion: str = "masked", **changes) -> MDLMForMaskedDiffusion:
-    if diffusion == "eso":
-        return build_esoteric(0.5)
-    torch.manual_seed(0)
-    told = {"time_conditioning": "log_snr"} if diffusion.startswith("uniform") else {}
-    block = {"attention_block_length": 2} if diffusion.endswith("block") else {}
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = MDLMConfig(vocab_size=6, mask_token_id=MASK, bos_token_id=BOS, pad_token_id=PAD, max_position_embeddings=16,
-                        initializer_range=0.6, diffusion=diffusion, **sizes, **told, **block, **changes)  # fmt: skip
-    return MDLMForMaskedDiffusion(config).eval()
-
-
-def of_all_masks(model, row: torch.Tensor, own: list[int]) -> float:
-    """The NELBO of the positions `own`, the others being given, over all sets of masks: a set of k of n has the weight
-    (k - 1)! (n - k)! / n!, the integral of t^(k - 1) (1 - t)^(n - k)."""
-    total, count = 0.0, len(own)
-    for k in range(1, count + 1):
-        for masked in itertools.combinations(own, k):
-            canvas, where = row.clone(), list(masked)
-            canvas[where] = MASK
-            with torch.no_grad():
-                logits = model(canvas[None]).logits[0, where]
-            nats = float(F.cross_entropy(logits, row[where], reduction="sum"))
-            total += nats * math.factorial(k - 1) * math.factorial(count - k) / math.factorial(count)
-    return total
-
-
-def of_blocks(model, row: torch.Tensor, size: int, given: int = 1) -> float:
-    """Each block's NELBO on a row that ends with it."""
-    ends = range(size, len(row) + size, size)
-    blocks = [(row[:end], [place for place in range(end - size, min(end, len(row))) if place >= given]) for end in ends]
-    return sum(of_all_masks(model, start, own) for start, own in blocks)
 
 
 def mean_loss(model, row: torch.Tensor, batches: int = 12, size: int = 400, **feature) -> tuple[float, float]:
@@ -86,13 +44,21 @@ def test_the_mean_loss_is_the_nelbo(diffusion):
     assert abs(mean - expected) < 4 * error
 
 
-@pytest.mark.parametrize("diffusion", ["masked", "block"])
+@pytest.mark.parametrize("diffusion", ["masked", "block", "uniform", "uniform_block", "eso"])
 def test_a_given_prompt_is_neither_corrupted_nor_learnt(diffusion):
+    """The mean loss is the bound of the answer given the prompt, and so is `nelbo(given=)`."""
     model, labels = tiny(diffusion), torch.tensor([-100, -100, 2, 1])
-    expected = of_all_masks(model, ROW, [2, 3]) if diffusion == "masked" else of_blocks(model, ROW, 2, given=2)
     mean, error = mean_loss(model, ROW, labels=labels)
-    assert error < 0.05 * expected
-    assert abs(mean - expected) < 4 * error
+    bound = nelbo(
+        model, ROW[None], given=labels[None] == -100, num_samples=1500, generator=torch.Generator().manual_seed(2)
+    )
+    both = (error**2 + float(bound.standard_error) ** 2) ** 0.5
+    assert both < 0.06 * mean
+    assert abs(mean - float(bound.nats)) < 4 * both
+    if diffusion in ("masked", "block"):
+        expected = of_all_masks(model, ROW, [2, 3]) if diffusion == "masked" else of_blocks(model, ROW, 2, given=2)
+        assert abs(mean - expected) < 4 * error
+        assert abs(float(bound.nats) - expected) < 4 * float(bound.standard_error) + 1e-4
     batch = DataCollatorForMaskedDiffusion(model)([{"input_ids": ROW, "labels": labels}] * 50)
     assert bool((batch["input_ids"][:, :2] == ROW[:2]).all())
     assert bool((batch["labels"][:, :2] == -100).all())
