@@ -55,6 +55,7 @@ def run(request: TrainingRequest) -> TrainingResult:
     _compare_data(plan, record, accelerator)
     model = _model(plan, corpus)
     batches, evaluator = _batches(plan, corpus, model, accelerator), _evaluator(plan, corpus)
+    on_saved = _pusher(plan, accelerator)
     if accelerator.is_main_process:
         strategy = "fsdp2" if sharded else "ddp" if accelerator.num_processes > 1 else "one process"
         command = plan.request.command
@@ -65,7 +66,7 @@ def run(request: TrainingRequest) -> TrainingResult:
     resume_from = None if plan.start is None else plan.start.checkpoint
     trainer = Trainer(
         plan.preset, model, corpus.tokenizer, batches, evaluator, plan.output_dir, accelerator, resume_from, record,
-        _pusher(plan, accelerator),
+        on_saved,
     )  # fmt: skip
     if plan.init_from and plan.start is None:
         trainer.evaluate_start()
@@ -90,7 +91,7 @@ def _accelerator(plan: TrainingPlan) -> Accelerator:
     return Accelerator(
         cpu=not on_gpu(),
         mixed_precision=plan.preset.training.mixed_precision,
-        log_with=trackers_of(plan.request.report_to, plan.output_dir),
+        log_with=trackers_of(plan.request.report_to, plan.output_dir) or None,
         project_dir=str(plan.output_dir),
         **accelerator_arguments(),
     )
