@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -254,3 +256,20 @@ def test_splits_of_different_kinds_are_refused(talks, tmp_path):
     (tmp_path / "texts.jsonl").write_text('{"text": "a text"}\n')
     with pytest.raises(ValueError, match="one has prompts with answers, the other texts"):
         load_corpus(talks, str(tmp_path / "texts.jsonl"))
+
+
+def test_the_examples_of_the_page_are_read(prepare, tokenizer):
+    """docs/data.md has one of each format, and a chat template."""
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    text, prompt, talk = (json.loads(block) for block in re.findall(r"```jsonl\n(.*?)```", page, re.DOTALL))
+    form = Format.of(DataSettings(template=re.findall(r'data.template="(.*?)"', page)[0]))
+    assert (
+        tokenizer.decode(prepare([text], form).dataset["input_ids"][0][1:-1])
+        == "The fox\nA fox saw some grapes. They hung too high."
+    )
+    assert parts_of(prepare([prompt], context_length=99), tokenizer)[0][1] == " Mice, berries and eggs.<|eos|>"
+    own = train_bpe(["x"], vocab_size=260)
+    own.chat_template = re.search(r"```\n(\{\{ bos_token.*?)\n```", page, re.DOTALL)[1]
+    first, second = parts_of(prepare([talk], own=own, context_length=128), tokenizer)
+    assert first == ("<|bos|>user: Hello\nassistant:", " Hello! What is it?<|eos|>")
+    assert second[0].endswith("What is it?<|eos|>\nuser: Bye\nassistant:")
