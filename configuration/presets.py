@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from arche_mdlm.configuration.model_config import check_model
+from arche_mdlm.configuration.templates import parts_of
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 ARCHITECTURES = ("mdlm", "llama", "gpt2")
@@ -25,6 +26,9 @@ OBJECTIVES = tuple(dict.fromkeys([name for names in NOISE_OBJECTIVES.values() fo
 LARGEST_TEMPERATURE = 0.02  # of the curriculum: above it the latents that are not drawn have a weight
 DIVERGENCES = ("backward", "forward")  # of student and teacher
 LONG_DOCUMENTS = ("drop", "chunk")
+FORMATS = ("auto", "text", "prompt", "messages")
+LONG_ANSWERS = ("error", "drop")
+STOPPING = ("first_exhausted", "all_exhausted")
 
 
 class _Null:
@@ -51,7 +55,20 @@ class DataSettings:
     """Where text comes from and how it is cut; lengths in tokens."""
 
     source: str = "roneneldan/TinyStories"
+    config: str | None = None  # of a Hub data set
+    weights: tuple[
+        float, ...
+    ] = ()  # of the sources that `source` names with commas between them, which are interleaved
+    stopping: str = "first_exhausted"  # when interleaving ends; "all_exhausted" repeats the shorter sources
+    # What a row is: a text, a prompt with its answer, or messages; "auto" goes by the columns that are there.
+    format: str = "auto"
     text_column: str = "text"
+    template: str | None = None  # of several columns, such as "{title}\n{text}", in place of text_column
+    prompt_column: str = "prompt"  # this one and the next may be templates, too
+    completion_column: str = "completion"
+    messages_column: str = "messages"
+    chat_template: str | None = None  # a Jinja file; null: the tokenizer's own
+    long_answers: str = "error"  # prompts with answers that do not fit the context; "drop" leaves them out
     tokenizer: str = "bpe"  # "bpe" trains one on the training split; else a folder or Hub id
     vocab_size: int = 4096
     layout: str = "rows"
@@ -88,6 +105,7 @@ class TrainingSettings:
     distillation_alpha: tuple[float, float] = (0.006, 0.999)
     distillation_divergence: str = "backward"
     max_steps: int = 1000
+    epochs: float | None = None  # in place of max_steps: so many passes over the training rows
     batch_size: int = 16
     accumulation: int = 1
     optimizer: str = "adamw"  # or "muon" for the layers' matrices, beside AdamW for the rest
@@ -184,6 +202,7 @@ def preset_from_dict(saved: dict[str, Any], overrides: dict[str, Any] | None = N
 
 
 def _assemble(name: str, description: str, sections: dict, overrides: dict[str, Any] | None) -> Preset:
+    _one_length(sections, overrides or {})
     for key, value in (overrides or {}).items():
         if value is not None:
             _set(sections, key, None if value is NULL else value)
@@ -198,12 +217,24 @@ def _assemble(name: str, description: str, sections: dict, overrides: dict[str, 
     return preset
 
 
+def _one_length(sections: dict, overrides: dict[str, Any]) -> None:
+    """Steps that are asked for replace the preset's epochs; ValueError for both of them in one place."""
+    steps, epochs = (overrides.get(f"training.{name}") for name in ("max_steps", "epochs"))
+    if steps is not None and epochs not in (None, NULL):
+        raise ValueError(
+            f"training.max_steps={steps} and training.epochs={epochs} both say how long to train: give one of them"
+        )
+    if steps is not None and sections["training"].get("epochs") is not None:
+        sections["training"] = {**sections["training"], "epochs": None}
+
+
 def validate(preset: Preset) -> None:
     """Check everything that can be checked before data is touched; ValueError names argument, value and choices."""
     model, data, training = preset.model, preset.data, preset.training
     _one_of("model.architecture", model.architecture, ARCHITECTURES)
     _one_of("model.initialisation", model.initialisation, ("default", "pytorch", "local"))
     _one_of("data.layout", data.layout, ("rows", "packed", "windows"))
+    check_data(data)
     _one_of("training.objective", training.objective, OBJECTIVES)
     _one_of("training.time_sampling", training.time_sampling, ("stratified", "uniform"))
     _one_of("training.optimizer", training.optimizer, ("adamw", "muon"))
@@ -231,9 +262,6 @@ def validate(preset: Preset) -> None:
         raise ValueError(
             "training.branches needs training.schedule=warmup_stable_decay: a branch leaves at its peak rate"
         )
-    _one_of("data.long_documents", data.long_documents, LONG_DOCUMENTS)
-    if data.long_documents == "chunk" and data.layout != "rows":
-        raise ValueError(f"data.long_documents='chunk' is for data.layout='rows'; {data.layout!r} keeps every token")
     _check_model(preset)
     check_family(preset)
 
@@ -261,8 +289,34 @@ _RANGES: dict[str, dict[str, tuple]] = {
         "ema_decay": (0, 1, False, False),
         "decay_share": (0, 1, False),
         "distillation_distance": (0, 1, False),
+        "epochs": (0, math.inf, False),
     },
 }  # fmt: skip
+
+
+def check_data(data: DataSettings) -> None:
+    """ValueError for settings of the data that do not go together."""
+    _one_of("data.format", data.format, FORMATS)
+    _one_of("data.long_documents", data.long_documents, LONG_DOCUMENTS)
+    _one_of("data.long_answers", data.long_answers, LONG_ANSWERS)
+    _one_of("data.stopping", data.stopping, STOPPING)
+    if data.long_documents == "chunk" and data.layout != "rows":
+        raise ValueError(f"data.long_documents='chunk' is for data.layout='rows'; {data.layout!r} keeps every token")
+    if data.format in ("prompt", "messages") and data.layout != "rows":
+        raise ValueError(f"data.format={data.format!r} needs data.layout='rows': {data.layout!r} knows no prompts")
+    if data.template is not None and data.text_column != "text":
+        raise ValueError(
+            f"data.template and data.text_column={data.text_column!r} both say what the text is: give one of them"
+        )
+    for name in ("template", "text_column", "prompt_column", "completion_column"):
+        if getattr(data, name) is not None:
+            parts_of(f"data.{name}", getattr(data, name))
+    if data.template is not None and "{" not in data.template:
+        raise ValueError(
+            f"data.template={data.template!r} names no column in braces; a single column is data.text_column"
+        )
+    for weight in data.weights:
+        _in_range("data.weights", weight, 0, math.inf, False)
 
 
 def _check_curriculum(training: TrainingSettings) -> None:
@@ -345,7 +399,7 @@ def _check_distillation(preset: Preset, diffusion: str) -> None:
         if (value := getattr(training, name)) != off:
             raise ValueError(f"{setting} does not go with training.{name}={value}")
     farthest = training.teacher_distance(training.max_steps - 1)
-    if farthest > 1:
+    if farthest > 1 and training.epochs is None:  # else the number of steps is known when the data is
         raise ValueError(
             f"{setting} doubles training.distillation_distance={training.distillation_distance:g} up to {farthest:g} in "
             f"training.max_steps={training.max_steps} steps; at most 1 is possible: fewer steps, or a smaller distance"
@@ -386,7 +440,7 @@ def check_annealing(training: TrainingSettings, architecture: str, config: dict[
             f"{setting} does not go with model.config.diffusion={diffusion!r}, whose order says who sees whom; it is for "
             + ", ".join(WHOLE_CANVAS)
         )
-    if steps > training.max_steps:
+    if steps > training.max_steps and training.epochs is None:  # else the number of steps is known when the data is
         raise ValueError(
             f"{setting} is more than training.max_steps={training.max_steps}: attention would never be full, but samples and "
             "bounds are made with full attention"

@@ -16,7 +16,7 @@ from arche_mdlm.metrics.rows import evaluating
 
 
 class CorpusLikelihood(NamedTuple):
-    """Of a corpus. Tokens are those after BOS, EOS counted, the padded tail not (its nats are counted)."""
+    """Of a corpus. Tokens are those after BOS, or after what is given, EOS counted, the padded tail not (its nats are counted)."""
 
     nats_per_token: float
     standard_error: float  # of nats_per_token; Monte Carlo error only, 0 for an exact likelihood
@@ -51,6 +51,7 @@ def corpus_nelbo(
     canvas_length: int,
     pad_token_id: int,
     num_bytes: Sequence[int] | None = None,
+    num_given: Sequence[int] | None = None,
     num_samples: int = 4,
     antithetic: str = "counts",
     generator: torch.Generator | None = None,
@@ -61,12 +62,13 @@ def corpus_nelbo(
     """NELBO of stories (BOS ... EOS token ids), each on a canvas whose padded tail is attended and scored.
 
     The tail's nats are counted and only real tokens divide them: otherwise the canvas would tell the model how long
-    the story is, and the bound would be on log p(x | length). With `processes`, an `Accelerator` or `PartialState`,
+    the story is, and the bound would be on log p(x | length). `num_given` says of each story how many of its first tokens, the BOS
+    counted, are given: the likelihood is that of the rest, whose bytes `num_bytes` are. With `processes`, an `Accelerator` or `PartialState`,
     each scores its share of the batches and all return the figures that one process would; each has to be given the
-    same rows and a generator of the same state. ValueError for no rows, a number of byte counts that does not fit, or a
-    story longer than the canvas.
+    same rows and a generator of the same state. ValueError for no rows, a number of byte counts or given tokens that does not fit, or
+    a story longer than the canvas.
     """
-    _check_rows(rows, num_bytes)
+    _check_rows(rows, num_bytes, num_given)
     _check_fit(rows, canvas_length)
     sizes = BatchSize.of(batch_size, model, canvas_length, all_logits=not gives_token_nll(model))
     step = _agreed(max(1, sizes.size // num_samples), processes)
@@ -77,11 +79,12 @@ def corpus_nelbo(
     for index, counts in _share(len(starts), processes, "NELBO", progress):
         part = slice(starts[index], starts[index] + step)
         canvases = _canvases(rows[part], canvas_length, pad_token_id).to(model.device)
-        result = nelbo_of_seeds(model, canvases, None, seeds[index].tolist(), num_samples, antithetic, sizes)
+        given = None if num_given is None else _first(num_given[part], canvases)
+        result = nelbo_of_seeds(model, canvases, None, seeds[index].tolist(), num_samples, antithetic, sizes, given)
         if counts:
             scores[:, part] = torch.stack([result.nats, result.standard_error])
     nats, errors = _together(scores, processes)
-    return _summary(rows, nats, errors, num_bytes)
+    return _summary(rows, nats, errors, num_bytes, num_given)
 
 
 def corpus_nll(
@@ -90,13 +93,14 @@ def corpus_nll(
     *,
     pad_token_id: int,
     num_bytes: Sequence[int] | None = None,
+    num_given: Sequence[int] | None = None,
     batch_size: int | str | BatchSize = AUTO,
     progress: bool = False,
     processes: Any = None,
 ) -> CorpusLikelihood:
-    """Exact NLL of stories (BOS ... EOS token ids); nothing behind EOS is scored. `processes` and ValueError as
+    """Exact NLL of stories (BOS ... EOS token ids); nothing behind EOS is scored. `num_given`, `processes` and ValueError as
     `corpus_nelbo`."""
-    _check_rows(rows, num_bytes)
+    _check_rows(rows, num_bytes, num_given)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # equal lengths together: little padding
     ids, mask = (part.to(model.device) for part in _padded([rows[order[-1]]], pad_token_id))
     with evaluating(model):
@@ -107,11 +111,12 @@ def corpus_nll(
     for batch, counts in _share(-(-len(rows) // step), processes, "NLL", progress):
         chosen = order[batch * step : (batch + 1) * step]
         ids, mask = _padded([rows[index] for index in chosen], pad_token_id)
-        result = nll(model, ids.to(model.device), mask.to(model.device), batch_size=sizes)
+        given = None if num_given is None else _first([num_given[index] for index in chosen], ids).to(model.device)
+        result = nll(model, ids.to(model.device), mask.to(model.device), condition_mask=given, batch_size=sizes)
         if counts:
             nats[chosen] = result
     nats = _together(nats, processes)
-    return _summary(rows, nats, torch.zeros_like(nats), num_bytes)
+    return _summary(rows, nats, torch.zeros_like(nats), num_bytes, num_given)
 
 
 def _share(num_batches: int, processes: Any, name: str, progress: bool) -> Iterator[tuple[int, bool]]:
@@ -143,11 +148,22 @@ def _together(values: torch.Tensor, processes: Any) -> torch.Tensor:
     return values.cpu()
 
 
-def _check_rows(rows: Sequence[Sequence[int]], num_bytes: Sequence[int] | None) -> None:
+def _first(counts: Sequence[int], canvases: torch.Tensor) -> torch.Tensor:
+    """(N, L) bool, the first `counts` positions of each row of `canvases` (N, L)."""
+    return (
+        torch.arange(canvases.shape[1], device=canvases.device) < torch.tensor(counts, device=canvases.device)[:, None]
+    )
+
+
+def _check_rows(
+    rows: Sequence[Sequence[int]], num_bytes: Sequence[int] | None, num_given: Sequence[int] | None = None
+) -> None:
     if len(rows) == 0:
         raise ValueError("rows is empty; at least one story is needed")
     if num_bytes is not None and len(num_bytes) != len(rows):
         raise ValueError(f"num_bytes has {len(num_bytes)} entries for {len(rows)} rows; each story needs one")
+    if num_given is not None and len(num_given) != len(rows):
+        raise ValueError(f"num_given has {len(num_given)} entries for {len(rows)} rows; each story needs one")
 
 
 def _check_fit(rows: Sequence[Sequence[int]], canvas_length: int) -> None:
@@ -181,9 +197,14 @@ def _copied(row: Sequence[int]) -> torch.Tensor:
 
 
 def _summary(
-    rows: Sequence[Sequence[int]], nats: torch.Tensor, errors: torch.Tensor, num_bytes: Sequence[int] | None
+    rows: Sequence[Sequence[int]],
+    nats: torch.Tensor,
+    errors: torch.Tensor,
+    num_bytes: Sequence[int] | None,
+    num_given: Sequence[int] | None = None,
 ) -> CorpusLikelihood:
-    num_tokens = sum(len(row) - 1 for row in rows)
+    context = [1] * len(rows) if num_given is None else [max(1, count) for count in num_given]
+    num_tokens = sum(len(row) - count for row, count in zip(rows, context, strict=True))
     total = nats.sum().item()
     return CorpusLikelihood(
         nats_per_token=total / num_tokens,

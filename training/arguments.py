@@ -14,6 +14,7 @@ from arche_mdlm.training.request import DEFAULT_PRESET, SAVE_DTYPES, TrainingReq
 
 _SHORTCUTS = {  # option: preset key, type
     "max_steps": ("training.max_steps", int),
+    "epochs": ("training.epochs", float),
     "batch_size": ("training.batch_size", int),
     "accumulation": ("training.accumulation", int),
     "learning_rate": ("training.learning_rate", float),
@@ -29,6 +30,10 @@ _SHORTCUTS = {  # option: preset key, type
     "max_tokens": ("data.max_tokens", int),
     "num_workers": ("data.num_workers", int),
 }
+
+
+# Texts that look like a mapping to YAML: "{title}: {text}".
+_VERBATIM = ("data.template", "data.text_column", "data.prompt_column", "data.completion_column")
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -47,8 +52,8 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     add(
         "--data",
-        help="Hub id, folder, or txt, jsonl, json, csv (each also .gz) or parquet file; several as 'part-*.jsonl' or "
-        "a.jsonl,b.jsonl (default: the preset's)",
+        help="Hub id, folder, or txt, jsonl, json, csv (each also .gz or .zst) or parquet file; several as 'part-*.jsonl' or "
+        "a.jsonl,b.jsonl (default: the preset's); docs/data.md has an example of each",
     )
     add("--validation_data", help="file with the held-out text (default: the source's own split)")
     add("--validation_fraction", type=float, help="share of stories held out if the source lacks a validation split")
@@ -77,6 +82,19 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="torch.compile the model")
     add("--save_dtype", default="float32", choices=SAVE_DTYPES, help="of the final model")
     add("--push_to_hub", metavar="REPO", help="push the final model there")
+    add("--hub_private", action="store_true", help="the repository of --push_to_hub is private")
+    add(
+        "--push_checkpoints",
+        action="store_true",
+        help="push each checkpoint to --push_to_hub, as soon as it is written",
+    )
+    add(
+        "--report_to",
+        type=_names,
+        default=("tensorboard",),
+        metavar="TRACKER[,TRACKER]",
+        help="trackers that Accelerate knows (tensorboard, wandb, mlflow, ...), or none; default: tensorboard",
+    )
     add("--stop_after", type=int, help="stop (and save) after this many steps of this session")
     add(
         "--set",
@@ -119,10 +137,15 @@ def parse_changes(items: Iterable[str]) -> dict[str, Any]:
         if not separator:
             raise ValueError(f"--set {item!r} must be KEY=VALUE")
         try:
-            changes[key] = _parse(value)
+            changes[key] = value if key in _VERBATIM and value != "null" else _parse(value)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {item!r}: the value is not valid YAML: {' '.join(str(error).split())}") from error
     return changes
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names with commas between them; "none": no name."""
+    return () if text == "none" else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _parse(text: str) -> Any:

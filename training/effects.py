@@ -39,6 +39,7 @@ def without_effect(preset: Preset, explicit: Collection[str], fine_tuned: bool) 
             f"training.schedule={training.schedule!r}",
         ),
         "training.compile_mode": (training.compile, "training.compile=false"),
+        "data.stopping": (bool(data.weights), "one source (data.weights=[])"),
         "data.vocab_size": (data.tokenizer == "bpe" and not fine_tuned, "a tokenizer that is there already"),
     }
     return [

@@ -16,14 +16,18 @@ from arche_mdlm.configuration.presets import (
     check_fit,
     load_preset,
     preset_from_dict,
+    validate,
 )
 from arche_mdlm.training.data.corpus import source_hashes
+from arche_mdlm.training.data.formats import Format
+from arche_mdlm.training.data.mixing import check_weights
 from arche_mdlm.training.effects import about_the_loss, without_effect
 from arche_mdlm.training.files.checkpointing import list_checkpoints, read_state, step_of
 from arche_mdlm.training.files.output_folder import check_output_dir
 from arche_mdlm.training.launcher import apply_launcher, asks_for_cpu
 from arche_mdlm.training.loop.optimizers import decay_start
 from arche_mdlm.training.loop.resuming import refuse_changes, setting_changes
+from arche_mdlm.training.loop.trackers import check_trackers
 from arche_mdlm.training.models.build import model_of_checkpoint
 from arche_mdlm.training.request import DEFAULT_PRESET, TrainingRequest
 
@@ -68,7 +72,11 @@ def make_plan(request: TrainingRequest) -> TrainingPlan:
     """
     if request.push_to_hub:
         validate_repo_id(request.push_to_hub)
+    check_trackers(request.report_to)
     request, preset = _preset(request)
+    Format.of(preset.data)  # refuses columns for several formats
+    if preset.data.weights:
+        check_weights(preset.data.source, preset.data.weights)
     output_dir, changes = request.output_dir or Path("runs") / preset.name, request.changes
     check_output_dir(output_dir)
     preset, notes = apply_launcher(preset, changes)
@@ -92,6 +100,21 @@ def make_plan(request: TrainingRequest) -> TrainingPlan:
     if start is not None:
         notes += _changes_since(start, preset, request)
     return TrainingPlan(request, preset, output_dir, start, init_from, tuple(notes))
+
+
+def with_steps(plan: TrainingPlan, num_rows: int) -> TrainingPlan:
+    """The plan with the number of steps that its epochs are, of a training split of `num_rows` rows.
+
+    An epoch is a pass over all rows that fill a batch. ValueError for settings that do not go with so many steps.
+    """
+    training = plan.preset.training
+    if training.epochs is None:
+        return plan
+    steps = max(1, round(training.epochs * (num_rows // training.batch_size)))
+    validate(replace(plan.preset, training=replace(training, max_steps=steps, epochs=None)))
+    note = f"training.epochs={training.epochs:g}: {steps:,} steps of {training.batch_size} rows"
+    preset = replace(plan.preset, training=replace(training, max_steps=steps))
+    return replace(plan, preset=preset, notes=(note,))
 
 
 def on_gpu() -> bool:
@@ -142,6 +165,10 @@ def _start(request: TrainingRequest, output_dir: Path, settings: TrainingSetting
 
 def _branch_point(run: Path, settings: TrainingSettings) -> Path:
     """The checkpoint of another run, at its peak rate, from which the rate of this one begins to fall."""
+    if settings.epochs is not None:
+        raise ValueError(
+            f"--branch_from needs a number of steps: give --max_steps in place of training.epochs={settings.epochs}"
+        )
     if settings.schedule != "warmup_stable_decay":
         raise ValueError(
             "--branch_from needs training.schedule=warmup_stable_decay: the run's rate must still be at its peak"

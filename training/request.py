@@ -25,11 +25,14 @@ class TrainingRequest:
         overwrite: start afresh in an `output_dir` that holds a run, whose checkpoints are deleted.
         save_dtype: of the final model, "float32" or "bfloat16".
         push_to_hub: the repository that gets the final model.
+        hub_private: that repository is private.
+        push_checkpoints: it gets each checkpoint, too, as soon as that is written.
+        report_to: trackers that Accelerate knows, by name.
         stop_after: stop, and save, after so many steps of this session.
         command: the command line that asks for this, for the run's record and its card; empty where a program asks.
 
     Raises:
-        ValueError: for a `save_dtype` or a `stop_after` that is not allowed.
+        ValueError: for a `save_dtype` or a `stop_after` that is not allowed, or options of the Hub without a repository.
     """
 
     preset: str | None = None
@@ -43,6 +46,9 @@ class TrainingRequest:
     overwrite: bool = False
     save_dtype: str = "float32"
     push_to_hub: str | None = None
+    hub_private: bool = False
+    push_checkpoints: bool = False
+    report_to: tuple[str, ...] = ("tensorboard",)
     stop_after: int | None = None
     command: str = field(default="", compare=False)
 
@@ -51,6 +57,9 @@ class TrainingRequest:
             raise ValueError(f"--save_dtype={self.save_dtype!r} must be one of {', '.join(SAVE_DTYPES)}")
         if self.stop_after is not None and self.stop_after < 1:
             raise ValueError(f"--stop_after={self.stop_after} must be at least 1")
+        for name in ("hub_private", "push_checkpoints"):
+            if getattr(self, name) and not self.push_to_hub:
+                raise ValueError(f"--{name} needs --push_to_hub REPO")
 
 
 @dataclass(frozen=True)

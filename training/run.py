@@ -1,6 +1,8 @@
 """One training run, from its request to its result."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,16 @@ from arche_mdlm.training.files.checkpointing import list_checkpoints, remove_che
 from arche_mdlm.training.launcher import accelerator_arguments, is_main_process
 from arche_mdlm.training.loop.before_after import show_change
 from arche_mdlm.training.loop.evaluation import Evaluator
-from arche_mdlm.training.loop.export import export_best, push
+from arche_mdlm.training.loop.export import create_repository, export_best, push, push_checkpoint
 from arche_mdlm.training.loop.provenance import describe_run
 from arche_mdlm.training.loop.resuming import data_changes, refuse_changes
 from arche_mdlm.training.loop.sharding import sharding_plugin
+from arche_mdlm.training.loop.trackers import start_trackers, trackers_of
 from arche_mdlm.training.loop.trainer import Trainer
 from arche_mdlm.training.models.build import build_model
 from arche_mdlm.training.models.cost import total_cost
 from arche_mdlm.training.models.loading import load_arm, set_generation_defaults
-from arche_mdlm.training.plan import TrainingPlan, make_plan, on_gpu
+from arche_mdlm.training.plan import TrainingPlan, make_plan, on_gpu, with_steps
 from arche_mdlm.training.request import TrainingRequest, TrainingResult
 
 
@@ -47,10 +50,13 @@ def run(request: TrainingRequest) -> TrainingResult:
         corpus = load_corpus(
             plan.preset.data, plan.request.validation_data, tokenizer, progress=accelerator.is_main_process
         )
+    plan = with_steps(plan, len(corpus.train.dataset))
+    _tell(plan.notes if is_main_process() and plan.preset.training.epochs is not None else ())
     record = _record(plan, corpus)
     _compare_data(plan, record, accelerator)
     model = _model(plan, corpus)
     batches, evaluator = _batches(plan, corpus, model, accelerator), _evaluator(plan, corpus)
+    on_saved = _pusher(plan, accelerator)
     if accelerator.is_main_process:
         strategy = "fsdp2" if sharded else "ddp" if accelerator.num_processes > 1 else "one process"
         command = plan.request.command
@@ -59,11 +65,12 @@ def run(request: TrainingRequest) -> TrainingResult:
         _open_output(plan, described)
         print(corpus.describe())
     accelerator.wait_for_everyone()
-    accelerator.init_trackers("tensorboard")
+    start_trackers(accelerator, plan.request.report_to, plan.output_dir.name, plan.preset.to_dict())
     resume_from = None if plan.start is None else plan.start.checkpoint
     trainer = Trainer(
-        plan.preset, model, corpus.tokenizer, batches, evaluator, plan.output_dir, accelerator, resume_from, record
-    )
+        plan.preset, model, corpus.tokenizer, batches, evaluator, plan.output_dir, accelerator, resume_from, record,
+        on_saved,
+    )  # fmt: skip
     if plan.init_from and plan.start is None:
         trainer.evaluate_start()
     complete = trainer.fit(plan.request.stop_after)
@@ -87,7 +94,7 @@ def _accelerator(plan: TrainingPlan) -> Accelerator:
     return Accelerator(
         cpu=not on_gpu(),
         mixed_precision=plan.preset.training.mixed_precision,
-        log_with="tensorboard",
+        log_with=trackers_of(plan.request.report_to, plan.output_dir) or None,
         project_dir=str(plan.output_dir),
         **accelerator_arguments(),
     )
@@ -172,6 +179,15 @@ def _evaluator(plan: TrainingPlan, corpus: Corpus) -> Evaluator:
     return Evaluator(rows, data.context_length, pad, training.eval_samples, training.eval_rows)
 
 
+def _pusher(plan: TrainingPlan, accelerator: Accelerator) -> Callable[[Path], None] | None:
+    """What uploads each checkpoint. The repository is made now: a name or a token that is wrong is known before training."""
+    repository = plan.request.push_to_hub
+    if not plan.request.push_checkpoints or repository is None or not accelerator.is_main_process:
+        return None
+    create_repository(repository, plan.request.hub_private)
+    return partial(push_checkpoint, repository=repository)
+
+
 def _open_output(plan: TrainingPlan, described: dict[str, Any]) -> None:
     """Make the output folder of a run that is known to be right, and describe the run in it."""
     if plan.request.overwrite:  # only now that nothing of the new run is wrong
@@ -191,4 +207,4 @@ def _conclude(plan: TrainingPlan, trainer: Trainer, complete: bool, sharded: boo
     ):  # a sharded model is too large for one process
         show_change(plan.init_from, final, trainer.state.history, trainer.state.best_step)
     if plan.request.push_to_hub:
-        push(final, plan.request.push_to_hub)
+        push(final, plan.request.push_to_hub, plan.request.hub_private)

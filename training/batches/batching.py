@@ -88,7 +88,7 @@ class Canvas(NamedTuple):
     """Clean rows laid out on equal lengths, (B, L) each."""
 
     input_ids: torch.Tensor
-    maskable: torch.Tensor  # bool: all but a document's leading BOS
+    maskable: torch.Tensor  # bool: all but a document's leading BOS and a given prompt
     real: torch.Tensor  # bool: the document's own tokens, the padded tail not counted
     document_ids: torch.Tensor | None  # packed rows only
 
@@ -103,7 +103,12 @@ def draw_given(real: torch.Tensor, share: float, generator: torch.Generator) -> 
 
 
 def lay_out(rows: Sequence[dict], length: int, pad_token_id: int, leading_bos: bool) -> Canvas:
-    """Put rows (dicts with `input_ids`, and `document_ids` where packed) on a canvas of `length`, the tail padded."""
+    """Put rows on a canvas of `length`, the tail padded.
+
+    Args:
+        rows: dicts with `input_ids`, `document_ids` where packed, and `num_given` where a prompt is given: so many tokens, the BOS
+            counted, are neither corrupted nor learnt.
+    """
     input_ids = torch.full((len(rows), length), pad_token_id, dtype=torch.long)
     real = torch.zeros(len(rows), length, dtype=torch.bool)
     for i, row in enumerate(rows):
@@ -118,6 +123,8 @@ def lay_out(rows: Sequence[dict], length: int, pad_token_id: int, leading_bos: b
         maskable[:, 0] = False
         if documents is not None:
             maskable[:, 1:] &= documents[:, 1:] == documents[:, :-1]
+    for i, row in enumerate(rows):
+        maskable[i, : row.get("num_given", 0)] = False
     return Canvas(input_ids, maskable, real, documents)
 
 

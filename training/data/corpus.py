@@ -14,8 +14,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from arche_mdlm.checkpoints import resolve
 from arche_mdlm.configuration.presets import DataSettings
+from arche_mdlm.training.data.formats import Format
+from arche_mdlm.training.data.mixing import names_of, open_mixture
 from arche_mdlm.training.data.preparing import PreparedData, prepare_data, split_windows
-from arche_mdlm.training.data.sources import content_hash, is_files, open_source
+from arche_mdlm.training.data.sources import SAVED, content_hash, is_files, open_source
 from arche_mdlm.training.data.tokenizers_io import check_tokenizer, gpt2_tokenizer, train_bpe
 
 SAMPLE_CORPUS = Path(__file__).parents[1] / "sample" / "stories.jsonl"
@@ -68,15 +70,27 @@ def source_hashes(data: DataSettings, validation_source: str | None = None) -> d
 
     `validation` is None where the held-out stories are a share of `train`.
     """
-    source = _source_of(data)
-    hashes = {"train": content_hash(source, "train"), "validation": None}
+    sources = _parts(data)
+    hashes: dict[str, str | None] = {"train": _joined(sources, "train"), "validation": None}
     if validation_source is not None:
-        hashes["validation"] = content_hash(
-            validation_source, "validation" if Path(validation_source).is_dir() else "train"
-        )
-    elif data.validation_fraction is None and data.layout != "windows" and not is_files(source):
-        hashes["validation"] = content_hash(source, "validation")
+        hashes["validation"] = content_hash(validation_source, _split_of_held_out(validation_source))
+    elif data.validation_fraction is None and data.layout != "windows" and not any(map(is_files, sources)):
+        hashes["validation"] = _joined(sources, "validation")
     return hashes
+
+
+def _joined(sources: list[str], split: str) -> str:
+    return ",".join(content_hash(source, split) for source in sources)
+
+
+def _parts(data: DataSettings) -> list[str]:
+    """The sources of a mixture, or the one source."""
+    return names_of(_source_of(data)) if data.weights else [_source_of(data)]
+
+
+def _split_of_held_out(source: str) -> str:
+    """The split that is read of a source of held-out text: a single file is one split, regardless of its name."""
+    return "validation" if Path(source).is_dir() and not (Path(source) / SAVED).is_file() else "train"
 
 
 def _source_of(data: DataSettings) -> str:
@@ -103,37 +117,53 @@ def load_corpus(
     if source == str(SAMPLE_CORPUS) and not SAMPLE_CORPUS.is_file():
         raise FileNotFoundError(f"data.source='sample': the sample corpus {SAMPLE_CORPUS.name} is not installed")
     fraction = data.validation_fraction
-    if data.layout != "windows" and validation_source is None and fraction is None and is_files(source):
+    files = [part for part in _parts(data) if is_files(part)]
+    if data.layout != "windows" and validation_source is None and fraction is None and files:
         raise ValueError(
-            f"data.source={source!r} is one file: give --validation_data FILE, or --validation_fraction (such as 0.05)"
+            f"data.source={files[0]!r} is one file: give --validation_data FILE, or --validation_fraction (such as 0.05)"
         )
     if tokenizer is None:
         tokenizer = make_tokenizer(data, source, hold_out=validation_source is None)
     check_tokenizer(tokenizer)
+    if data.chat_template is not None:
+        tokenizer.chat_template = _read_template(data.chat_template)
     common: dict[str, Any] = {
         "layout": data.layout,
         "context_length": data.context_length,
-        "text_column": data.text_column,
+        "form": Format.of(data),
         "min_characters": data.min_characters,
         "long_documents": data.long_documents,
+        "long_answers": data.long_answers,
         "streaming": data.streaming,
         "num_workers": data.num_workers,
         "progress": progress,
     }
+    mixed: dict[str, Any] = {"weights": data.weights, "stopping": data.stopping, "config": data.config}
     if data.layout == "windows":
         # The paper splits windows, not stories: kept to reproduce it.
-        whole = prepare_data(source, tokenizer, split="train", max_tokens=data.max_tokens, **common)
+        whole = prepare_data(source, tokenizer, split="train", max_tokens=data.max_tokens, **mixed, **common)
         train, validation = split_windows(whole.dataset, data.validation_fraction or 0.05)
         return Corpus(tokenizer, PreparedData(train, whole.summary), PreparedData(validation, whole.summary), False)
     train_fraction = fraction if validation_source is None else None
     train = prepare_data(
-        source, tokenizer, split="train", max_tokens=data.max_tokens, validation_fraction=train_fraction, **common
+        source,
+        tokenizer,
+        split="train",
+        max_tokens=data.max_tokens,
+        validation_fraction=train_fraction,
+        **mixed,
+        **common,
     )
     if validation_source is None:
-        validation = prepare_data(source, tokenizer, split="validation", validation_fraction=fraction, **common)
-    else:  # a single file is one split, regardless of its name
-        split = "validation" if Path(validation_source).is_dir() else "train"
-        validation = prepare_data(validation_source, tokenizer, split=split, **common)
+        validation = prepare_data(
+            source, tokenizer, split="validation", validation_fraction=fraction, **mixed, **common
+        )
+    else:
+        validation = prepare_data(validation_source, tokenizer, split=_split_of_held_out(validation_source), **common)
+    if ("num_given" in train.dataset.column_names) != ("num_given" in validation.dataset.column_names):
+        raise ValueError(
+            "the training data and the validation data differ: one has prompts with answers, the other texts"
+        )
     if train.summary.sha256 == validation.summary.sha256:
         raise ValueError(f"the validation data is the training data: {validation_source or source!r}")
     return Corpus(tokenizer, train, validation, True)
@@ -143,9 +173,13 @@ def make_tokenizer(data: DataSettings, source: str, hold_out: bool = False) -> P
     """`bpe`: trained on the training split, the same at every call; else loaded from a folder or repository."""
     if data.tokenizer == "bpe":
         fraction = data.validation_fraction if hold_out else None
-        texts: Iterator[str] = iter(
-            open_source(source, split="train", text_column=data.text_column, validation_fraction=fraction)
+        options: dict[str, Any] = {"form": Format.of(data), "validation_fraction": fraction, "config": data.config}
+        opened = (
+            open_mixture(source, data.weights, data.stopping, **options)
+            if data.weights
+            else open_source(source, **options)
         )
+        texts: Iterator[str] = iter(opened)
         return train_bpe(islice(texts, _BPE_STORIES), vocab_size=data.vocab_size)
     named = resolve(data.tokenizer)  # a shipped one goes by its name from any folder
     folder = Path(named)
@@ -163,3 +197,17 @@ def make_tokenizer(data: DataSettings, source: str, hold_out: bool = False) -> P
             tokenizer.backend_tokenizer.model.save(files)  # vocab.json and merges.txt
             return gpt2_tokenizer(files)
     return tokenizer
+
+
+def _read_template(file: str) -> str:
+    """A chat template; ValueError where it is none that can be read."""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    try:
+        template = Path(file).read_text(encoding="utf-8")
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"data.chat_template={file!r} cannot be read: {error}") from error
+    except TemplateSyntaxError as error:
+        raise ValueError(f"data.chat_template={file!r} is no Jinja template: {error}") from error
+    return template

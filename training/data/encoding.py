@@ -8,8 +8,9 @@ import itertools
 import json
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -56,10 +57,14 @@ class Encoder:
         return pieces
 
 
+T = TypeVar("T")
+E = TypeVar("E")
+
+
 def in_order(
-    encode: Encoder, texts: Iterator[str], num_workers: int, batch_size: int
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(text, ids) in order. Threads suffice, because the tokenizer releases the GIL; this avoids forking and pickling."""
+    encode: Callable[[list[T]], list[E]], texts: Iterator[T], num_workers: int, batch_size: int
+) -> Iterator[tuple[T, E]]:
+    """(text, its encoding) in order. Threads suffice, because the tokenizer releases the GIL; this avoids forking and pickling."""
     batches = iter(lambda: list(itertools.islice(texts, batch_size)), [])
     with ThreadPoolExecutor(num_workers) as pool:
         waiting: deque = deque()

@@ -4,6 +4,7 @@
     rows       one whole story: BOS tokens EOS                num_bytes: UTF-8 bytes of the story (or of the piece)
     packed     context_length ids of BOS .. EOS stories       document_ids: which story of the row, 0-based
     windows    context_length ids, no BOS, EOS or separator   -
+    rows of prompts: BOS prompt answer EOS (`answers.py`)     num_bytes of the answer; num_given: tokens of BOS and prompt
 
 Padding is not done here: the tail of a story's canvas is made by the collator, which knows the canvas.
 """
@@ -17,7 +18,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from arche_mdlm.training.data.answers import AnswerBuild, AnswerEncoder
 from arche_mdlm.training.data.encoding import Encoder, in_order, one_thread_a_call
+from arche_mdlm.training.data.formats import Format
+from arche_mdlm.training.data.mixing import Mixture, open_mixture
 from arche_mdlm.training.data.sources import DEFAULT_SOURCE, Source, open_source, split_of
 
 __all__ = ["DEFAULT_SOURCE", "LAYOUTS", "DataSummary", "PreparedData", "prepare_data", "split_of", "split_windows"]
@@ -86,10 +90,15 @@ def prepare_data(
     context_length: int,
     split: str = "train",
     text_column: str = "text",
+    form: Format | None = None,
+    weights: Sequence[float] = (),
+    stopping: str = "first_exhausted",
+    config: str | None = None,
     validation_fraction: float | None = None,
     max_tokens: int | None = None,
     min_characters: int = 0,
     long_documents: str = "drop",
+    long_answers: str = "error",
     revision: str | None = None,
     streaming: bool = False,
     num_workers: int = 1,
@@ -99,7 +108,8 @@ def prepare_data(
     """Tokenise one split of `source` into rows of at most `context_length` tokens, or load them from the cache.
 
     Args:
-        source, split, text_column, validation_fraction, revision, streaming: see `sources.open_source`.
+        source, split, text_column, form, config, validation_fraction, revision, streaming: see `sources.open_source`.
+        weights, stopping: of several sources that are interleaved; see `mixing.open_mixture`.
         tokenizer: a fast tokenizer; `rows` and `packed` need its BOS and EOS. A special token spelt out in a story
             is plain text, not that token.
         layout: "rows", "packed" or "windows" (see the module's head).
@@ -109,6 +119,8 @@ def prepare_data(
             "over 50 characters" is 51.
         long_documents: what the layout `rows` does with a story of more than `context_length` tokens: "drop" leaves it out,
             "chunk" cuts it into rows of `context_length`, each with a BOS in front; the EOS is behind the last one only.
+        long_answers: what becomes of a prompt with an answer that have more than `context_length` tokens together: "error", or "drop"
+            leaves it out.
         num_workers: threads that tokenise. The rows do not depend on it.
         cache_dir: default $ARCHE_MDLM_CACHE, else ~/.cache/arche_mdlm.
         progress: show a bar of stories.
@@ -129,21 +141,23 @@ def prepare_data(
         raise ValueError(f"long_documents='chunk' is for layout='rows'; {layout!r} keeps every token")
     encoder = Encoder(tokenizer, layout)
     cache = Path(cache_dir or os.environ.get("ARCHE_MDLM_CACHE") or Path.home() / ".cache" / "arche_mdlm")
-    stories = open_source(
-        source,
-        split=split,
-        text_column=text_column,
-        validation_fraction=validation_fraction,
-        revision=revision,
-        streaming=streaming,
-        cache_dir=cache,
-    )
+    form = Format(text=text_column) if form is None else form
+    options: dict[str, Any] = {"split": split, "form": form, "validation_fraction": validation_fraction, "config": config,
+                               "revision": revision, "streaming": streaming, "cache_dir": cache}  # fmt: skip
+    stories = open_mixture(source, weights, stopping, **options) if weights else open_source(source, **options)
     settings = [FORMAT_VERSION, layout, context_length, max_tokens, min_characters, *(["chunk"] if chunk else [])]
+    if form.kind != "text":
+        settings += [getattr(tokenizer, "chat_template", None), long_answers]
     key = hashlib.sha256(json.dumps([stories.fingerprint(), encoder.sha256, settings]).encode()).hexdigest()[:32]
     folder = cache / "data" / key
     found = _load(folder)
     if found is None:
-        build = _Build(stories, encoder, layout, context_length, max_tokens, min_characters, chunk)
+        build: Build | AnswerBuild = Build(stories, encoder, layout, context_length, max_tokens, min_characters, chunk)
+        if isinstance(next((item for item in stories.items() if item is not None), ""), tuple):
+            _check_answers(layout, long_documents)
+            build = AnswerBuild(
+                stories, AnswerEncoder(tokenizer, encoder), context_length, max_tokens, long_answers == "drop"
+            )
         _write_atomically(folder, build, key, num_workers, progress)
         found = _load(folder)
         assert found is not None, folder
@@ -185,12 +199,21 @@ def _check_arguments(layout: Any, context_length: Any, max_tokens: Any, min_char
             raise ValueError(f"{name}={value!r} must be a whole number of at least {least[name]}")
 
 
-class _Build:
+def _check_answers(layout: str, long_documents: str) -> None:
+    if layout != "rows":
+        raise ValueError(f"layout={layout!r} knows no prompts: data with prompts or messages needs layout='rows'")
+    if long_documents == "chunk":
+        raise ValueError(
+            "long_documents='chunk' is for texts: a prompt cannot be cut from its answer; see long_answers"
+        )
+
+
+class Build:
     """One pass over the stories: what is taken, how it is laid out, and the counts."""
 
     def __init__(
         self,
-        stories: Source,
+        stories: Source | Mixture,
         encoder: Encoder,
         layout: str,
         context_length: int,
@@ -221,9 +244,13 @@ class _Build:
             raise ValueError(self._nothing_left())
 
     def _long_enough(self) -> Iterator[str]:
-        for text in self.stories.texts():
+        for text in self.stories.items():
             if text is None:
                 self.counts["null"] += 1
+            elif not isinstance(text, str):
+                raise ValueError(
+                    "one of the sources has texts and another one prompts or messages: they cannot be mixed"
+                )
             elif len(text) < max(1, self.min_characters):
                 self.counts["short_out"] += 1
             else:
@@ -314,7 +341,7 @@ def _load(folder: Path) -> PreparedData | None:
     return PreparedData(dataset, summary)
 
 
-def _write_atomically(folder: Path, build: _Build, key: str, num_workers: int, progress: bool) -> None:
+def _write_atomically(folder: Path, build: Build | AnswerBuild, key: str, num_workers: int, progress: bool) -> None:
     """Build beside `folder` and rename: an interrupted preparation leaves nothing that looks like a cache."""
     work = None
     try:
@@ -353,7 +380,7 @@ def _write_atomically(folder: Path, build: _Build, key: str, num_workers: int, p
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _write_rows(path: Path, build: _Build, num_workers: int, progress: bool) -> None:
+def _write_rows(path: Path, build: Build | AnswerBuild, num_workers: int, progress: bool) -> None:
     schema = build.features.arrow_schema
     rows = build.rows(num_workers, progress)
     with path.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:

@@ -1,48 +1,80 @@
-"""Local text files, read one text at a time: txt, jsonl, json, csv, each also gzipped, and parquet.
+"""Local files, read one row at a time: txt, jsonl, json, csv, each also as .gz or .zst, and parquet.
 
-Every reader is a generator that holds one text (for `.json` arrays: one file) in memory, and says where in which file
+Every reader is a generator that holds one row (for `.json` arrays: one file) in memory, and says where in which file
 something is wrong. A null is given as None.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from arche_mdlm.training.data.formats import Format, Item
+
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
-ZIPPED = tuple(suffix + ".gz" for suffix in SUFFIXES if suffix != ".parquet")
+PACKINGS = {".gz": "gzip", ".zst": "Zstandard"}
+PACKED = tuple(suffix + packing for packing in PACKINGS for suffix in SUFFIXES if suffix != ".parquet")
 STORY_END = "<|endoftext|>"
 _LONGEST_FIELD = 2**31 - 1  # bytes of a CSV field; Python's own limit is 131,072
 
 
 def kind_of(path: Path) -> str | None:
-    """The suffix of a file that can be read, ".gz" taken off; None for any other."""
+    """The suffix of a file that can be read, that of its packing taken off; None for any other."""
     name = path.name.lower()
-    found = next((suffix for suffix in (*SUFFIXES, *ZIPPED) if name.endswith(suffix)), None)
-    return found and found.removesuffix(".gz")
+    found = next((suffix for suffix in (*SUFFIXES, *PACKED) if name.endswith(suffix)), None)
+    return found and found.removesuffix(_packing(path) or "")
 
 
-def read_texts(path: Path, column: str) -> Iterator[str | None]:
-    """The texts of a file, in its order; ValueError, naming file and line, for unreadable content."""
-    readers: dict[str | None, Callable[[], Iterator[str | None]]] = {
-        ".txt": lambda: _read_txt(path),
-        ".csv": lambda: _read_csv(path, column),
+def _packing(path: Path) -> str | None:
+    return next((packing for packing in PACKINGS if path.name.lower().endswith(packing)), None)
+
+
+def read_items(path: Path, form: Format) -> Iterator[Item | None]:
+    """The items of a file, in its order; ValueError, naming file and line, for unreadable content."""
+    readers: dict[str | None, Callable[[], Iterator[Item | None]]] = {
+        ".txt": lambda: _of_text(path, form),
+        ".csv": lambda: _read_csv(path, form),
+        ".parquet": lambda: _read_parquet(path, form),
     }
-    readers |= {".parquet": lambda: _read_parquet(path, column)}
+    with readable(path):
+        yield from readers.get(kind_of(path), lambda: _read_json(path, form))()
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """ValueError, naming the file, where a packed file is damaged or ends too soon."""
     try:
-        yield from readers.get(kind_of(path), lambda: _read_json(path, column))()
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a complete gzip file: {error}") from None
+    except OSError as error:
+        if _packing(path) != ".zst" or error.errno is not None:  # an error of the system has a number
+            raise
+        raise ValueError(f"{path} is not a complete Zstandard file: {error}") from None
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """The bytes of a file, unzipped."""
-    return cast(BinaryIO, gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb"))
+    """The bytes of a file, unpacked."""
+    if _packing(path) == ".zst":
+        import pyarrow as pa
+
+        return cast(BinaryIO, io.BufferedReader(pa.input_stream(str(path), compression="zstd")))
+    return cast(BinaryIO, gzip.open(path, "rb") if _packing(path) else path.open("rb"))
+
+
+def items_of(rows: Iterator[tuple[object, str]], form: Format) -> Iterator[Item | None]:
+    """What (row, place) pairs are; the columns of the first row say the kind where it is open."""
+    for row, where in rows:
+        if form.kind == "auto" and isinstance(row, dict):
+            form = form.resolved(list(row), where)
+        yield form.read(row, where)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -82,7 +114,19 @@ def _read_txt(path: Path) -> Iterator[str]:
         yield "".join(story)
 
 
-def _read_json(path: Path, column: str) -> Iterator[str | None]:
+def _of_text(path: Path, form: Format) -> Iterator[Item | None]:
+    """Stories have no columns: a text file is a text whatever the names of the columns are, but no prompts and no messages."""
+    if form.kind not in ("auto", "text") or "{" in form.text:
+        asked = f"data.format={form.kind!r}" if form.kind != "text" else f"data.template={form.text!r}"
+        raise ValueError(f"{path} is a text file, which has no columns, but {asked} is asked for")
+    yield from _read_txt(path)
+
+
+def _read_json(path: Path, form: Format) -> Iterator[Item | None]:
+    yield from items_of(_json_rows(path), form)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[object, str]]:
     """JSON lines, or one array of objects (recognised by its first character)."""
     with open_bytes(path) as file:
         is_array = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
@@ -92,7 +136,7 @@ def _read_json(path: Path, column: str) -> Iterator[str | None]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {error.lineno}: invalid JSON ({error.msg})") from None
         for number, row in enumerate(rows, 1):
-            yield text_of(row, column, f"{path}, entry {number}")
+            yield row, f"{path}, entry {number}"
         return
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -102,83 +146,51 @@ def _read_json(path: Path, column: str) -> Iterator[str | None]:
         except json.JSONDecodeError as error:
             why = "the file ends mid-line" if not line.endswith("\n") else "invalid JSON"
             raise ValueError(f"{path}, line {number}: {why} ({error.msg}, column {error.colno})") from None
-        yield text_of(row, column, f"{path}, line {number}")
+        yield row, f"{path}, line {number}"
 
 
-def _read_csv(path: Path, column: str) -> Iterator[str]:
+def _read_csv(path: Path, form: Format) -> Iterator[Item | None]:
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     reader = csv.DictReader(_lines(path), strict=True)
     try:
         for row in reader:
             where = f"{path}, line {reader.line_num}"
-            if column in row and row[column] is None:
-                raise ValueError(f"{where}: the line ends before the column {column!r}")
-            if column not in row:
-                raise ValueError(no_column(column, [key for key in row if key is not None], where))
-            yield _checked(row[column], column, where)
+            cells = {key: value for key, value in row.items() if key is not None}
+            form = form.resolved(list(cells), where)
+            for column in form.columns():
+                if column in cells and cells[column] is None:
+                    raise ValueError(f"{where}: the line ends before the column {column!r}")
+            yield form.read(_without_json(cells, form, where), where)
     except csv.Error as error:
         # DictReader's own line_num is one record behind when its reader fails
         raise ValueError(f"{path}, line {reader.reader.line_num}: invalid CSV ({error})") from None
 
 
-def _read_parquet(path: Path, column: str) -> Iterator[str | None]:
+def _without_json(cells: dict[str, str], form: Format, where: str) -> dict[str, object]:
+    """A row of CSV whose messages, if it has any, are JSON."""
+    if form.kind != "messages":
+        return dict(cells)
+    try:
+        return {**cells, form.messages: json.loads(cells[form.messages])}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: column {form.messages!r} is not a JSON list of messages ({error.msg})") from None
+
+
+def _read_parquet(path: Path, form: Format) -> Iterator[Item | None]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            top = column if column in names else column.split(".")[0]
-            if top not in names:
-                raise ValueError(no_column(column, names, str(path)))
+            form = form.resolved(names, str(path))
+            tops = list(dict.fromkeys(c if c in names else c.split(".")[0] for c in form.columns()))
             number = 0
-            for batch in file.iter_batches(batch_size=1000, columns=[top]):
-                for value in batch.column(0).to_pylist():
+            for batch in file.iter_batches(batch_size=1000, columns=tops):
+                for row in batch.to_pylist():
                     number += 1
-                    yield text_of({top: value}, column, f"{path}, row {number}")
+                    yield form.read(row, f"{path}, row {number}")
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a readable parquet file: {error}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 in column {column!r}: {error}") from None
-
-
-def text_of(row: object, column: str, where: str) -> str | None:
-    """The field `column` of a row, None for a null; `story.text` is the field `text` of the object `story`.
-
-    Raises:
-        ValueError: naming `where`, for a field that is missing or not a text.
-    """
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object with the column {column!r}, got {type(row).__name__}")
-    value: object = row
-    for name in [column] if column in row else column.split("."):
-        if value is None:  # a null object counts as a null text
-            return None
-        if not isinstance(value, dict) or name not in value:
-            raise ValueError(no_column(column, list(_paths(row)), where))
-        value = value[name]
-    return None if value is None else _checked(value, column, where)
-
-
-def _paths(row: dict, prefix: str = "") -> Iterator[str]:
-    """The fields of a row, those of objects by dotted path."""
-    for key, value in row.items():
-        if isinstance(value, dict):
-            yield from _paths(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
-def _checked(value: object, column: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: column {column!r} holds {type(value).__name__} ({value!r:.40}), not text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, "\ud800"
-        raise ValueError(f"{where}: column {column!r} is not UTF-8 text: {error.reason} at {error.start}") from None
-    return value
-
-
-def no_column(column: str, there: list[str], where: str) -> str:
-    """The error message for a missing field."""
-    return f"{where}: no column text_column={column!r}; the columns there are: {', '.join(map(str, there))}"
+        raise ValueError(f"{path} is not UTF-8 in column {form.columns()[0]!r}: {error}") from None

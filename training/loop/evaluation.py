@@ -17,7 +17,8 @@ class Evaluator:
     """Scores a model on held-out rows.
 
     Args:
-        rows: a `datasets.Dataset` with `input_ids` (leading BOS included) and `num_bytes`.
+        rows: a `datasets.Dataset` with `input_ids` (leading BOS included), `num_bytes`, and `num_given` where prompts are given: the
+            likelihood is then that of the answers.
         canvas_length: the diffusion arm's; its tail is scored too (docs/formulas.md, The canvas).
         num_samples: draws a row of the NELBO estimator.
     """
@@ -36,12 +37,14 @@ class Evaluator:
         # Views of the memory-mapped file: as Python's lists 20 million tokens would take half a gigabyte.
         chosen = self.rows.with_format("numpy", dtype=np.int32)[:count]
         num_bytes = chosen["num_bytes"].tolist() if "num_bytes" in chosen else None
+        num_given = chosen["num_given"].tolist() if "num_given" in chosen else None
         score = arm_of(model).score(
             model,
             chosen["input_ids"],
             canvas_length=self.canvas_length,
             pad_token_id=self.pad_token_id,
             num_bytes=num_bytes,
+            num_given=num_given,
             num_samples=self.num_samples,
             seed=_SEED,
             batch_size=self.batch_size,

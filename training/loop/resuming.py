@@ -33,6 +33,8 @@ def setting_changes(stored: dict, preset: Preset, asked: dict[str, Any], branch:
     free = set(FREE)
     if branch or _at_peak(stored, preset):
         free |= {"training.max_steps"} | ({"training.decay_share"} if not branch else set())
+    if before.get("training.epochs") is not None and before["training.epochs"] == now.get("training.epochs"):
+        free |= {"training.max_steps"}  # known when the data is; `data_changes` compares its rows
     changes = {key: (before.get(key), now.get(key)) for key in {**before, **now} if key not in free}
     record = stored.get("run", {})
     if record.get("init_from") and asked.get("init_from") is None:

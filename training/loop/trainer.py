@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,9 +72,11 @@ class Trainer:
         accelerator: Accelerator,
         resume_from: Path | None = None,
         record: dict[str, Any] | None = None,
+        on_saved: Callable[[Path], None] | None = None,
     ) -> None:
         self.preset, self.settings, self.tokenizer = preset, preset.training, tokenizer
         self.record = record or {}  # what else a run that goes on is compared with
+        self.on_saved = on_saved  # of the main process, with the folder of each checkpoint
         self.output_dir, self.accelerator = Path(output_dir), accelerator
         self.batches, self.evaluator = batches, evaluator
         self.raw_model = model
@@ -293,6 +296,8 @@ class Trainer:
             write_folder_atomically(folder, lambda aside: self._write(aside, tensors))
             rotate(self.output_dir, self.settings.keep_checkpoints, {self.state.best_step, *self._branch_steps})
             write_json_atomically(self.output_dir / "training_log.json", self.state.history)
+            if self.on_saved is not None:
+                self.on_saved(folder)
         self.accelerator.wait_for_everyone()
         return folder
 

@@ -100,7 +100,7 @@ class Arm(ABC):
         Args:
             canvas_length: tokens; a diffusion model's rows are padded to it, and their tail is scored.
             num_samples, seed: draws a story of a bound, and what they are drawn from.
-            **options: `batch_size`, `progress` and `processes` of `corpus_nelbo` and `corpus_nll`.
+            **options: `num_given`, `batch_size`, `progress` and `processes` of `corpus_nelbo` and `corpus_nll`.
         """
 
     @abstractmethod

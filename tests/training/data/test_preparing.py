@@ -558,7 +558,7 @@ def test_arguments_are_checked(prepare, write, tmp_path, settings, message):
         ("a.csv", b"id,text\n1,ok\n2\n", r"a\.csv, line 3: the line ends before the column 'text'"),
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz is not a complete gzip file"),
         ("a.txt.gz", gzip.compress(b"some text that is cut off" * 9)[:-9], r"a\.txt\.gz is not a complete gzip file"),
-        ("a.parquet.gz", b"x", r"suffix '\.gz'; allowed: .*and \.gz of all but parquet"),
+        ("a.parquet.gz", b"x", r"suffix '\.gz'; allowed: .*and \.gz and \.zst of all but parquet"),
         ("a.csv", b"title,body\nx,y\n", "line 2: no column text_column='text'; .*: title, body"),
         ("a.csv", b'text\n"open', r"a\.csv, line 2: invalid CSV"),
         ("a.parquet", b"no parquet", r"a\.parquet is not a readable parquet file"),

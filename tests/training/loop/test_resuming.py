@@ -25,7 +25,17 @@ COMPARED = {
     "model.architecture": "llama",
     "model.config": {},
     "model.initialisation": "pytorch",
+    "data.config": "large",
+    "data.weights": (0.5, 0.5),
+    "data.stopping": "all_exhausted",
+    "data.format": "text",
     "data.text_column": "story",
+    "data.template": "{title}: {text}",
+    "data.prompt_column": "question",
+    "data.completion_column": "reply",
+    "data.messages_column": "talk",
+    "data.chat_template": "chat.jinja",
+    "data.long_answers": "drop",
     "data.tokenizer": "gpt2",
     "data.vocab_size": 300,
     "data.layout": "packed",
@@ -37,6 +47,7 @@ COMPARED = {
     "training.objective": "low_variance",
     "training.time_sampling": "uniform",
     "training.max_steps": 9,
+    "training.epochs": 2.0,
     "training.batch_size": 4,
     "training.optimizer": "muon",
     "training.learning_rate": 1e-4,
@@ -163,6 +174,17 @@ def test_a_run_at_its_peak_rate_may_become_longer():
     shorter = changed(preset, "training.max_steps", 90)
     assert list(setting_changes(stored_state(preset, step=80), shorter, {})) == ["training.max_steps"]
     assert setting_changes(stored_state(preset, step=81), shorter, {}, branch=True) == {}
+
+
+def test_the_steps_of_equal_epochs_are_no_change():
+    """They are known when the data is read, and the data is compared by its rows."""
+    preset = load_preset("quickstart-mdlm", {"training.epochs": 2})
+    counted = changed(preset, "training.max_steps", 123)
+    assert setting_changes(stored_state(counted), preset, {}) == {}
+    more = setting_changes(stored_state(counted), changed(preset, "training.epochs", 3.0), {})
+    assert set(more) == {"training.epochs", "training.max_steps"}
+    steps = preset_from_dict(counted.to_dict(), {"training.max_steps": 50})
+    assert (steps.training.epochs, steps.training.max_steps) == (None, 50)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
