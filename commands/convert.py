@@ -84,13 +84,21 @@ def _run_adoption(args: argparse.Namespace, files: Any, values: dict[str, Any]) 
 
 def _run_start(args: argparse.Namespace) -> int:
     """A model that is to be trained."""
-    from arche_mdlm.training.files.checkpointing import write_folder_atomically
+    from arche_mdlm.training.files.checkpointing import write_folder_atomically, write_json_atomically
+    from arche_mdlm.training.models.cost import LOG, total_cost
     from arche_mdlm.training.models.loading import save_arm
 
     model, tokenizer, added = convert(
         args.source, args.noise_schedule, args.context_length, args.diffusion, args.block_length, args.shift
     )
-    write_folder_atomically(args.destination, lambda folder: save_arm(model, tokenizer, folder))
+    cost = total_cost(args.source)
+
+    def write(folder: Path) -> None:
+        save_arm(model, tokenizer, folder)
+        if cost is not None:  # what its weights have cost goes with them
+            write_json_atomically(folder / LOG, {"run": {"before": cost}, "history": []})
+
+    write_folder_atomically(args.destination, write)
     count = sum(parameter.numel() for parameter in model.parameters())
     new = f", new tokens {', '.join(added)}" if added else ""
     print(

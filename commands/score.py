@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from typing import Any
+from typing import Any, cast
 
 from arche_mdlm.checkpoints import SHIPPED
 from arche_mdlm.training.command_line import HelpFormatter, add_threads, checkpoint, count
@@ -119,13 +119,14 @@ def _read_pairs(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Prompts and completions of the file; ValueError for one that lacks either, or has no such columns."""
     from pathlib import Path
 
-    from arche_mdlm.training.data.readers import kind_of, read_texts
+    from arche_mdlm.training.data.formats import Format
+    from arche_mdlm.training.data.readers import kind_of, read_items
 
     path = Path(args.file)
     if not path.is_file() or kind_of(path) in (None, ".txt"):
         raise ValueError(f"--prompt_column needs a jsonl, json, csv or parquet file, but {args.file!r} is none")
-    columns = (read_texts(path, name) for name in (args.prompt_column, args.text_column))
-    pairs = list(zip(*columns, strict=True))
+    columns = (read_items(path, Format(text=name)) for name in (args.prompt_column, args.text_column))
+    pairs = [cast(tuple[str | None, str | None], pair) for pair in zip(*columns, strict=True)]
     for number, pair in enumerate(pairs, 1):
         if None in pair:
             name = args.prompt_column if pair[0] is None else args.text_column

@@ -25,8 +25,10 @@ from transformers import (
 )
 
 from arche_mdlm.commands import convert
+from arche_mdlm.commands import main as cli
 from arche_mdlm.training import train
 from arche_mdlm.training.data.tokenizers_io import train_bpe
+from arche_mdlm.training.models.cost import LOG, cost_of
 
 TEXT = "Once upon a time there was a little girl."
 
@@ -370,3 +372,12 @@ def test_a_missing_weight_is_an_error(tmp_path):
 
     with pytest.raises(ValueError, match=r"incomplete: it lacks weights for model\.layers\.1\.mlp\.up_proj\.weight"):
         run(tmp_path / "ar", tmp_path / "new")
+
+
+def test_what_the_weights_have_cost_goes_with_them(tmp_path):
+    """A training that starts from the new folder adds its own."""
+    save_llama(tmp_path / "ar", plain_tokenizer())
+    steps = {"step": 20, "tokens": 100, "seconds": 2.0, "tflop_per_second": 3.0}
+    (tmp_path / "ar" / LOG).write_text(json.dumps({"run": {}, "history": [steps]}), encoding="utf-8")
+    assert cli.main(["convert", str(tmp_path / "ar"), str(tmp_path / "new")]) == 0
+    assert cost_of(tmp_path / "new")["before"] == {"steps": 20, "tokens": 100, "tflop": 6.0}
