@@ -9,6 +9,7 @@ import torch
 
 from .canvas_mdlm import Canvas
 from .noise_mdlm import RowNoise
+from .precision_mdlm import finest
 from .prediction_mdlm import Predictor
 
 _LENGTH = 9  # the purpose of the noise
@@ -43,12 +44,13 @@ def draw_ends(predictor: Predictor, canvas: Canvas, seeds: torch.Tensor, sample:
 
 
 def _law_of_the_end(predictor: Predictor, canvas: Canvas, rows: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
-    """(R, L) float64: the probability that a text ends at each position; what is missing to 1 is that of no end."""
-    start, first = torch.ones(len(rows), 1, dtype=torch.float64, device=rows.device), torch.zeros_like(rows)
-    found = torch.zeros(int(tail.sum()), dtype=torch.float64, device=rows.device)
+    """(R, L): the probability that a text ends at each position; what is missing to 1 is that of no end."""
+    dtype = finest(rows.device)
+    start, first = torch.ones(len(rows), 1, dtype=dtype, device=rows.device), torch.zeros_like(rows)
+    found = torch.zeros(int(tail.sum()), dtype=dtype, device=rows.device)
     for _, processed, part in predictor.logits(rows, first, start, tail, None):
-        found[part] = processed.softmax(-1)[:, canvas.eos_token_ids].sum(-1).double()
-    law = torch.zeros(tail.shape, dtype=torch.float64, device=rows.device).masked_scatter(tail, found)
+        found[part] = processed.softmax(-1)[:, canvas.eos_token_ids].sum(-1).to(dtype)
+    law = torch.zeros(tail.shape, dtype=dtype, device=rows.device).masked_scatter(tail, found)
     if bool((canvas.eos_token_ids == canvas.pad_token_id).any()):
         # One token ends the text and fills the rest: what it says at a position is that the text has ended by then.
         reached = law.cummax(-1).values

@@ -323,7 +323,7 @@ class Canvas:
 
     def ending_ids(self) -> torch.Tensor:
         """(E,) tokens that end a text."""
-        return torch.cat([self.eos_token_ids, self.eos_token_ids.new_tensor([self.pad_token_id])])
+        return torch.cat([self.eos_token_ids, self.eos_token_ids.new_full((1,), self.pad_token_id)])
 
     def _behind_end(self, unsettled: torch.Tensor) -> torch.Tensor:
         """(B, L) bool: positions behind an end whose text in front is settled; they become pads."""
