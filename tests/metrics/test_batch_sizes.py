@@ -182,7 +182,7 @@ def test_a_head_with_a_cap_is_counted_with_all_its_logits(monkeypatch):
     asked = []
     monkeypatch.setattr(batch_sizes, "estimate", lambda model, length, *rest: asked.append((length, *rest)) or 4)
     nll(model, ROWS)
-    for module in ("likelihood", "corpus_likelihood"):
+    for module in ("ar_likelihood", "corpus_likelihood"):
         monkeypatch.setattr(f"arche_mdlm.metrics.{module}.head_is_all", lambda *args: False)
     nll(model, ROWS)
     corpus_nll(model, ROWS.tolist(), pad_token_id=0)

@@ -259,8 +259,13 @@ def test_the_model_is_given_the_times(build_mdlm):
     model.model.register_forward_hook(
         lambda module, args, kwargs, output: times.append(kwargs["timesteps"].tolist()), with_kwargs=True
     )
-    write(model, [[BOS]] * 2, sampler="confidence", max_new_tokens=8, num_diffusion_steps=4, suppress_tokens=[EOS])
-    torch.testing.assert_close(torch.tensor(times), torch.tensor([[1.0] * 2, [0.75] * 2, [0.5] * 2, [0.25] * 2]))
+    settings = {"sampler": "confidence", "max_new_tokens": 8, "num_diffusion_steps": 4, "suppress_tokens": [EOS]}
+    expected = [[1.0] * 2, [0.75] * 2, [0.5] * 2, [0.25] * 2]
+    write(model, [[BOS]] * 2, **settings, draw_length=False)
+    torch.testing.assert_close(torch.tensor(times), torch.tensor(expected))
+    times.clear()
+    write(model, [[BOS]] * 2, **settings)
+    torch.testing.assert_close(torch.tensor(times), torch.tensor([[1.0] * 2, *expected]))  # the length, of the empty canvas
 
 
 def test_stopping_criteria_leave_a_row_as_it_is(tiny_mdlm):
