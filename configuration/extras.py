@@ -11,7 +11,7 @@ EXTRAS = {
     "plot": ("matplotlib", "PIL"),
     "live": ("rich",),
     "eval": ("accelerate", "lm_eval"),
-    "serve": ("accelerate", "fastapi", "prometheus_client", "pydantic", "uvicorn"),
+    "serve": ("accelerate", "fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"),
 }
 
 

@@ -66,13 +66,14 @@ class GracefulServer(Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Close the listening sockets, wait for the requests, and tell those that are left."""
-        watch = asyncio.create_task(self._tell_late_ones())
+        watch = asyncio.create_task(self.tell_late_ones())
         try:
             await super().shutdown(sockets)
         finally:
             watch.cancel()
 
-    async def _tell_late_ones(self) -> None:
+    async def tell_late_ones(self) -> None:
+        """Stop the requests that are still running when the time for them is over."""
         await asyncio.sleep(self.shutdown_timeout)
         await asyncio.to_thread(self.engine.stop)
 

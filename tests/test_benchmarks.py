@@ -71,7 +71,7 @@ def test_the_paper_s_loop_writes_what_our_sampler_arche_writes(steps):
     from benchmarks.naive import sample
 
     model = tiny(time_conditioning="additive", noise_schedule="cosine", output_vocab_size=39).double()
-    model.generation_config.eos_token_id = None
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = None  # nothing ends a text
     options = {"sampler": "arche", "do_sample": False, "temperature": 0.8, "num_diffusion_steps": steps}
     ours = model.generate(torch.tensor([[0]]), max_new_tokens=23, **options)
 

@@ -139,7 +139,7 @@ def test_every_known_key_reaches_the_configuration(architecture):
         "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}, "attention_dropout": 0.5, "mlp_bias": True,
         "output_vocab_size": 40, "attention_block_length": 2, "time_conditioning": "additive",
         "noise_schedule": "cosine", "num_diffusion_steps": 3, "parameterization": "score",
-        "prediction_offset": 1, "attn_implementation": "eager",
+        "prediction_offset": 1, "attn_implementation": "eager", "attention_output_bias": False, "qk_norm": True,
         "n_embd": 24, "n_inner": 8, "n_layer": 2, "n_head": 6, "n_positions": 4, "activation_function": "relu",
         "resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5, "layer_norm_epsilon": 1e-3,
         "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True,

@@ -265,7 +265,9 @@ def test_the_model_is_given_the_times(build_mdlm):
     torch.testing.assert_close(torch.tensor(times), torch.tensor(expected))
     times.clear()
     write(model, [[BOS]] * 2, **settings)
-    torch.testing.assert_close(torch.tensor(times), torch.tensor([[1.0] * 2, *expected]))  # the length, of the empty canvas
+    torch.testing.assert_close(
+        torch.tensor(times), torch.tensor([[1.0] * 2, *expected])
+    )  # the length, of the empty canvas
 
 
 def test_stopping_criteria_leave_a_row_as_it_is(tiny_mdlm):

@@ -29,7 +29,7 @@ def tracks(pair, tokenizer, **options):
     return left, animation.ar_track(ar, tokenizer, PROMPT, 0, max_length=20)
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "confidence"])
+@pytest.mark.parametrize("sampler", ["ancestral", "margin"])
 def test_the_canvases_are_those_of_generate(pair, tokenizer, sampler):
     left, _ = tracks(pair, tokenizer, sampler=sampler)
     out = pair[0].generate(

@@ -165,9 +165,17 @@ def _same(name: str) -> str | None:
     return name if name.startswith(("model.", "lm_head.")) else None
 
 
-_LLADA_WRITING = {"sampler": "confidence", "temperature": 0.0, "max_new_tokens": 128, "num_diffusion_steps": 128}
+# As the authors write: the length is not drawn first (`draw_length=True` of a call does).
+_LLADA_WRITING = {
+    "sampler": "confidence",
+    "draw_length": False,
+    "temperature": 0.0,
+    "max_new_tokens": 128,
+    "num_diffusion_steps": 128,
+}
 _DREAM_WRITING = {
     "sampler": "entropy",
+    "draw_length": False,
     "temperature": 0.2,
     "top_p": 0.95,
     "max_new_tokens": 512,
