@@ -3,13 +3,9 @@
 import argparse
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from arche_mdlm.checkpoints import SHIPPED
-from arche_mdlm.training.command_line import HOTTEST, SEED, Number, add_threads, checkpoint, count, device
-
-if TYPE_CHECKING:
-    pass
+from arche_mdlm.training.command_line import HOTTEST, SEED, Number, add_model, add_threads, add_weights, count
 
 HELP = "/reset begins anew, /exit or Ctrl-D ends, Ctrl-C stops a reply"
 _BOTH_ARMS = ("temperature", "top_p", "top_k", "repetition_penalty")
@@ -18,13 +14,7 @@ _DIFFUSION_ONLY = ("num_diffusion_steps", "sampler", "block_length")
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("chat", help="talk to a checkpoint of either arm in the terminal")
-    parser.add_argument(
-        "model",
-        nargs="?",
-        type=checkpoint,
-        default=SHIPPED["mdlm"],
-        help=f"checkpoint folder or repository, of either arm (default: {SHIPPED['mdlm']}, which ships with the library)",
-    )
+    add_model(parser)
     add = parser.add_argument_group("what to write").add_argument
     add("--system", metavar="TEXT", help="the system's turn, for a chat template that has one")
     add("--max_new_tokens", type=count(), metavar="N", help="of a reply (default: 128, or half of a short context)")
@@ -38,8 +28,7 @@ def add_parser(subparsers: Any) -> None:
     add("--sampler", metavar="NAME", help="as of arche-mdlm generate")
     add("--block_length", type=count(), metavar="N", help="blocks of so many positions, one after another")
     add = parser.add_argument_group("how").add_argument
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
-    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda, mps or xpu, the first there is)")
+    add_weights(add)
     add_threads(parser)
     parser.set_defaults(run=run)
 

@@ -7,16 +7,15 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arche_mdlm.checkpoints import SHIPPED
 from arche_mdlm.training.command_line import (
     HOTTEST,
     SEED,
     TEMPERATURE,
     Number,
+    add_model,
     add_threads,
-    checkpoint,
+    add_weights,
     count,
-    device,
     output_file,
 )
 
@@ -59,13 +58,7 @@ _DIFFUSION_ONLY = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model",
-        nargs="?",
-        type=checkpoint,
-        default=SHIPPED["mdlm"],
-        help=f"checkpoint folder or repository, of either arm (default: {SHIPPED['mdlm']}, which ships with the library)",
-    )
+    add_model(parser)
     add = parser.add_argument_group("what to write").add_argument
     add(
         "--prompt",
@@ -146,13 +139,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="texts written together (default: auto, as many as the memory allows; 32 for the AR arm)",
     )
-    add(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="of the weights (default: float32)",
-    )
-    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda, mps or xpu, the first there is)")
+    add_weights(add)
     add(
         "--compile",
         action="store_true",

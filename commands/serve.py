@@ -5,21 +5,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from arche_mdlm.checkpoints import SHIPPED
-from arche_mdlm.training.command_line import Number, add_threads, checkpoint, count, device
+from arche_mdlm.training.command_line import Number, add_model, add_threads, add_weights, count
 
 API_KEY = "ARCHE_MDLM_API_KEY"
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("serve", help="serve a checkpoint of either arm over HTTP, as OpenAI's API")
-    parser.add_argument(
-        "model",
-        nargs="?",
-        type=checkpoint,
-        default=SHIPPED["mdlm"],
-        help=f"checkpoint folder or repository, of either arm (default: {SHIPPED['mdlm']}, which ships with the library)",
-    )
+    add_model(parser)
     add = parser.add_argument_group("where").add_argument
     add("--host", default="127.0.0.1", help="address to listen at: 0.0.0.0 for all of this machine's")
     add("--port", type=count(0, 65535), default=8000, metavar="N", help="0: a free one, which the log names")
@@ -55,8 +48,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add = parser.add_argument_group("how").add_argument
     add("--batch_size", type=count(words=("auto",)), default="auto", metavar="N", help="texts written together at most")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
-    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda, mps or xpu, the first there is)")
+    add_weights(add)
     add_threads(parser)
     parser.set_defaults(run=run)
 

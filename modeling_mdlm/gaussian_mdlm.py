@@ -51,6 +51,12 @@ class GaussianLatents:
         """The gamma of an alpha in (0, 1)."""
         return _gamma_at(self.num_tokens, alpha)
 
+    def gamma_within(self, window: tuple[float, float], times: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """The gamma of each of `times`, float64, of its shape, and d gamma / d t: linear, from the largest alpha of a window at 0 to the
+        least at 1."""
+        first, last = self.gamma_at(window[1]), self.gamma_at(window[0])
+        return first + (last - first) * times.double(), last - first
+
     def largest(
         self, clean: torch.Tensor, gamma: torch.Tensor, others: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,8 +152,7 @@ def relaxed_batch(
     corruption, latents = gaussian_latents(family)
     if not 0 < temperature <= LARGEST_TEMPERATURE:
         raise ValueError(f"temperature={temperature} must be above 0 and at most {LARGEST_TEMPERATURE}")
-    first, last = latents.gamma_at(window[1]), latents.gamma_at(window[0])
-    gamma = first + (last - first) * sample_timesteps(len(tokens), generator, stratified).double()
+    gamma, slope = latents.gamma_within(window, sample_timesteps(len(tokens), generator, stratified))
     drawn, values = latents.largest(
         corruption.index_of(tokens[open]), gamma[:, None].expand(tokens.shape)[open], OTHERS, generator
     )
@@ -163,7 +168,7 @@ def relaxed_batch(
         noisy,
         tokens.masked_fill(~open, -100),
         torch.where(open, times[:, None], 0.0),
-        (-latents.slope(gamma) * (last - first)).float(),
+        (-latents.slope(gamma) * slope).float(),
         mixture_ids=ids,
         mixture_weights=weights,
     )

@@ -226,6 +226,28 @@ def checkpoint(text: str) -> str:
     return resolve(text)
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The argument `model` of commands that take either arm; by default the shipped diffusion model."""
+    parser.add_argument(
+        "model",
+        nargs="?",
+        type=checkpoint,
+        default=SHIPPED["mdlm"],
+        help=f"checkpoint folder or repository, of either arm (default: {SHIPPED['mdlm']}, which ships with the library)",
+    )
+
+
+def add_weights(add: Callable[..., Any]) -> None:
+    """The options `--dtype` and `--device`, by a group's `add_argument`."""
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the weights (default: float32)",
+    )
+    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda, mps or xpu, the first there is)")
+
+
 def add_pair(parser: argparse.ArgumentParser) -> None:
     """The options `--mdlm` and `--ar`."""
     for arm in PAIR:

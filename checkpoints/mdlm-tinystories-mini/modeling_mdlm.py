@@ -166,13 +166,11 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             sight = sight_from(sight)
         if sight is None:
             sight = self._own_sight(input_ids, attention_mask)
+        by_documents = sight is None and packed and self.config.attention_block_length is None
         if sight is None:
             rows = position_ids.expand(inputs_embeds.shape[0], -1)
             context = self.config.max_position_embeddings
             sight = sight_of(rows, packed, self.config.attention_block_length, context)
-            by_documents = packed and self.config.attention_block_length is None
-        else:
-            by_documents = False
         check_attention(self.config, sight, inputs_embeds.shape[0], by_documents)
         mask: Any = create_bidirectional_mask(
             config=self.config,

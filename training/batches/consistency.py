@@ -89,13 +89,12 @@ def consistency_batch(
     if not 0 < distance <= 1:
         raise ValueError(f"distance={distance} must be above 0 and at most 1")
     corruption, latents = gaussian_latents(family)
-    first, last = latents.gamma_at(window[1]), latents.gamma_at(window[0])
     late = (sample_timesteps(len(tokens), generator, stratified).double() + distance).clamp(max=1.0)
     clean = corruption.index_of(tokens[open])
     noise, other, largest = latents.decisive(clean, generator)
 
     def noisy(times: torch.Tensor) -> Corrupted:
-        gamma = first + (last - first) * times
+        gamma, _ = latents.gamma_within(window, times)
         row = tokens.clone()
         kept = latents.keeps(gamma[:, None].expand(tokens.shape)[open], noise, largest)
         row[open] = corruption.token_at(torch.where(kept, clean, other))
