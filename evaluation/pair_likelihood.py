@@ -10,9 +10,10 @@ from tqdm.auto import tqdm
 from arche_mdlm.evaluation.greedy import writes_greedily
 from arche_mdlm.metrics.ar_likelihood import nll_and_greedy
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize
-from arche_mdlm.metrics.corpus_likelihood import _padded
+from arche_mdlm.metrics.corpus_likelihood import padded
 from arche_mdlm.metrics.likelihood import check_draws, gives_token_nll, nelbo_of_seeds
 from arche_mdlm.metrics.policy_likelihood import POLICIES, policy_nll
+from arche_mdlm.metrics.rows import first_positions
 
 LIKELIHOODS = ("nelbo", *POLICIES)
 _FORWARDS = 4  # whose draws are made at once
@@ -121,8 +122,8 @@ class _Work:
     def score(self, part: Sequence[Pair], greedy: Sequence[bool]) -> torch.Tensor:
         """(N, 3) float64: nats, standard error, whether greedy decoding writes the completion."""
         pad = self.model.config.pad_token_id
-        ids, mask = _padded([[*prompt, *completion] for prompt, completion in part], 0 if pad is None else pad)
-        given = torch.arange(ids.shape[1]) < torch.tensor([[len(prompt)] for prompt, _ in part])
+        ids, mask = padded([[*prompt, *completion] for prompt, completion in part], 0 if pad is None else pad)
+        given = first_positions([len(prompt) for prompt, _ in part], ids.shape[1])
         ids, mask, given = (values.to(self.model.device) for values in (ids, mask, given))
         errors, flags = torch.zeros(2, len(part), dtype=torch.float64)
         if not self.diffuses:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from arche_mdlm.metrics.ar_likelihood import head_is_all, nll
 from arche_mdlm.metrics.batch_sizes import AUTO, BatchSize
 from arche_mdlm.metrics.likelihood import gives_token_nll, nelbo_of_seeds
-from arche_mdlm.metrics.rows import evaluating
+from arche_mdlm.metrics.rows import evaluating, first_positions
 
 
 class CorpusLikelihood(NamedTuple):
@@ -79,7 +79,7 @@ def corpus_nelbo(
     for index, counts in _share(len(starts), processes, "NELBO", progress):
         part = slice(starts[index], starts[index] + step)
         canvases = _canvases(rows[part], canvas_length, pad_token_id).to(model.device)
-        given = None if num_given is None else _first(num_given[part], canvases)
+        given = None if num_given is None else first_positions(num_given[part], canvas_length)
         result = nelbo_of_seeds(model, canvases, None, seeds[index].tolist(), num_samples, antithetic, sizes, given)
         if counts:
             scores[:, part] = torch.stack([result.nats, result.standard_error])
@@ -102,7 +102,7 @@ def corpus_nll(
     `corpus_nelbo`."""
     _check_rows(rows, num_bytes, num_given)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # equal lengths together: little padding
-    ids, mask = (part.to(model.device) for part in _padded([rows[order[-1]]], pad_token_id))
+    ids, mask = (part.to(model.device) for part in padded([rows[order[-1]]], pad_token_id))
     with evaluating(model):
         in_chunks = head_is_all(model, ids, mask, mask.cumsum(-1) - 1)
     sizes = BatchSize.of(batch_size, model, ids.shape[1], all_logits=not in_chunks)
@@ -110,8 +110,8 @@ def corpus_nll(
     nats = torch.zeros(len(rows), dtype=torch.float64)
     for batch, counts in _share(-(-len(rows) // step), processes, "NLL", progress):
         chosen = order[batch * step : (batch + 1) * step]
-        ids, mask = _padded([rows[index] for index in chosen], pad_token_id)
-        given = None if num_given is None else _first([num_given[index] for index in chosen], ids).to(model.device)
+        ids, mask = padded([rows[index] for index in chosen], pad_token_id)
+        given = None if num_given is None else first_positions([num_given[index] for index in chosen], ids.shape[1])
         result = nll(model, ids.to(model.device), mask.to(model.device), condition_mask=given, batch_size=sizes)
         if counts:
             nats[chosen] = result
@@ -148,13 +148,6 @@ def _together(values: torch.Tensor, processes: Any) -> torch.Tensor:
     return values.cpu()
 
 
-def _first(counts: Sequence[int], canvases: torch.Tensor) -> torch.Tensor:
-    """(N, L) bool, the first `counts` positions of each row of `canvases` (N, L)."""
-    return (
-        torch.arange(canvases.shape[1], device=canvases.device) < torch.tensor(counts, device=canvases.device)[:, None]
-    )
-
-
 def _check_rows(
     rows: Sequence[Sequence[int]], num_bytes: Sequence[int] | None, num_given: Sequence[int] | None = None
 ) -> None:
@@ -172,7 +165,7 @@ def _check_fit(rows: Sequence[Sequence[int]], canvas_length: int) -> None:
         raise ValueError(f"canvas_length={canvas_length} is shorter than the longest story, {longest} tokens")
 
 
-def _padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask (N, longest), padded on the right."""
     ids = torch.full((len(rows), max(len(row) for row in rows)), pad_token_id)
     mask = torch.zeros_like(ids)

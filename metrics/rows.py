@@ -1,6 +1,6 @@
 """Which positions of given rows a likelihood scores, and what is refused of rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -76,6 +76,11 @@ def scored_positions(
         _check_seen(config, scored, attended)
     check_predictable(config, scored, attention_mask)
     return scored
+
+
+def first_positions(counts: Sequence[int], length: int) -> torch.Tensor:
+    """(N, L) bool, the first `counts` positions of each of N rows of a `length`."""
+    return torch.arange(length) < torch.tensor(list(counts), dtype=torch.long)[:, None]
 
 
 def without_given(scored: torch.Tensor, condition_mask: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """The comparison of a trained pair: stories, diversity, likelihood, on equal terms for both arms, as jobs."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from arche_mdlm.studies.quickstart.first_look import gaps_that_fit
 from arche_mdlm.training.data.corpus import SAMPLE_CORPUS
 from arche_mdlm.training.data.preparing import prepare_data
 from arche_mdlm.training.models.arms import arm_of
+from arche_mdlm.training.models.cost import training_log
 from arche_mdlm.training.models.loading import context_length
 
 COUNTS = ("words", "characters")
@@ -152,15 +152,6 @@ def card_figures(source: str) -> dict | None:
         "standard_error": best["validation_standard_error"],
         "bits_per_byte": best["validation_bits_per_byte"],
     }
-
-
-def training_log(source: str) -> dict | None:
-    """The training log of a checkpoint folder, if present; ValueError for a damaged file."""
-    path = Path(source) / "training_log.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _reference(settings: ComparisonSettings, arm: Arm) -> tuple[list[Job], dict | None]:

@@ -7,10 +7,10 @@ from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.markdown import figure_cell, number, quoted, table, with_captions
 from arche_mdlm.studies.quickstart.first_look import HOLE
-from arche_mdlm.studies.quickstart.plan import training_log
 from arche_mdlm.studies.quickstart.plots import draw
 from arche_mdlm.training.loop.provenance import portable
 from arche_mdlm.training.models.arms import ARMS
+from arche_mdlm.training.models.cost import training_log
 
 FILES = ("report.md", "report.json", "diversity.png", "lengths.png", "training.png")
 

@@ -1,4 +1,4 @@
-"""What the training of a checkpoint has cost, by its own log, and by those of what it started from."""
+"""The log of a checkpoint's training, and what it has cost: its own, and those of what it started from."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,22 @@ from typing import Any
 LOG = "training_log.json"
 
 
+def training_log(checkpoint: str | Path) -> dict[str, Any] | None:
+    """The training log of a checkpoint folder; None where there is none of ours, ValueError for a damaged file."""
+    path = Path(checkpoint) / LOG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return found if isinstance(found, dict) and {"run", "history"} <= set(found) else None
+
+
 def cost_of(checkpoint: str | Path | None) -> dict[str, Any] | None:
     """`steps`, `tokens` (read, padding not counted), `tflop` (of matrix products) and `before`, the same of what it was started from, all
     trainings before that one added up, or None. None where the folder has no log."""
-    path = Path(checkpoint or "") / LOG
-    if checkpoint is None or not path.is_file():
+    log = None if checkpoint is None else training_log(checkpoint)
+    if log is None:
         return None
-    log = json.loads(path.read_text(encoding="utf-8"))
     steps = [entry for entry in log["history"] if "tflop_per_second" in entry]
     return {
         "steps": max((entry["step"] for entry in steps), default=0),

@@ -26,6 +26,16 @@ def test_steps_tokens_and_operations_are_added_up(tmp_path):
     assert total_cost(tmp_path / "second") == {key: 2 * value for key, value in OWN.items()}
 
 
+def test_a_log_of_others_is_none_of_ours_and_a_damaged_one_is_named(tmp_path):
+    """Someone else's file of that name may hold anything."""
+    for text in ("[]", "{}", '{"run": {}}', "3"):
+        (tmp_path / LOG).write_text(text, encoding="utf-8")
+        assert cost_of(tmp_path) is None
+    (tmp_path / LOG).write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{LOG} is damaged"):
+        cost_of(tmp_path)
+
+
 @pytest.mark.parametrize("checkpoint", [None, "user/model"])
 def test_without_a_log_it_is_not_known(checkpoint):
     assert cost_of(checkpoint) is None
