@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
 
     logging.disable_progress_bar()
     device = args.device or default_device()
-    if device == "cpu":
-        choose_threads(args.threads)
     model, tokenizer = load_arm(args.model, getattr(torch, args.dtype))
+    if device == "cpu":  # a wrong folder is told before the trial
+        choose_threads(args.threads)
     name = args.served_name or (Path(args.model).resolve().name if Path(args.model).exists() else args.model)
     settings = ServerSettings(
         name=name, host=args.host, port=args.port, api_key=args.api_key or os.environ.get(API_KEY) or None,
