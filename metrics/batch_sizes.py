@@ -113,17 +113,17 @@ class BatchSize:
         done = 0
         while done < len(items):
             part = cast(Items, items[done : done + self.size])
+            results: list[T] = []  # none where memory ran out
             try:
-                result: T | None = work(part)
+                results.append(work(part))
             except RuntimeError as error:
                 if not self.halves or len(part) == 1 or not _is_out_of_memory(error):
                     raise
-                result = None
-            if result is None:  # not in the handler: there the traceback still holds the tensors
+            if not results:  # not in the handler: there the traceback still holds the tensors
                 _free_cache()
                 self.size = len(part) // 2
                 continue
-            yield part, result
+            yield part, results[0]
             done += len(part)
 
 

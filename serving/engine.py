@@ -100,8 +100,8 @@ class Engine:
                 self.running = ()
             self.seconds += 0.2 * (time.monotonic() - start - self.seconds)
 
-    def _write(self, rows: Sequence[Row]) -> int:
-        """How many of the rows were still wanted; they are over now."""
+    def _write(self, rows: Sequence[Row]) -> None:
+        """Write those of the rows that are still wanted; all are over then."""
         left = [row for row in rows if not row.is_over]
         try:
             if left:
@@ -111,7 +111,6 @@ class Engine:
                 row.fail(bad_request(" ".join(str(error).split())))
         if not all(row.is_over for row in left):
             raise RuntimeError("a text was left unfinished")
-        return len(left)
 
     def _next(self) -> list[Row]:
         """The rows of the next batch; empty once the server is being shut down and nothing waits."""

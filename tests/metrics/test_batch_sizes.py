@@ -88,6 +88,12 @@ def test_the_parts_are_halved_and_stay_so():
     assert list(sizes.run(range(3), work)) == [(range(0, 2), 1), (range(2, 3), 2)]
 
 
+def test_work_without_a_result_is_done_once():
+    seen = []
+    assert list(BatchSize(2, halves=True).run(range(3), seen.append)) == [(range(2), None), (range(2, 3), None)]
+    assert seen == [range(2), range(2, 3)]
+
+
 def test_what_is_not_halved():
     def out_of_memory(part):
         raise torch.OutOfMemoryError("CUDA out of memory.")
