@@ -138,7 +138,7 @@ def start_training(file: str, layout: str, workers: int, cache: str) -> dict:
     from transformers import AutoTokenizer
 
     from arche_mdlm import MDLMConfig
-    from arche_mdlm.configuration.presets import DataSettings, TrainingSettings
+    from arche_mdlm.configuration.settings import DataSettings, TrainingSettings
     from arche_mdlm.training.batches.batching import BatchPlanner
     from arche_mdlm.training.batches.step_batches import StepBatches
     from arche_mdlm.training.data.corpus import load_corpus

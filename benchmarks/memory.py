@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from arche_mdlm.configuration.presets import DataSettings, ModelSettings, Preset, TrainingSettings
+from arche_mdlm.configuration.settings import DataSettings, ModelSettings, Preset, TrainingSettings
 from benchmarks import train_step
 from benchmarks.report import REPOSITORY
 

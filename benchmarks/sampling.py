@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from transformers import CompileConfig
 
-from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.training.models.build import build_model
 from benchmarks import naive
 

@@ -8,7 +8,7 @@ from statistics import median
 import torch
 
 from arche_mdlm.compiling_mdlm import compile_layers
-from arche_mdlm.configuration.presets import ModelSettings, Preset
+from arche_mdlm.configuration.settings import ModelSettings, Preset
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.training.batches.batching import label_positions
 from arche_mdlm.training.loop.optimizers import build_optimizers

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from arche_mdlm.compiling_mdlm import can_compile
-from arche_mdlm.configuration.presets import COMPILE_MODES
+from arche_mdlm.configuration.checks import COMPILE_MODES
 from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.loop.provenance import portable
 from benchmarks.__main__ import make_shape, parse

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arche_mdlm.family_mdlm import FAMILIES
+from arche_mdlm.family_parts_mdlm import FAMILY_PARTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ def test_links_and_pictures_of_a_page_are_there(page):
 
 def test_every_family_is_explained():
     text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
-    assert [f"(`{family}`)" for family in FAMILIES if f"(`{family}`)\n" not in text] == []
+    assert [f"(`{family}`)" for family in FAMILY_PARTS if f"(`{family}`)\n" not in text] == []
 
 
 def test_anchors_of_the_page_of_families_are_there():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from arche_mdlm.commands.main import main
-from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.studies.engine import command as job_command
 from arche_mdlm.studies.engine import pair as pair_of_a_study
 from arche_mdlm.studies.engine.jobs import Job, Plan

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from arche_mdlm.configuration.presets import DataSettings, ModelSettings, Preset, TrainingSettings
+from arche_mdlm.configuration.settings import DataSettings, ModelSettings, Preset, TrainingSettings
 from arche_mdlm.studies.quickstart.plots import plot_training
 from arche_mdlm.training.command_line import ArgumentParser, count, exit_status
 from arche_mdlm.training.data.preparing import prepare_data

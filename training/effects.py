@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.configuration.settings import Preset
 from arche_mdlm.training.models.arms import DIFFUSION, arm_of_architecture
 
 # Settings that a number of steps switches on.

@@ -10,7 +10,8 @@ from typing import Any
 
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
-from arche_mdlm.configuration.presets import COMPILE_MODES, Preset
+from arche_mdlm.configuration.checks import COMPILE_MODES
+from arche_mdlm.configuration.settings import Preset
 
 _PRECISIONS = ("no", "bf16", "fp16")
 _REFUSED = {

@@ -9,15 +9,9 @@ from typing import Any
 import torch
 from huggingface_hub.utils import validate_repo_id
 
-from arche_mdlm.configuration.presets import (
-    ModelSettings,
-    Preset,
-    TrainingSettings,
-    check_fit,
-    load_preset,
-    preset_from_dict,
-    validate,
-)
+from arche_mdlm.configuration.checks import check_fit, check_preset
+from arche_mdlm.configuration.presets import load_preset, preset_from_dict
+from arche_mdlm.configuration.settings import ModelSettings, Preset, TrainingSettings
 from arche_mdlm.training.data.corpus import source_hashes
 from arche_mdlm.training.data.formats import Format
 from arche_mdlm.training.data.mixing import check_weights
@@ -111,7 +105,7 @@ def with_steps(plan: TrainingPlan, num_rows: int) -> TrainingPlan:
     if training.epochs is None:
         return plan
     steps = max(1, round(training.epochs * (num_rows // training.batch_size)))
-    validate(replace(plan.preset, training=replace(training, max_steps=steps, epochs=None)))
+    check_preset(replace(plan.preset, training=replace(training, max_steps=steps, epochs=None)))
     note = f"training.epochs={training.epochs:g}: {steps:,} steps of {training.batch_size} rows"
     preset = replace(plan.preset, training=replace(training, max_steps=steps))
     return replace(plan, preset=preset, notes=(note,))

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from .family_parts_mdlm import OBJECTIVES
 from .precision_mdlm import refined
 from .schedule_mdlm import NoiseSchedule
 from .token_loss_mdlm import CrossEntropy, ScoreEntropy, TokenLoss, UniformBound
@@ -92,7 +93,7 @@ class Masked(Corruption):
     mask_token_id: int
     scores: int | None = None
     name = "masked"
-    objectives = ("nelbo", "low_variance", "masked_mean")
+    objectives = OBJECTIVES["masked"]
     has_order = True
     tells_noise = False
     least_changed = 1
@@ -153,7 +154,7 @@ class Uniform(Corruption):
     mask_token_id: int
     sees_own_token: bool = False
     name = "uniform"
-    objectives = ("nelbo", "converted", "resampled")
+    objectives = OBJECTIVES["uniform"]
     has_order = False
     tells_noise = True
     least_changed = 0

@@ -9,6 +9,7 @@ import torch
 from .configuration_mdlm import MDLMConfig
 from .corruption_mdlm import Corruption, Masked, Uniform
 from .esoteric_mdlm import Esoteric
+from .family_parts_mdlm import FAMILY_PARTS
 from .order_mdlm import Blocks, Corrupted, Draws, Order, Whole
 from .schedule_mdlm import NoiseSchedule, get_schedule
 
@@ -76,19 +77,14 @@ def _esoteric(config: MDLMConfig) -> Order:
     return Esoteric(config.alpha_0)
 
 
-# By `config.diffusion`, whose choices the configuration checks.
-FAMILIES: dict[str, tuple[Callable[[MDLMConfig], Corruption], Callable[[MDLMConfig], Order]]] = {
-    "masked": (_masked, _whole),
-    "uniform": (_uniform, _whole),
-    "block": (_masked, _blocks),
-    "uniform_block": (_uniform, _blocks),
-    "eso": (_masked, _esoteric),
-}
+# By the names in `FAMILY_PARTS`.
+CORRUPTIONS: dict[str, Callable[[MDLMConfig], Corruption]] = {"masked": _masked, "uniform": _uniform}
+ORDERS: dict[str, Callable[[MDLMConfig], Order]] = {"whole": _whole, "blocks": _blocks, "eso": _esoteric}
 
 
 def family_of(model_or_config: Any) -> Family:
     """The family of a model or its config."""
     config: MDLMConfig = getattr(model_or_config, "config", model_or_config)
-    corruption, make_order = FAMILIES[getattr(config, "diffusion", "masked")]
-    order = make_order(config)
-    return Family(corruption(config), order, order.schedule(get_schedule(config.noise_schedule)))
+    parts = FAMILY_PARTS[getattr(config, "diffusion", "masked")]
+    order = ORDERS[parts.order](config)
+    return Family(CORRUPTIONS[parts.noise](config), order, order.schedule(get_schedule(config.noise_schedule)))

@@ -4,8 +4,10 @@ from typing import Any
 
 from transformers import LlamaConfig, Qwen3Config
 
+from .family_parts_mdlm import FAMILY_PARTS
+
 _CHOICES = {
-    "diffusion": ("masked", "uniform", "block", "uniform_block", "eso"),
+    "diffusion": tuple(FAMILY_PARTS),
     "time_conditioning": ("none", "additive", "log_snr"),
     "noise_schedule": ("linear", "cosine"),
     "denoiser": ("leave_one_out", "full"),
@@ -25,7 +27,7 @@ class MDLMConfig(LlamaConfig):
     """A `LlamaConfig` (the trunk is a bidirectional Llama) with what masked diffusion adds.
 
     Args:
-        diffusion (`str`, defaults to `"masked"`): the family, a noise and an order (`FAMILIES`): `"masked"`; `"uniform"`, whose noise
+        diffusion (`str`, defaults to `"masked"`): the family, a noise and an order (`FAMILY_PARTS`): `"masked"`; `"uniform"`, whose noise
             is any token (UDLM, Duo); `"block"` and `"uniform_block"`, the same in blocks of `attention_block_length` positions,
             one after another (BD3-LM); `"eso"`, masked diffusion of a share `alpha_0` of the positions and the rest left to right
             (Eso-LM).
@@ -131,16 +133,17 @@ class MDLMConfig(LlamaConfig):
 
     def _check_family(self) -> None:
         """ValueError for fields that do not go with `diffusion`."""
-        family, uniform = f"diffusion={self.diffusion!r}", self.diffusion.startswith("uniform")
-        if self.diffusion.endswith("block") and self.attention_block_length is None:
+        family, parts = f"diffusion={self.diffusion!r}", FAMILY_PARTS[self.diffusion]
+        uniform = parts.noise == "uniform"
+        if parts.order == "blocks" and self.attention_block_length is None:
             raise ValueError(f"{family} needs attention_block_length: the positions of a block")
-        if self.diffusion.endswith("block") and self.prediction_offset:
+        if parts.order == "blocks" and self.prediction_offset:
             raise ValueError(
                 f"prediction_offset=1 does not go with {family}: before a block's first position stands another block, which is noisy in "
                 "training and clean in sampling; it goes with 'masked' and 'uniform'"
             )
-        whose = {"block": "blocks are at different times", "eso": "second part has no time"}.get(self.diffusion)
-        if whose is not None and self.time_conditioning != "none":
+        whose = {"blocks": "blocks are at different times", "eso": "second part has no time"}.get(parts.order)
+        if whose is not None and not uniform and self.time_conditioning != "none":
             raise ValueError(
                 f"time_conditioning={self.time_conditioning!r} does not go with {family}, whose {whose}: it must be 'none'"
             )

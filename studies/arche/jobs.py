@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from arche_mdlm import available_samplers, register_sampler
-from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration.settings import TrainingSettings
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.ordered_samplers_mdlm import ArcheSampler
 from arche_mdlm.precision_mdlm import finest

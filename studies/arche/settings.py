@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from arche_mdlm.configuration.presets import Preset, load_preset
+from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.configuration.settings import Preset
 from arche_mdlm.studies.engine.settings import check_least, check_temperature
 from arche_mdlm.training.arguments import parse_changes
 

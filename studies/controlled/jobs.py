@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from arche_mdlm.configuration.model_config import make_config
-from arche_mdlm.configuration.presets import ModelSettings, TrainingSettings
+from arche_mdlm.configuration.settings import ModelSettings, TrainingSettings
 from arche_mdlm.metrics.diversity import diversity_differences
 from arche_mdlm.studies.controlled import texts as texts_of
 from arche_mdlm.studies.controlled.summary import summary

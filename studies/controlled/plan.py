@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from arche_mdlm.configuration.model_config import make_config
-from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.configuration.settings import Preset
 from arche_mdlm.studies.controlled.settings import ControlledSettings
 from arche_mdlm.studies.controlled.summary import BASE
 from arche_mdlm.studies.controlled.texts import judge_installed, mauve_installed

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from arche_mdlm.configuration.presets import Preset, load_preset
+from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.configuration.settings import Preset
 from arche_mdlm.studies.engine.settings import check_least
 from arche_mdlm.training.arguments import parse_changes
 

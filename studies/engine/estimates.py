@@ -2,7 +2,7 @@
 
 import torch
 
-from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.configuration.settings import Preset
 
 RATES = {"cpu": 5e10, "cuda": 8e13}  # operations a second that small models reach, on one core and on one large GPU
 _OVERHEAD = 15.0  # seconds: starting, loading

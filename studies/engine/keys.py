@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import resolve_name
 from pathlib import Path
 
-from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.configuration.settings import Preset
 from arche_mdlm.training.data.sources import open_source
 
 _PACKAGE = "arche_mdlm"

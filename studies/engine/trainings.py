@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.devices import default_device
-from arche_mdlm.configuration.presets import DataSettings
+from arche_mdlm.configuration.settings import DataSettings
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.training.arguments import parse_changes
 from arche_mdlm.training.data.corpus import Corpus, load_corpus

@@ -10,7 +10,7 @@ import torch
 from arche_mdlm.commands import live_view
 from arche_mdlm.commands.conversation import Conversation
 from arche_mdlm.commands.main import main
-from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.training.models.build import build_model
 from arche_mdlm.training.models.loading import save_arm, set_generation_defaults
 

@@ -14,7 +14,7 @@ import torch
 import arche_mdlm
 from arche_mdlm.checkpoints import resolve, shipped
 from arche_mdlm.commands.main import main
-from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.studies.registry import STUDIES
 from arche_mdlm.training import command_line
 from arche_mdlm.training.models.build import build_model

@@ -15,7 +15,7 @@ import transformers
 from arche_mdlm.commands import generate_options
 from arche_mdlm.commands.main import main
 from arche_mdlm.compiling_mdlm import compile_layers, is_compiled
-from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.metrics import batch_sizes
 from arche_mdlm.training.models.build import build_model
 from arche_mdlm.training.models.loading import save_arm, set_generation_defaults

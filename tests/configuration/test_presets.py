@@ -2,8 +2,9 @@
 
 import pytest
 
+from arche_mdlm.configuration.checks import check_fit
 from arche_mdlm.configuration.model_config import known_keys, make_config
-from arche_mdlm.configuration.presets import NULL, available_presets, check_fit, load_preset, preset_from_dict
+from arche_mdlm.configuration.presets import NULL, available_presets, load_preset, preset_from_dict
 
 
 def test_every_preset_loads_and_validates():

@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from uniform_model import UniformModel, likelihoods, udlm_terms
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.family_mdlm import FAMILIES, family_of
+from arche_mdlm.family_mdlm import family_of
+from arche_mdlm.family_parts_mdlm import FAMILY_PARTS
 from arche_mdlm.metrics.ar_likelihood import nll_and_greedy
 from arche_mdlm.metrics.likelihood import nelbo, nll
 from arche_mdlm.metrics.order_likelihood import order_nll
@@ -377,7 +378,7 @@ def likelihoods_of(diffusion):
     return lambda *rows, **own: nelbo(model, *rows, num_samples=6, generator=seeded(), **own).nats
 
 
-KINDS = [*FAMILIES, "ar"]
+KINDS = [*FAMILY_PARTS, "ar"]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -10,10 +10,9 @@ from goodness_of_fit import uniform_ks_p
 from oracles.tables import TableLanguage
 
 from arche_mdlm import MDLMConfig, order_mdlm
-from arche_mdlm.configuration.presets import NOISE_OBJECTIVES, NOISES
-from arche_mdlm.configuration_mdlm import _CHOICES
 from arche_mdlm.corruption_mdlm import Masked
-from arche_mdlm.family_mdlm import FAMILIES, Family, family_of
+from arche_mdlm.family_mdlm import CORRUPTIONS, ORDERS, Family, family_of
+from arche_mdlm.family_parts_mdlm import FAMILY_PARTS, OBJECTIVES
 from arche_mdlm.order_mdlm import Whole, sample_timesteps
 from arche_mdlm.schedule_mdlm import get_schedule
 from arche_mdlm.training.models.arms import AUTOREGRESSIVE, DIFFUSION
@@ -144,22 +143,19 @@ def test_no_row_of_a_batch_always_gets_the_same_time():
 
 
 def config_of(name: str) -> MDLMConfig:
-    told = {"time_conditioning": "log_snr"} if NOISES[name] == "uniform" else {}
-    length = 4 if name.endswith("block") else None
+    told = {"time_conditioning": "log_snr"} if FAMILY_PARTS[name].noise == "uniform" else {}
+    length = 4 if FAMILY_PARTS[name].order == "blocks" else None
     return MDLMConfig(vocab_size=32, mask_token_id=31, diffusion=name, attention_block_length=length, **told)
 
 
-def test_every_family_that_a_config_takes_is_there():
-    assert set(FAMILIES) == set(_CHOICES["diffusion"]) == set(NOISES)
-    for name in FAMILIES:
-        assert isinstance(family_of(config_of(name)), Family)
+def test_the_parts_of_every_family_are_there():
+    assert {parts.noise for parts in FAMILY_PARTS.values()} == set(CORRUPTIONS) == set(OBJECTIVES)
+    assert {parts.order for parts in FAMILY_PARTS.values()} == set(ORDERS)
+    for name, parts in FAMILY_PARTS.items():
+        family = family_of(config_of(name))
+        assert isinstance(family, Family)
+        assert (family.corruption.name, family.corruption.objectives) == (parts.noise, OBJECTIVES[parts.noise])
 
 
 def test_every_family_has_a_name_for_its_cards():
-    assert set(FAMILY_WORDS) == set(FAMILIES)
-
-
-def test_presets_know_the_noise_and_the_objectives_of_every_family():
-    corruptions = {name: family_of(config_of(name)).corruption for name in FAMILIES}
-    assert {name: corruption.name for name, corruption in corruptions.items()} == NOISES
-    assert {corruption.name: corruption.objectives for corruption in corruptions.values()} == NOISE_OBJECTIVES
+    assert set(FAMILY_WORDS) == set(FAMILY_PARTS)

@@ -8,7 +8,7 @@ from goodness_of_fit import chi_square_p
 from uniform_model import likelihoods, udlm_terms
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.configuration import presets
+from arche_mdlm.configuration import checks
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.gaussian_mdlm import LARGEST_TEMPERATURE, GaussianLatents, relaxed_batch
@@ -185,4 +185,4 @@ def test_the_temperature_is_a_function_of_the_step():
     assert [training.curriculum_temperature(step) for step in range(2)] == pytest.approx([0.016, 0.004])
     assert training.curriculum_temperature(2) == pytest.approx(0.001)
     assert training.curriculum_temperature(3) is None
-    assert presets.LARGEST_TEMPERATURE == LARGEST_TEMPERATURE
+    assert checks.LARGEST_TEMPERATURE == LARGEST_TEMPERATURE

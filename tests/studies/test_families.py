@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arche_mdlm.commands.main import main
-from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
 from arche_mdlm.metrics.judge import load_judge
 from arche_mdlm.metrics.order_likelihood import order_nll

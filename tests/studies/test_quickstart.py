@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arche_mdlm.commands.main import main
-from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.metrics.corpus_likelihood import corpus_nll
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.studies.quickstart import jobs as comparison

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from arche_mdlm import available_samplers
 from arche_mdlm.commands.main import main
-from arche_mdlm.configuration.presets import ModelSettings
+from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.metrics.judge import load_judge, unigram_entropy
 from arche_mdlm.studies.engine import texts as jobs
 from arche_mdlm.studies.engine.rows import job_name

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from arche_mdlm import MDLMConfig
-from arche_mdlm.family_mdlm import FAMILIES, family_of
+from arche_mdlm.family_mdlm import family_of
+from arche_mdlm.family_parts_mdlm import FAMILY_PARTS
 from arche_mdlm.training.models.loading import save_arm
 from tools import family_pictures as pictures
 
@@ -17,7 +18,7 @@ def ids(tokenizer):
     return tokenizer(TEXT)["input_ids"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILY_PARTS)
 def test_the_corruption_is_that_of_training(family, tokenizer, ids):
     picture = pictures.corruption(family, tokenizer, ids, seed=1)
     config = MDLMConfig(vocab_size=len(tokenizer), mask_token_id=tokenizer.mask_token_id, diffusion=family,

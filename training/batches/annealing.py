@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
-from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration.settings import TrainingSettings
 from arche_mdlm.sight_mdlm import sight_of
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration.settings import TrainingSettings
 from arche_mdlm.training.batches.annealing import annealed_sight
 from arche_mdlm.training.batches.batching import BatchPlanner, document_positions, label_positions, lay_out
 from arche_mdlm.training.models.arms import arm_of

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from arche_mdlm.checkpoints import resolve
-from arche_mdlm.configuration.presets import DataSettings
+from arche_mdlm.configuration.settings import DataSettings
 from arche_mdlm.training.data.formats import Format
 from arche_mdlm.training.data.mixing import names_of, open_mixture
 from arche_mdlm.training.data.preparing import PreparedData, prepare_data, split_windows

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from arche_mdlm.configuration.presets import FORMATS, DataSettings
+from arche_mdlm.configuration.checks import FORMATS
+from arche_mdlm.configuration.settings import DataSettings
 from arche_mdlm.configuration.templates import parts_of
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration.settings import TrainingSettings
 from arche_mdlm.training.batches.consistency import teacher_loss
 
 

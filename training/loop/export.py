@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.configuration.settings import Preset
 from arche_mdlm.training.files.checkpointing import (
     STATE_FILE,
     list_checkpoints,

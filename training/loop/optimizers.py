@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration.settings import TrainingSettings
 
 
 def learning_rate(step: int, settings: TrainingSettings, peak: float | None = None) -> float:

@@ -11,7 +11,7 @@ import transformers
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from arche_mdlm.configuration.presets import Preset
+    from arche_mdlm.configuration.settings import Preset
     from arche_mdlm.training.data.corpus import Corpus
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from arche_mdlm.configuration.presets import Preset, preset_from_dict
+from arche_mdlm.configuration.presets import preset_from_dict
+from arche_mdlm.configuration.settings import Preset
 from arche_mdlm.training.command_line import ListedError
 from arche_mdlm.training.loop.optimizers import decay_start
 from arche_mdlm.training.loop.provenance import portable

@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration.settings import TrainingSettings
 
 
 def sharding_plugin(accelerator: Accelerator, settings: TrainingSettings) -> FullyShardedDataParallelPlugin | None:

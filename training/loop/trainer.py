@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.compiling_mdlm import compile_layers
-from arche_mdlm.configuration.presets import Preset
+from arche_mdlm.configuration.settings import Preset
 from arche_mdlm.training.batches.step_batches import StepBatches
 from arche_mdlm.training.files.checkpointing import STATE_FILE, rotate, write_folder_atomically, write_json_atomically
 from arche_mdlm.training.loop.distillation import Teacher

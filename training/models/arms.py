@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from arche_mdlm.block_cache_mdlm import BlockCache
-from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration.settings import TrainingSettings
 from arche_mdlm.configuration_mdlm import MDLMConfig
 from arche_mdlm.family_mdlm import Family, family_of
 from arche_mdlm.gaussian_mdlm import relaxed_batch

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from arche_mdlm.configuration.checks import check_family
 from arche_mdlm.configuration.model_config import classes_of, make_config
-from arche_mdlm.configuration.presets import ModelSettings, Preset, check_family
+from arche_mdlm.configuration.settings import ModelSettings, Preset
 from arche_mdlm.training.models.ar_trunk import TYPES
 from arche_mdlm.training.models.loading import load_config
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from arche_mdlm.configuration.presets import DataSettings, Preset
+from arche_mdlm.configuration.settings import DataSettings, Preset
 from arche_mdlm.training.data.sources import DEFAULT_SOURCE
 from arche_mdlm.training.models.arms import arm_of_architecture
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.configuration.presets import WHOLE_CANVAS, TrainingSettings, check_family, load_preset
-from arche_mdlm.family_mdlm import FAMILIES
+from arche_mdlm.configuration.checks import check_family
+from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.configuration.settings import TrainingSettings
+from arche_mdlm.family_mdlm import ORDERS
 from arche_mdlm.order_mdlm import Whole
 from arche_mdlm.sight_mdlm import sight_from
 from arche_mdlm.training import train
@@ -228,7 +230,7 @@ def test_where_attention_cannot_open_it_is_refused(preset, changes, message):
 
 def test_it_is_for_the_families_of_the_whole_canvas():
     config = MDLMConfig(vocab_size=40, mask_token_id=3, attention_block_length=4)
-    assert [name for name, (_, order) in FAMILIES.items() if order(config) == Whole()] == list(WHOLE_CANVAS)
+    assert [name for name, make in ORDERS.items() if make(config) == Whole()] == ["whole"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arche_mdlm import MDLMConfig
-from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration.settings import TrainingSettings
 from arche_mdlm.training.batches.batching import BatchPlanner, document_positions, label_positions, lay_out
 from arche_mdlm.training.batches.step_batches import StepBatches
 

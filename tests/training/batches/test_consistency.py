@@ -9,7 +9,8 @@ from goodness_of_fit import chi_square_p
 from torch import nn
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.configuration.presets import DIVERGENCES, load_preset
+from arche_mdlm.configuration.checks import DIVERGENCES
+from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.family_mdlm import family_of
 from arche_mdlm.gaussian_mdlm import GaussianLatents
 from arche_mdlm.training.batches.consistency import Divergence, consistency_batch, teacher_loss

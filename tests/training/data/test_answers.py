@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from arche_mdlm.configuration.presets import DataSettings
+from arche_mdlm.configuration.settings import DataSettings
 from arche_mdlm.training.data.corpus import load_corpus, make_tokenizer
 from arche_mdlm.training.data.formats import Format
 from arche_mdlm.training.data.preparing import prepare_data

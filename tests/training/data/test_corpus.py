@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from arche_mdlm.configuration.presets import DataSettings
+from arche_mdlm.configuration.settings import DataSettings
 from arche_mdlm.training.data import corpus
 from arche_mdlm.training.data.corpus import load_corpus, make_tokenizer, row_lengths, source_hashes
 from arche_mdlm.training.data.preparing import split_windows

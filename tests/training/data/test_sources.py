@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from hub_server import hub_environment, hub_server
 
-from arche_mdlm.configuration.presets import DataSettings, load_preset
+from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.configuration.settings import DataSettings
 from arche_mdlm.training.data.corpus import load_corpus, source_hashes
 from arche_mdlm.training.data.formats import Conversation, Exchange, Format
 from arche_mdlm.training.data.mixing import open_mixture

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration.settings import TrainingSettings
 from arche_mdlm.training import train
 from arche_mdlm.training.loop.sharding import sharding_plugin
 
@@ -174,7 +174,7 @@ import json, sys, torch
 from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration.settings import TrainingSettings
 from arche_mdlm.training.models.flops import part_at_labels
 from arche_mdlm.training.loop.sharding import full_state, reshard, shard, sharding_plugin
 

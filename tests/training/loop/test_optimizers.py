@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
-from arche_mdlm.configuration.presets import TrainingSettings
+from arche_mdlm.configuration.settings import TrainingSettings
 from arche_mdlm.training.loop.optimizers import build_optimizers, learning_rate
 
 SHAPE = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -7,14 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from arche_mdlm.configuration.presets import (
-    NULL,
-    DataSettings,
-    ModelSettings,
-    TrainingSettings,
-    load_preset,
-    preset_from_dict,
-)
+from arche_mdlm.configuration.presets import NULL, load_preset, preset_from_dict
+from arche_mdlm.configuration.settings import DataSettings, ModelSettings, TrainingSettings
 from arche_mdlm.training import run as run_module
 from arche_mdlm.training import train
 from arche_mdlm.training.data import preparing as data_module

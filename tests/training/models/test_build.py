@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from arche_mdlm.configuration.presets import ModelSettings, load_preset
+from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.training.data.tokenizers_io import gpt2_tokenizer
 from arche_mdlm.training.models.build import build_model
 
