@@ -81,6 +81,41 @@ def test_the_paper_s_loop_writes_what_our_sampler_arche_writes(steps):
     assert model.config.mask_token_id not in drawn
 
 
+@pytest.mark.parametrize(("steps", "block_length"), [(24, 24), (7, 24), (9, 8), (12, 6)])
+def test_llada_s_loop_writes_what_our_sampler_confidence_writes(steps, block_length):
+    from benchmarks.open_models import without_end, writing
+
+    prompts = torch.randint(2, 39, (3, 4), generator=torch.Generator().manual_seed(0))
+    made = writing(without_end(tiny().double()), prompts, 24, steps, block_length)
+    assert made["ours"]().tolist() == made["theirs"]().tolist()
+
+
+def test_llada_s_likelihood_estimates_our_bound():
+    from arche_mdlm.metrics.likelihood import nelbo
+    from benchmarks import llada
+
+    model, row = tiny(), torch.randint(2, 39, (12,), generator=torch.Generator().manual_seed(0))
+    given = (torch.arange(12) < 4)[None]
+    ours = nelbo(model, row[None], condition_mask=given, num_samples=512, generator=torch.Generator().manual_seed(1))
+    # A batch's estimates hang together; batches do not.
+    theirs = llada.answer_nats(model, row, 4, 2048, 16, torch.Generator().manual_seed(2)).view(-1, 16).mean(1)
+    error = (float(ours.standard_error[0]) ** 2 + float(theirs.var()) / len(theirs)) ** 0.5
+    assert abs(float(ours.nats[0]) - float(theirs.mean())) < 4 * error
+
+
+def test_a_run_over_open_models_reports_every_comparison(tmp_path):
+    from benchmarks.open_models import main
+
+    tiny().save_pretrained(tmp_path / "model")
+    sizes = ["--batch_size", "2", "--length", "8", "--steps", "4", "--block_length", "4", "--draws", "4"]
+    output = tmp_path / "open_models.json"
+    assert main(["--model", str(tmp_path / "model"), *sizes, "--device", "cpu", "--output", str(output)]) == 0
+    report = json.loads(output.read_text(encoding="utf-8"))
+    names = ["confidence_canvas_vs_llada", "confidence_blocks_vs_llada", "answer_nelbo_vs_llada"]
+    assert [result["name"] for result in report["results"]] == names
+    assert all(result["ratio"] > 0 for result in report["results"])
+
+
 @pytest.mark.long
 def test_a_quick_run_reports_every_comparison(tmp_path):
     output = tmp_path / "results" / "latest.json"
