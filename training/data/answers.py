@@ -65,7 +65,7 @@ class AnswerEncoder:
     def _of_conversation(self, item: Conversation) -> Iterator[Exchange]:
         self._check(item)
         for number, message in enumerate(item.messages):
-            if message["role"] != _ROLE:
+            if message["role"] != _ROLE or number < item.given:
                 continue
             where = f"{item.where}, message {number + 1}"
             prompt = self._render(item.messages[:number], where, add_generation_prompt=True)
@@ -86,8 +86,9 @@ class AnswerEncoder:
             )
         if item.messages[0]["role"] == _ROLE:
             raise ValueError(f"{item.where}: the messages begin with the assistant: there is no prompt")
-        if not any(message["role"] == _ROLE for message in item.messages):
-            raise ValueError(f"{item.where}: no message of the assistant, so there is nothing to learn")
+        if not any(message["role"] == _ROLE for message in item.messages[item.given :]):
+            whose = "the completion has " if item.given else ""
+            raise ValueError(f"{item.where}: {whose}no message of the assistant, so there is nothing to learn")
         for number, message in enumerate(item.messages, 1):
             where = f"{item.where}, message {number}"
             if message["role"] == _ROLE and not message["content"].strip():

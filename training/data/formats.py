@@ -26,6 +26,7 @@ class Conversation(NamedTuple):
 
     messages: list[dict[str, Any]]
     where: str
+    given: int = 0  # so many of the first ones are the prompt: none of them is learnt
 
 
 Item = str | Exchange | Conversation
@@ -110,9 +111,28 @@ class Format:
             return self._text("text", row, where)
         if self.kind == "messages":
             messages = field_of(row, self.messages, where, _SETTINGS["messages"])
-            return None if messages is None else Conversation(_messages(messages, where), where)
+            return None if messages is None else Conversation(_messages(messages, where, self.messages), where)
+        if (conversation := self._prompt_of_messages(row, where)) is not None:
+            return conversation
         prompt, answer = (self._text(name, row, where) for name in _COLUMNS["prompt"])
         return None if prompt is None or answer is None else Exchange(prompt, answer, where)
+
+    def _prompt_of_messages(self, row: object, where: str) -> Conversation | None:
+        """Where the prompt is a list of messages, and the completion too, as TRL has them; None where the prompt is a text."""
+        if "{" in self.prompt + self.completion:
+            return None
+        prompt, answer = (field_of(row, getattr(self, name), where, _SETTINGS[name]) for name in _COLUMNS["prompt"])
+        if not isinstance(prompt, list) and not isinstance(answer, list):
+            return None
+        if not isinstance(prompt, list) or not isinstance(answer, list):
+            if prompt is None or answer is None:
+                return None
+            raise ValueError(
+                f"{where}: {self.prompt!r} is a {type(prompt).__name__} and {self.completion!r} a {type(answer).__name__}: "
+                "both must be texts, or both lists of messages"
+            )
+        both = [_messages(part, where, name) for part, name in ((prompt, self.prompt), (answer, self.completion))]
+        return Conversation(both[0] + both[1], where, len(prompt))
 
     def _text(self, name: str, row: object, where: str) -> str | None:
         setting, value = _SETTINGS[name], getattr(self, name)
@@ -146,7 +166,7 @@ def plain_text(item: Item) -> str:
 def identity(item: Item) -> str:
     """Equal for equal items."""
     if isinstance(item, Conversation):
-        return json.dumps(item.messages, sort_keys=True, default=str)
+        return json.dumps([item.messages, item.given], sort_keys=True, default=str)
     return item.strip() if isinstance(item, str) else f"{item.prompt}\0{item.answer}"
 
 
@@ -154,9 +174,9 @@ def _is_there(column: str, there: Collection[str]) -> bool:
     return column in there or column.split(".")[0] in there
 
 
-def _messages(value: object, where: str) -> list[dict[str, Any]]:
+def _messages(value: object, where: str, column: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{where}: messages must be a list of objects with role and content, not {value!r:.60}")
+        raise ValueError(f"{where}: {column} must be a list of objects with role and content, not {value!r:.60}")
     for number, message in enumerate(value, 1):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise ValueError(f"{where}: message {number} must be an object with a role, not {message!r:.60}")

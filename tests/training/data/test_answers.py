@@ -93,6 +93,17 @@ def test_every_turn_of_the_assistant_is_learnt_once_given_what_came_before_it(pr
     assert (prepared.summary.stories, prepared.summary.bytes) == (2, len("HelloSo long"))
 
 
+def test_prompt_and_completion_may_be_messages_of_which_the_completion_is_learnt(prepare, tokenizer):
+    prepared = prepare([{"prompt": TALK[:4], "completion": TALK[4:]}, {"prompt": TALK[:2], "completion": TALK[2:]}])
+    start = "<|bos|>s:Be kind.\nu:Hi\na:"
+    whole = start + "Hello<|eos|>\nu:Bye\na:"
+    assert parts_of(prepared, tokenizer) == [
+        (whole, "So long<|eos|>"),
+        (start, "Hello<|eos|>"),
+        (whole, "So long<|eos|>"),
+    ]
+
+
 def test_a_row_is_what_the_model_is_asked_at_inference(prepare, tokenizer):
     row = prepare([{"messages": TALK[:3]}]).dataset[0]
     asked = tokenizer.apply_chat_template(TALK[:2], add_generation_prompt=True, tokenize=True, return_dict=False)
@@ -162,7 +173,7 @@ WRONG = {
     "no column at all": ([{"story": "a"}], AUTO, {}, "no column text_column='text'; the columns there are: story"),
     "a column of a template": ([{"text": "a"}], Format(text="{title}: {text}"), {}, "no column text_column='title'"),
     "answers that are asked for": ([{"text": "a"}], Format("prompt"), {}, "no column data.prompt_column='prompt'"),
-    "an answer that is no text": ([prompt(completion=["a"])], AUTO, {}, "line 1: column 'completion' holds list"),
+    "an answer that is no text": ([prompt(completion=["a"])], AUTO, {}, "line 1: 'prompt' is a str and 'completion' a list: both must be texts"),
     "packed": ([prompt()], AUTO, {"layout": "packed"}, "layout='packed' knows no prompts"),
     "chunks": ([prompt()], AUTO, {"long_documents": "chunk"}, "a prompt cannot be cut from its answer"),
     "no assistant": ([{"messages": TALK[:2]}], AUTO, {}, "line 1: no message of the assistant"),
@@ -171,6 +182,19 @@ WRONG = {
     "a special token": ([{"messages": [{"role": "user", "content": "a [MASK]"}, TALK[2]]}], AUTO, {},
                         r"message 1: the content holds '\[MASK\]'"),
     "messages that are a text": ([{"messages": "Hi"}], AUTO, {}, "messages must be a list of objects"),
+    "a prompt of messages and a text": (
+        [{"prompt": TALK[:2], "completion": "Hi"}],
+        AUTO,
+        {},
+        "'prompt' is a list and 'completion' a str: both must be texts, or both lists of messages",
+    ),
+    "a completion without an answer": (
+        [{"prompt": TALK[:3], "completion": TALK[3:4]}],
+        AUTO,
+        {},
+        "the completion has no message of the assistant",
+    ),
+    "an empty completion of messages": ([{"prompt": TALK[:2], "completion": []}], AUTO, {}, "completion must be a list"),
     "no messages": ([{"messages": []}], AUTO, {}, "messages must be a list of objects"),
     "no role": ([{"messages": [{"content": "Hi"}]}], AUTO, {}, "message 1 must be an object with a role"),
     "no content": ([{"messages": [{"role": "user", "content": [{"type": "text"}]}]}], AUTO, {}, "content of message 1 must be a text"),
