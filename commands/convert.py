@@ -38,6 +38,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--noise_schedule", help="linear or cosine (default: an MDLM's own, else linear)")
     add("--context_length", type=count(), help="tokens; default: the source's")
+    add("--revision", help="branch, tag or commit of a repository of the Hub (default: its main branch)")
     parser.set_defaults(run=run)
 
 
@@ -52,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
     logging.disable_progress_bar()
     check_new_folder(args.destination)
-    files = CheckpointFiles(args.source)
+    files = CheckpointFiles(args.source, args.revision)
     values = files.json("config.json")
     if family_of_config(values) is not None:
         return _run_adoption(args, files, values)
     if values.get("model_type") != "mdlm":
         check_type(str(args.source), values.get("model_type"))
-    return _run_start(args)
+    return _run_start(args, files)
 
 
 def _run_adoption(args: argparse.Namespace, files: Any, values: dict[str, Any]) -> int:
@@ -82,19 +83,27 @@ def _run_adoption(args: argparse.Namespace, files: Any, values: dict[str, Any]) 
     return 0
 
 
-def _run_start(args: argparse.Namespace) -> int:
+def _run_start(args: argparse.Namespace, files: Any) -> int:
     """A model that is to be trained."""
+    from arche_mdlm.training.adopting.card import write_start_card
     from arche_mdlm.training.files.checkpointing import write_folder_atomically, write_json_atomically
     from arche_mdlm.training.models.cost import LOG, total_cost
     from arche_mdlm.training.models.loading import save_arm
 
     model, tokenizer, added = convert(
-        args.source, args.noise_schedule, args.context_length, args.diffusion, args.block_length, args.shift
+        args.source,
+        args.noise_schedule,
+        args.context_length,
+        args.diffusion,
+        args.block_length,
+        args.shift,
+        args.revision,
     )
     cost = total_cost(args.source)
 
     def write(folder: Path) -> None:
         save_arm(model, tokenizer, folder)
+        write_start_card(folder, files, args.destination.name, args.diffusion)
         if cost is not None:  # what its weights have cost goes with them
             write_json_atomically(folder / LOG, {"run": {"before": cost}, "history": []})
 
@@ -117,6 +126,7 @@ def convert(
     diffusion: str = "masked",
     block_length: int | None = None,
     shift: bool = False,
+    revision: str | None = None,
 ) -> tuple[Any, Any, list[str]]:
     """(model, tokenizer, tokens added) of an MDLM with the weights and the dtype of a Llama-type AR checkpoint; of another family than
     masked, also with those of a masked diffusion model.
@@ -127,12 +137,13 @@ def convert(
 
     Args:
         shift: with diffusion of the whole canvas, the output at a position predicts the next one, as it did in the source (`prediction_offset` 1).
+        revision: branch, tag or commit of a repository of the Hub.
 
     Raises:
         ValueError: when `source` is not a complete checkpoint, not of the Llama type, quantised, without BOS or EOS, or when
             `noise_schedule`, `context_length`, `block_length` or `shift` does not fit.
     """
-    from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+    from arche_mdlm import MDLMConfig
     from arche_mdlm.schedule_mdlm import get_schedule
     from arche_mdlm.training.models.ar_trunk import trunk_fields
     from arche_mdlm.training.models.loading import load_arm, set_generation_defaults
@@ -148,8 +159,8 @@ def convert(
             f"shift=True with diffusion={diffusion!r}: before a block's first position stands another block; shift goes with 'masked' "
             "and 'uniform'"
         )
-    _check_type(source, diffusion, context_length)
-    ar_model, tokenizer = load_arm(source, dtype="auto")
+    _check_type(source, diffusion, context_length, revision)
+    ar_model, tokenizer = load_arm(source, dtype="auto", revision=revision)
     longest = ar_model.config.max_position_embeddings
     context = longest if context_length is None else context_length
     if not 0 < context <= longest:
@@ -173,17 +184,14 @@ def convert(
         }
         | ({"time_conditioning": "log_snr"} if diffusion.startswith("uniform") else {})
     )
-    model = MDLMForMaskedDiffusion(config).to(ar_model.dtype)
+    model = _without_weights(config, ar_model.dtype)
     # A token the vocabulary had under another role keeps its row.
     new_ids = [index for index in tokenizer.convert_tokens_to_ids(added) if index >= num_old]
-    if config.time_conditioning == "log_snr":
-        for parameter in model.model.time_embedding.outer.parameters():
-            parameter.data.zero_()
     own = model.state_dict()
     state = {name: value for name, value in own.items() if "time_embedding." in name} | ar_model.state_dict()
     for name in _ROWS:
         state[name] = _with_rows(state[name], len(own[name]), new_ids, num_old)
-    problems = model.load_state_dict(state, strict=False)
+    problems = model.load_state_dict(state, strict=False, assign=True)
     if problems.missing_keys or problems.unexpected_keys:
         raise ValueError(
             f"the weights of {str(source)!r} do not fit: missing {', '.join(problems.missing_keys) or 'none'}; "
@@ -194,14 +202,32 @@ def convert(
     return model.eval(), tokenizer, added
 
 
-def _check_type(source: str | Path, diffusion: str, context_length: int | None) -> None:
+def _without_weights(config: Any, dtype: Any) -> Any:
+    """An MDLM whose weights are to be assigned, so that they are in memory once; of an embedding of noise levels, what is added is 0."""
+    import torch
+
+    from arche_mdlm import MDLMForMaskedDiffusion
+
+    with torch.device("meta"):
+        model = MDLMForMaskedDiffusion(config).to(dtype)
+    rotary = model.model.rotary_emb
+    model.model.rotary_emb = type(rotary)(config=config)  # its buffers are not in the weights
+    if config.time_conditioning == "log_snr":
+        embedding = model.model.time_embedding.to_empty(device="cpu")
+        embedding.apply(model._init_weights)
+        for parameter in embedding.outer.parameters():
+            parameter.data.zero_()
+    return model
+
+
+def _check_type(source: str | Path, diffusion: str, context_length: int | None, revision: str | None) -> None:
     """ValueError for a model that cannot become one of the family; `load_arm` reports a source that is not a checkpoint."""
     from transformers import AutoConfig
 
     from arche_mdlm.training.models.ar_trunk import check_trunk
 
     try:
-        config = AutoConfig.from_pretrained(str(source))
+        config = AutoConfig.from_pretrained(str(source), revision=revision or "main")
     except (OSError, ValueError):
         return
     if config.model_type == "mdlm" and diffusion == "masked":

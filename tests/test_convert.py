@@ -87,7 +87,7 @@ def causal_mask(length, dtype=torch.float32):
 
 def run(source, destination, **options):
     values = {"noise_schedule": None, "context_length": None, "diffusion": "masked", "block_length": None}
-    values |= {"shift": False} | options
+    values |= {"shift": False, "revision": None} | options
     return convert.run(argparse.Namespace(source=str(source), destination=destination, **values))
 
 

@@ -7,6 +7,7 @@ import torch
 from transformers.dynamic_module_utils import custom_object_save
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
+from arche_mdlm.training.adopting.card import write_adopted_card
 from arche_mdlm.training.adopting.families import Family, family_of_config, fields_of
 from arche_mdlm.training.adopting.source import CheckpointFiles, reading_config
 from arche_mdlm.training.adopting.tokenizer import load_tokenizer
@@ -75,6 +76,7 @@ def adopt(
         custom_object_save(model, folder, config=model.config)  # type: ignore[arg-type]  # a config, too
         model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        write_adopted_card(folder, files, destination.name, family.name)
         shards = weights.write(folder)
 
     write_folder_atomically(destination, write)

@@ -26,13 +26,16 @@ class CheckpointFiles:
 
     Args:
         source: a folder, or a Hub repository like `"GSAI-ML/LLaDA-8B-Base"`. Without network: what is in the Hub's cache.
+        revision: branch, tag or commit of a repository; None: its main branch.
 
     Raises:
-        ValueError: for a folder that is no checkpoint, a repository that does not exist, or no network and nothing in the cache.
+        ValueError: for a folder that is no checkpoint, a repository or revision that does not exist, a folder with a revision, or no
+            network and nothing in the cache.
     """
 
-    def __init__(self, source: str | Path) -> None:
-        self.source = checked_source(source)
+    def __init__(self, source: str | Path, revision: str | None = None) -> None:
+        self.source = checked_source(source, revision)
+        self.branch = revision
         self.folder = Path(self.source) if Path(self.source).is_dir() else None
         self.revision: str | None = None
         if self.folder is None:
@@ -42,13 +45,14 @@ class CheckpointFiles:
 
     def _look_up(self) -> None:
         try:
-            info = HfApi().model_info(self.source)
+            info = HfApi().model_info(self.source, revision=self.branch)
         except _UNREACHABLE as error:
             try:
-                self.folder = Path(snapshot_download(self.source, local_files_only=True))
+                self.folder = Path(snapshot_download(self.source, revision=self.branch, local_files_only=True))
             except (LocalEntryNotFoundError, ValueError, OSError):
+                at = f" at revision {self.branch!r}" if self.branch else ""
                 raise ValueError(
-                    f"could not get {self.source!r} from the Hub, and it is not in the cache: {_line(error)}. Give the folder of a "
+                    f"could not get {self.source!r}{at} from the Hub, and it is not in the cache: {_line(error)}. Give the folder of a "
                     "checkpoint, or try again with network"
                 ) from error
             return
@@ -62,7 +66,7 @@ class CheckpointFiles:
         if self.folder is not None:
             return self.folder / name
         # By the branch's name first: the cache then knows what it was at, and is found without network.
-        revision = None if name == "config.json" else self.revision
+        revision = self.branch if name == "config.json" else self.revision
         try:
             return Path(hf_hub_download(self.source, name, revision=revision))
         except (*_UNREACHABLE, EntryNotFoundError) as error:

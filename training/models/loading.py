@@ -27,10 +27,13 @@ def load_config(folder_or_repo: str | Path) -> PreTrainedConfig:
         raise ValueError(f"could not load a checkpoint from {source!r}: {' '.join(str(error).split())}") from error
 
 
-def checked_source(folder_or_repo: str | Path) -> str:
-    """A source as a string; ValueError for a folder without config.json, and for what can be neither folder nor repository."""
+def checked_source(folder_or_repo: str | Path, revision: str | None = None) -> str:
+    """A source as a string; ValueError for a folder without config.json, and for what can be neither folder nor repository, and for a
+    folder with a `revision`."""
     source = str(folder_or_repo)
     path = Path(source)
+    if revision is not None and path.exists():
+        raise ValueError(f"revision={revision!r} is for repositories of the Hub, and {source!r} is a folder")
     if path.is_dir() and not (path / "config.json").is_file():
         raise ValueError(f"{source!r} is a folder but not a checkpoint: config.json is missing")
     if not path.exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
@@ -42,17 +45,20 @@ def checked_source(folder_or_repo: str | Path) -> str:
 _UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 
 
-def load_arm(folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float32) -> tuple[Any, Any]:
-    """(model, tokenizer) of a checkpoint of either arm.
+def load_arm(
+    folder_or_repo: str | Path, dtype: torch.dtype | str = torch.float32, revision: str | None = None
+) -> tuple[Any, Any]:
+    """(model, tokenizer) of a checkpoint of either arm; `revision`: branch, tag or commit of a repository.
 
     Raises:
         ValueError: if the folder is not a checkpoint, or weights are missing.
     """
-    source = checked_source(folder_or_repo)
+    source = checked_source(folder_or_repo, revision)
+    at = {} if revision is None else {"revision": revision}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **at)
         model, info = loaded
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, **at)
     except _UNLOADABLE as error:
         raise ValueError(f"could not load a checkpoint from {source!r}: {' '.join(str(error).split())}") from error
     if info["missing_keys"]:

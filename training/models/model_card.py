@@ -43,6 +43,11 @@ _KNOWN = {
 }
 
 
+def usage(remote_code: bool) -> str:
+    """How a folder is loaded, as Markdown."""
+    return _USE.format(trust=", trust_remote_code=True" if remote_code else "")
+
+
 def facts_of(data: DataSettings) -> DataFacts:
     """Facts from the settings (`data.description`, `data.license`, `data.language`), else those known for the source."""
     known = _KNOWN.get(data.source, DataFacts())
@@ -83,7 +88,7 @@ def write_model_card(
 
 {run["parameters"]:,} parameters. Architecture `{preset.model.architecture}`, objective `{preset.training.objective}`.
 
-{_USE.format(trust=", trust_remote_code=True" if arm.remote_code else "")}
+{usage(arm.remote_code)}
 
 ## Figures
 

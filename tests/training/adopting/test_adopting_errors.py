@@ -9,8 +9,9 @@ import pytest
 import torch
 from hub_server import hub_environment, hub_server
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from arche_mdlm import MDLMForMaskedDiffusion
 from arche_mdlm.commands.main import main
 from arche_mdlm.training.adopting import weights as weights_module
 
@@ -301,6 +302,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, refused, monkeypatch):
 ONLINE = """
 import sys
 from huggingface_hub import HfApi
+from arche_mdlm import MDLMForMaskedDiffusion
 from arche_mdlm.commands.main import main
 
 HfApi().create_repo("arche/llada")
@@ -310,6 +312,7 @@ sys.exit(main(["convert", "arche/nothing", sys.argv[3]]))
 """
 OFFLINE = """
 import sys
+from arche_mdlm import MDLMForMaskedDiffusion
 from arche_mdlm.commands.main import main
 
 assert main(["convert", "arche/llada", sys.argv[1]]) == 0
@@ -347,3 +350,66 @@ def test_a_repository_of_the_hub_and_without_network(tmp_path):
     )
     assert not (tmp_path / "nothing").exists()
     assert not (tmp_path / "other").exists()
+
+
+REVISIONS = """
+import sys
+from huggingface_hub import HfApi, ModelCard
+from arche_mdlm import MDLMForMaskedDiffusion
+from arche_mdlm.commands.main import main
+
+api = HfApi()
+for name, first, second in (("arche/llada", *sys.argv[1:3]), ("arche/ar", *sys.argv[3:5])):
+    api.create_repo(name)
+    api.upload_folder(repo_id=name, folder_path=first)
+    api.create_tag(name, tag="v1")
+    api.upload_folder(repo_id=name, folder_path=second)
+    for revision in ("v1", "main"):
+        assert main(["convert", name, f"{sys.argv[5]}/{name[6:]}-{revision}", "--revision", revision]) == 0
+        card = ModelCard.load(f"{sys.argv[5]}/{name[6:]}-{revision}/README.md")
+        assert (card.data.base_model, card.data.license) == (name, "mit")
+        assert api.model_info("arche/llada", revision=revision).sha in card.text or name == "arche/ar"
+sys.exit(main(["convert", "arche/llada", f"{sys.argv[5]}/other", "--revision", "v2"]))
+"""
+
+
+def test_a_revision_of_a_repository(tmp_path):
+    """The weights of the tag, not those that came later; the card names the source, its commit and its licence."""
+    sources = []
+    for version in (1, 2):
+        folder = open_checkpoints.save(tmp_path / f"llada-{version}", "llada")
+        weights = load_file(folder / "model.safetensors")
+        save_file(
+            {name: value * version for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+        )
+        sources.append(folder)
+    for version in (1, 2):
+        torch.manual_seed(version)
+        folder = tmp_path / f"ar-{version}"
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        LlamaForCausalLM(LlamaConfig(vocab_size=320, **sizes)).save_pretrained(folder)
+        tokenizer = open_checkpoints.tokenizer()
+        tokenizer.bos_token = tokenizer.eos_token = tokenizer.convert_ids_to_tokens(5)
+        tokenizer.save_pretrained(folder)
+        sources.append(folder)
+    for folder in sources:
+        (folder / "README.md").write_text("---\nlicense: mit\n---\nwords\n")
+    with hub_server(tmp_path / "hub") as url:
+        done = in_a_process(REVISIONS, hub_environment(url, home=tmp_path / "home"), *sources, tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "could not get 'arche/llada' at revision 'v2' from the Hub" in done.stderr, done.stderr
+    for kind in ("llada", "ar"):
+        one, two = (
+            MDLMForMaskedDiffusion.from_pretrained(tmp_path / f"{kind}-{revision}") for revision in ("v1", "main")
+        )
+        assert not torch.equal(one.lm_head.weight, two.lm_head.weight)
+    assert torch.equal(
+        MDLMForMaskedDiffusion.from_pretrained(tmp_path / "ar-v1").model.layers[0].mlp.up_proj.weight,
+        LlamaForCausalLM.from_pretrained(sources[2]).model.layers[0].mlp.up_proj.weight,
+    )
+
+
+def test_a_folder_has_no_revisions(tmp_path, capsys):
+    folder = open_checkpoints.save(tmp_path / "source", "llada")
+    assert main(["convert", str(folder), str(tmp_path / "new"), "--revision", "v1"]) == 2
+    assert "revision='v1' is for repositories of the Hub, and" in capsys.readouterr().err

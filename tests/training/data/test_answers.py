@@ -285,7 +285,7 @@ def test_splits_of_different_kinds_are_refused(talks, tmp_path):
 def test_the_examples_of_the_page_are_read(prepare, tokenizer):
     """docs/data.md has one of each format, and a chat template."""
     page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
-    text, prompt, talk = (json.loads(block) for block in re.findall(r"```jsonl\n(.*?)```", page, re.DOTALL))
+    text, prompt, talk, turns = (json.loads(block) for block in re.findall(r"```jsonl\n(.*?)```", page, re.DOTALL))
     form = Format.of(DataSettings(template=re.findall(r'data.template="(.*?)"', page)[0]))
     assert (
         tokenizer.decode(prepare([text], form).dataset["input_ids"][0][1:-1])
