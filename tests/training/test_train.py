@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -240,28 +239,6 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(whole, arguments
     assert not list((tmp_path / "run").glob(".*.part"))
     assert train.main(arguments("mdlm", "--resume")) == 0
     assert_same_run(tmp_path / "run", whole("mdlm"))
-
-
-@pytest.mark.timeout(900)
-def test_two_processes_give_the_loss_of_one(whole, arguments, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", str(port), str(REPOSITORY / "training" / "train.py")]
-    command += arguments("mdlm", "--stop_after", "4", training__accumulation=2)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
-
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
-
-    assert process.returncode == 0, process.stderr[-3000:]
-    run = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
-    assert run["processes"] == 2
-    assert losses(tmp_path / "run") == pytest.approx(losses(whole("mdlm"))[:4], abs=1e-5)
-    expected = [entry for entry in figures(whole("mdlm")) if "validation_nats" in entry][0]
-    actual = [entry for entry in figures(tmp_path / "run") if "validation_nats" in entry][0]
-    assert actual == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("arm", ARMS)
