@@ -53,7 +53,7 @@ class TrainingSettings:
 
     objective: str = "low_variance"
     time_sampling: str = "stratified"
-    time_window: tuple[float, float] = (0.0, 1.0)  # narrower: a loss of less variance that is no bound
+    time_window: tuple[float, float] = (0.0, 1.0)  # narrower: less variance, but the loss is not a bound
     # Of the rows of a diffusion arm: a prefix or other positions are given, as in a prompt or a text with gaps.
     given_share: float = 0.0
     # Of uniform noise on the whole canvas: so many first steps read Gaussian latents (Duo's curriculum), whose temperature goes from

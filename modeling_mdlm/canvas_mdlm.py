@@ -337,7 +337,7 @@ class Canvas:
         return (ends.cumsum(-1) - ends) > 0
 
     def tokens_behind_end(self) -> torch.Tensor:
-        """(B,) tokens of text that stand behind the first end, and are no part of it."""
+        """(B,) tokens behind the first end, which are not part of the text."""
         written = self._behind_first_end() & ~self.masked & self.attended
         return (written & ~torch.isin(self.tokens, self.ending_ids())).sum(-1)
 

@@ -55,7 +55,7 @@ def about_the_loss(preset: Preset) -> list[str]:
     notes = []
     if (steps := training.curriculum_steps) is not None:
         notes.append(
-            f"note: the training loss of the first {steps} steps (training.curriculum_steps) is no bound and has another scale than "
+            f"note: the training loss of the first {steps} steps (training.curriculum_steps) is not a bound, and its scale differs from "
             "that of later steps; validation is the NELBO throughout"
         )
     if training.distillation_steps is not None:

@@ -1,4 +1,4 @@
-"""Attention of a trunk whose weights come from a model that is no Llama in every detail: Qwen2's biases, Qwen3's norms."""
+"""Attention of a trunk whose weights come from a model that differs from Llama in details: Qwen2's biases, Qwen3's norms."""
 
 from typing import Any
 

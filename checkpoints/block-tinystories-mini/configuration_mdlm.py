@@ -49,7 +49,7 @@ class MDLMConfig(LlamaConfig):
         denoiser (`str`, defaults to `"leave_one_out"`): with uniform noise, what the head's law at a position is given:
             `"leave_one_out"`, the other tokens; `"full"`, the token that stands there as well.
         parameterization (`str`, defaults to `"subs"`): with masked noise, what the head gives: `"subs"`, logits of the clean token;
-            `"score"`, log-scores less log rho, whose sum need not be 1 (SEDD, Lou et al. 2024, arXiv 2310.16834).
+            `"score"`, log-scores less log rho, whose sum may differ from 1 (SEDD, Lou et al. 2024, arXiv 2310.16834).
         prediction_offset (`int`, defaults to 0): 1: the output at a position predicts the next one, as in an AR model (Dream, DiffuLLaMA),
             so that the weights of one keep their task; each text begins with a token that is given. Not for blocks.
         attention_output_bias (`bool`, *optional*): whether the output projection of attention has a bias; Qwen2's has none, while those of

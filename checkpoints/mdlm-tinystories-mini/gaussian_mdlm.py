@@ -139,7 +139,7 @@ def relaxed_batch(
     """A training batch of Duo's curriculum (section 4 there): the network reads softmax(w / temperature) in place of a token.
 
     Its loss is the term of the NELBO at z = argmax w, the times being uniform in gamma. Of a temperature that falls to 0 the mean is
-    the NELBO's integral over the window; it is no bound.
+    the NELBO's integral over the window; it is not a bound.
 
     Args:
         tokens: (B, L) the clean rows.

@@ -86,7 +86,7 @@ class Masked(Corruption):
     (Vicentino 2026, arXiv 2603.22075), which differs by what the sum is divided by.
 
     Args:
-        scores: V, where the head gives scores of the V tokens that can occur, which need not be normalised: the loss is their score
+        scores: V, where the head gives scores of the V tokens that can occur, which may be unnormalised: the loss is their score
             entropy (`ScoreEntropy`). None: it gives logits.
     """
 

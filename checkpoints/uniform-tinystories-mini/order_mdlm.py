@@ -301,7 +301,7 @@ def sample_timesteps(
     """Times (num_rows,) in (0, 1], or above the first number of `window` and up to its second.
 
     Stratified over the whole batch, t_i = (u + i) / n mod 1 with one u a step and the rows in random order (Sahoo et al.
-    2024, arXiv 2406.07524, the low-discrepancy sampler), or independent (the arche paper). With a narrower window the loss is no
+    2024, arXiv 2406.07524, the low-discrepancy sampler), or independent (the arche paper). With a narrower window the loss is not a
     bound: it has less variance (clipped schedules, Arriola et al. 2025, arXiv 2503.09573, section 5.1).
     """
     if stratified:

@@ -282,7 +282,7 @@ def test_a_curriculum_resumes_bit_for_bit(arguments, tmp_path, capsys):
     """Stopped within it: the temperature is a function of the step."""
     own = UNIFORM | {"training__curriculum_steps": 6, "training__curriculum_tau": [0.02, 0.001]}
     assert train.main(arguments("mdlm", output_dir=tmp_path / "whole", **own)) == 0
-    assert "the first 6 steps (training.curriculum_steps) is no bound" in capsys.readouterr().err
+    assert "the first 6 steps (training.curriculum_steps) is not a bound" in capsys.readouterr().err
     assert train.main(arguments("mdlm", "--stop_after", "3", **own)) == 0
     assert train.main(arguments("mdlm", "--resume", **own)) == 0
     assert_same_run(tmp_path / "run", tmp_path / "whole")

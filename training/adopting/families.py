@@ -31,7 +31,7 @@ class Family(NamedTuple):
 
 
 def family_of_config(values: Values) -> Family | None:
-    """The family of a config.json; None for models that are no diffusion model of others."""
+    """The family of a config.json; None for any other model."""
     return FAMILIES.get(str(values.get("model_type")))
 
 

@@ -29,7 +29,7 @@ class CheckpointFiles:
         revision: branch, tag or commit of a repository; None: its main branch.
 
     Raises:
-        ValueError: for a folder that is no checkpoint, a repository or revision that does not exist, a folder with a revision, or no
+        ValueError: for a folder that is not a checkpoint, a repository or revision that does not exist, a folder with a revision, or no
             network and nothing in the cache.
     """
 
@@ -82,9 +82,9 @@ class CheckpointFiles:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{name} of {self.source!r} is no JSON: {_line(error)}") from error
+            raise ValueError(f"{name} of {self.source!r} is not valid JSON: {_line(error)}") from error
         if not isinstance(values, dict):
-            raise ValueError(f"{name} of {self.source!r} holds no object of JSON")
+            raise ValueError(f"{name} of {self.source!r} is not a JSON object")
         return values
 
 

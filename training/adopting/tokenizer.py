@@ -74,7 +74,7 @@ def _set_mask(tokenizer: Any, source: str, mask_id: Any) -> None:
     """Give the token of config.json's `mask_token_id` the role of the mask, in place."""
     own = tokenizer.mask_token_id
     if mask_id is not None and not isinstance(mask_id, int):
-        raise ValueError(f"config.json of {source!r} has mask_token_id={mask_id!r}, which is no id")
+        raise ValueError(f"config.json of {source!r} has mask_token_id={mask_id!r}, which is not a token id")
     if mask_id is None and own is None:
         raise ValueError(f"{source!r} has no mask token, neither as mask_token_id in config.json nor in its tokenizer")
     if mask_id is None or mask_id == own:
@@ -86,7 +86,7 @@ def _set_mask(tokenizer: Any, source: str, mask_id: Any) -> None:
     token = tokenizer.convert_ids_to_tokens(mask_id) if 0 <= mask_id < len(tokenizer) else None
     if token is None or mask_id in [getattr(tokenizer, f"{role}_token_id") for role in _ROLES]:
         raise ValueError(
-            f"config.json of {source!r} has mask_token_id={mask_id}, but its tokenizer has no token of its own of that id: it is another model's"
+            f"config.json of {source!r} has mask_token_id={mask_id}, but its tokenizer has no added token with that id: the tokenizer belongs to another model"
         )
     tokenizer.mask_token = token
 

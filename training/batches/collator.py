@@ -27,7 +27,7 @@ class DataCollatorForMaskedDiffusion:
         pad_token_id: fills the tail; default: the configuration's.
         length: of the canvas in tokens, at most the model's context. None: the longest row of the batch, as in LLaDA's fine-tuning
             (Nie et al. 2025, arXiv 2502.09992).
-        objective: one of the noise's (`Corruption.objectives`); all but `"nelbo"` are no bounds.
+        objective: one of the noise's (`Corruption.objectives`); only `"nelbo"` gives a bound.
         generator: in place of PyTorch's.
 
     Raises:

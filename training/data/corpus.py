@@ -209,5 +209,5 @@ def _read_template(file: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"data.chat_template={file!r} cannot be read: {error}") from error
     except TemplateSyntaxError as error:
-        raise ValueError(f"data.chat_template={file!r} is no Jinja template: {error}") from error
+        raise ValueError(f"data.chat_template={file!r} is not a Jinja template: {error}") from error
     return template

@@ -91,7 +91,7 @@ class Format:
         return self
 
     def _nearest(self, there: Collection[str]) -> str:
-        """The kind whose missing column is named in an error: prompts without answers are no texts."""
+        """The kind whose missing column is named in an error: prompts without answers do not count as texts."""
         half = any(_is_there(name, there) for name in self.columns("prompt"))
         return "prompt" if half else "text"
 

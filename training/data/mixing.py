@@ -60,7 +60,7 @@ def open_mixture(
     """The sources that `source` names with commas between them.
 
     Args:
-        weights: one a source, above 0; they need not add up to 1.
+        weights: one a source, above 0; their sum may differ from 1.
         stopping: "first_exhausted": until one source has no more; "all_exhausted": until each has been read at least once, the shorter
             ones being repeated.
         **options: of `open_source`.

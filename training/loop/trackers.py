@@ -42,7 +42,7 @@ def start_trackers(accelerator: Accelerator, names: Sequence[str], run_name: str
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """By dotted name; what is no number or text as text."""
+    """By dotted name; anything but numbers and texts is written as text."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

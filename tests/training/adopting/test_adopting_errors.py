@@ -86,7 +86,11 @@ def test_gpt2_is_refused_with_the_reason(tmp_path, refused):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{ no", "config.json of .* is no JSON"), ("[]", "holds no object"), ('{"model_type": "llada"}', "rope=None")],
+    [
+        ("{ no", "config.json of .* is not valid JSON"),
+        ("[]", "is not a JSON object"),
+        ('{"model_type": "llada"}', "rope=None"),
+    ],
 )
 def test_a_config_that_cannot_be_read(tmp_path, refused, text, message):
     import re
@@ -116,7 +120,7 @@ def test_values_that_make_no_model(tmp_path, refused, name, change):
 
 def test_a_mask_that_is_no_id(tmp_path, refused):
     open_checkpoints.save(tmp_path / "source", "llada", mask_token_id="x")
-    assert "has mask_token_id='x', which is no id" in refused()
+    assert "has mask_token_id='x', which is not a token id" in refused()
 
 
 # --- Weights ----------------------------------------------------------------------------------------------------------
@@ -227,7 +231,7 @@ def test_a_tokenizer_without_the_mask_token(tmp_path, refused):
     folder = open_checkpoints.save(tmp_path / "source", "llada")
     for size in (290, 300):  # id 300 is nothing, or BOS
         open_checkpoints.tokenizer(size).save_pretrained(folder)
-        assert "has mask_token_id=300, but its tokenizer has no token of its own of that id" in refused()
+        assert "has mask_token_id=300, but its tokenizer has no added token with that id" in refused()
     folder.joinpath("config.json").write_text(
         json.dumps(open_checkpoints.reference("llada")[0] | {"mask_token_id": None})
     )

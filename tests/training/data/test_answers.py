@@ -272,7 +272,7 @@ def test_template_files_that_cannot_be_read(talks, tmp_path):
     with pytest.raises(ValueError, match="data.chat_template='nowhere' cannot be read"):
         load_corpus(replace(talks, chat_template="nowhere"))
     (tmp_path / "wrong.jinja").write_text("{% for %}")
-    with pytest.raises(ValueError, match="is no Jinja template"):
+    with pytest.raises(ValueError, match="is not a Jinja template"):
         load_corpus(replace(talks, chat_template=str(tmp_path / "wrong.jinja")))
 
 
