@@ -5,8 +5,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from arche_mdlm.family_parts_mdlm import FAMILY_PARTS
 from arche_mdlm.training.command_line import HelpFormatter, checkpoint, count
 
+# Families that weights of others can start; those of Eso-LM see each other in the order of writing.
+_FAMILIES = tuple(name for name, parts in FAMILY_PARTS.items() if parts.order in ("whole", "blocks"))
 _ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -26,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
     add("destination", type=Path, help="new folder")
     add(
         "--diffusion",
-        choices=("masked", "uniform", "block", "uniform_block"),
+        choices=_FAMILIES,
         default="masked",
         help="the family of the new model",
     )
@@ -150,11 +153,14 @@ def convert(
 
     if noise_schedule is not None:
         get_schedule(noise_schedule)
-    if (block_length is not None) != diffusion.endswith("block"):
+    if diffusion not in _FAMILIES:
+        raise ValueError(f"diffusion={diffusion!r} is not one of {', '.join(_FAMILIES)}")
+    noise, order = FAMILY_PARTS[diffusion]
+    if (block_length is not None) != (order == "blocks"):
         raise ValueError(
             f"block_length={block_length} with diffusion={diffusion!r}: it is for 'block' and 'uniform_block', which need it"
         )
-    if shift and diffusion.endswith("block"):
+    if shift and order == "blocks":
         raise ValueError(
             f"shift=True with diffusion={diffusion!r}: before a block's first position stands another block; shift goes with 'masked' "
             "and 'uniform'"
@@ -182,7 +188,7 @@ def convert(
             "attention_block_length": block_length,
             "prediction_offset": int(shift),
         }
-        | ({"time_conditioning": "log_snr"} if diffusion.startswith("uniform") else {})
+        | ({"time_conditioning": "log_snr"} if noise == "uniform" else {})
     )
     model = _without_weights(config, ar_model.dtype)
     # A token the vocabulary had under another role keeps its row.
