@@ -1,12 +1,16 @@
-"""Figures of held-out stories, which are committed in place of the stories:
+"""Figures of held-out stories, over draws of several numbers of them, which are committed in place of the stories:
 `python -m tools.references held_out.jsonl --checkpoint checkpoints/ar-tinystories-mini`."""
 
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from arche_mdlm.metrics.diversity import diversity
-from arche_mdlm.studies.engine.references import REFERENCE_FIGURES, draw, fingerprint, fitting_stories
+from arche_mdlm.studies.engine.references import (
+    REFERENCE_FIGURES,
+    fingerprint,
+    fitting_stories,
+    reference_figures,
+)
 from arche_mdlm.training.command_line import SEED, ArgumentParser, checkpoint, count, exit_status
 from arche_mdlm.training.files.checkpointing import write_json_atomically
 from arche_mdlm.training.files.own_files import check_writable
@@ -19,13 +23,13 @@ def main(argv: list[str] | None = None) -> int:
         "--checkpoint", type=checkpoint, required=True, help="whose tokenizer and context say which stories fit"
     )
     parser.add_argument("--context_length", type=count(2), default=256)
-    parser.add_argument("--numbers", type=count(2), nargs="+", default=[200, 1000])
+    parser.add_argument("--numbers", type=count(2), nargs="+", default=[32, 64, 100, 200, 500, 1000])
     parser.add_argument("--seed", type=SEED, default=0)
     args = parser.parse_args(argv)
     check_writable(REFERENCE_FIGURES.parent)
     tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
     texts = fitting_stories(args.source, tokenizer, args.context_length)
-    figures = {str(n): diversity(draw(texts, n, args.seed), seed=args.seed) for n in args.numbers}
+    figures = {str(n): reference_figures(texts, n, args.seed) for n in args.numbers}
     name = Path(args.source).name
     report = {
         "source": f"{len(texts):,} held-out TinyStories of at most {args.context_length} tokens",

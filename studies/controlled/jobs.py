@@ -14,7 +14,7 @@ from arche_mdlm.metrics.diversity import diversity_differences
 from arche_mdlm.studies.controlled import texts as texts_of
 from arche_mdlm.studies.controlled.summary import summary
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
-from arche_mdlm.studies.engine.references import draw
+from arche_mdlm.studies.engine.references import draw, reference_entropy, reference_figures
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
 from arche_mdlm.training.batches.batching import BatchPlanner
 from arche_mdlm.training.batches.step_batches import StepBatches
@@ -164,7 +164,8 @@ def paired(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 
 def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """The same figures of as many held-out stories; MAUVE against as many others, if there are enough."""
+    """The same figures of as many held-out stories: diversity and entropy over draws, the rest of one draw; MAUVE against as many
+    others, if there are enough."""
     corpus, number = read_corpus(settings), settings["num_samples"]
     held_out = texts_of.held_out(corpus, corpus.tokenizer)
     texts = draw(held_out, number, 0)
@@ -173,6 +174,9 @@ def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     training = texts_of.training_texts(corpus, corpus.tokenizer)
     others = left[:number] if len(left) >= number else None
     figures = texts_of.measure(texts, corpus.tokenizer, settings, training, others)
+    tokenizer = corpus.tokenizer
+    figures["figures"] |= reference_figures(held_out, number, 0) | reference_entropy(held_out, number, tokenizer)
+    figures["cut"] |= reference_figures(texts_of.cut(held_out, tokenizer, settings["cut_tokens"]), number, 0)
     if others is None:
         figures["notes"].append(f"MAUVE: {len(held_out)} held-out stories are too few for two sets of {number}")
     lengths = [len(ids) for ids in corpus.tokenizer(texts)["input_ids"]]  # with BOS, as a story's EOS counts too

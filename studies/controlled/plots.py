@@ -26,7 +26,7 @@ def draw(report: dict, output: OutputFolder) -> dict[str, str]:
             "intervals.png",
             "Figures at temperature 1.0 "
             + ("of one seed, which has no interval" if len(report["seeds"]) == 1 else "with 95 % intervals over seeds")
-            + "; dashed: held-out stories",
+            + "; dashed: held-out stories, grey: where 95 % of draws of as many lie",
             _intervals,
         ),
     ):
@@ -110,7 +110,9 @@ def _intervals(report: dict, colours: dict) -> Any:
             error = None if low is None else [[middle - low], [high - middle]]  # no interval with one seed
             axis.errorbar(x, middle, error, fmt="o", capsize=5, color=colours[name])
         if report["reference"] and report["reference"]["figures"]:
-            axis.axhline(report["reference"]["figures"][key], **REFERENCE)
+            figures = report["reference"]["figures"]
+            axis.axhline(figures[key], **REFERENCE)
+            axis.axhspan(*figures[f"{key}_ci"], color="0.85", zorder=0)
         axis.set_title(FIGURES[key].short, fontsize=10)
         axis.set_xticks(range(len(report["arms"])), report["arms"], rotation=30, ha="right", fontsize=7)
         finish(axis)

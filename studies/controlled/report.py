@@ -9,9 +9,11 @@ from arche_mdlm.studies.controlled.summary import CUT_FIGURES, sample_key
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.engine.references import SPREAD_NOTE
 
 PICTURES = ("training.png", "frontier.png", "intervals.png")
 FILES = ("report.md", "report.json", *PICTURES)
+_GIVEN = ("distinct_first_words", "distinct_openings")  # by the prompt "opening"
 _ROWS = [name for name in FIGURES if name != "distinct_3"]
 
 
@@ -52,7 +54,8 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         + (
             "One seed: no interval says which arm is closer."
             if _one_seed(report)
-            else "*closer*, *farther*: than AR at equal tokens seen, the interval over seeds without zero."
+            else "*closer*, *farther*: than AR at equal tokens seen, the interval over seeds without zero at the mean of held-out "
+            "stories and at both ends of their spread."
         ),
         "## Examples",
         *_examples(report),
@@ -101,8 +104,19 @@ def _all_samples(report: dict) -> list[str]:
                 parts += [
                     f"## Samples: {checkpoint} checkpoint, {_prompt(prompt)}, temperature 1.0",
                     _samples(report, key),
+                    _reference_note(report, prompt),
                 ]
     return [*parts, "In every run the best checkpoint is the last one."] if same else parts
+
+
+def _reference_note(report: dict, prompt: str) -> str:
+    given = "First words and openings are given by the prompts, and so left out. " if prompt == "opening" else ""
+    if not report["reference"]:
+        return given
+    return (
+        f"{given}Held-out stories: {SPREAD_NOTE}; generative perplexity (its interval is over stories), MAUVE and n-grams of training "
+        "are of one draw."
+    )
 
 
 def _prompt(kind: str) -> str:
@@ -145,7 +159,7 @@ def _samples(report: dict, key: str) -> str:
     for group, suffix in (("mean", ""), ("mean_cut", f", first {report['settings']['cut_tokens']} tokens")):
         for figure in _ROWS:
             label, _, style, _ = FIGURES[figure]
-            if suffix and figure not in CUT_FIGURES:
+            if (suffix and figure not in CUT_FIGURES) or (figure in _GIVEN and ", opening, " in key):
                 continue
             cells = [arm["samples"].get(key, {}).get(group, {}).get(figure) for arm in report["arms"].values()]
             if not any(cells):
@@ -199,9 +213,9 @@ def _distances(report: dict) -> str:
     found = [report["distances"][column].get(MAIN, {}) for column in columns]
     for figure in dict.fromkeys(name for figures in found for name in figures):
         style = FIGURES[figure].style
-        reference = next(figures[figure]["reference"] for figures in found if figure in figures)
+        one = next(figures[figure] for figures in found if figure in figures)
         cells = [_distance(figures.get(figure), style) for figures in found]
-        rows.append([FIGURES[figure].short, format(reference, style), *cells])
+        rows.append([FIGURES[figure].short, number(one["reference"], style, one["reference_ci"]), *cells])
     return table(["", "held-out stories", *columns], rows)
 
 

@@ -151,24 +151,40 @@ def _add(found: dict, label: str, seed: int, interval: dict) -> None:
 def _distances(arm: dict, base: dict, reference: dict) -> dict:
     """By set of samples and figure: |figure - held-out stories'| over seeds, and how much less (below 0) it is than AR's.
 
-    Figures that grow with the length of texts are of their first tokens.
+    The stories' figure is the mean over draws. The interval of the comparison with AR holds those of both ends of the spread
+    of draws too, so a column is closer or farther only where that does not depend on the draw. (|a - x| - |b - x| is
+    monotone in x, so the ends are enough.) Figures that grow with the length of texts are of their first tokens.
     """
     found: dict[str, dict] = {}
     for key, group in arm["samples"].items():
         for figure in DISTANCES:
             part = "cut" if figure in CUT_FIGURES else "figures"
-            target = reference[part].get(figure)
-            own = _off(group, part, figure, target)
-            if not own:
+            target = (reference[part] or {}).get(figure)
+            own, others = _values(group, part, figure), _values(base["samples"].get(key, {"seeds": {}}), part, figure)
+            if target is None or not own:
                 continue
-            others = _off(base["samples"].get(key, {"seeds": {}}), part, figure, target)
-            less = [value - others[seed] for seed, value in own.items() if seed in others]
-            entry = {"distance": _over_seeds(list(own.values())), "than_base": _over_seeds(less), "reference": target}
-            found.setdefault(key, {})[figure] = entry
+            spread = reference[part].get(f"{figure}_ci") or (target, target)
+            ends = [_over_seeds([abs(own[s] - x) - abs(others[s] - x) for s in own if s in others])
+                    for x in (target, *spread)]  # fmt: skip
+            found.setdefault(key, {})[figure] = {
+                "distance": _over_seeds([abs(value - target) for value in own.values()]),
+                "than_base": _widest(ends),
+                "reference": target,
+                "reference_ci": list(spread),
+            }
     return found
 
 
-def _off(group: dict, part: str, figure: str, target: float | None) -> dict[str, float]:
-    """Distances from `target` by seed."""
+def _widest(intervals: list[dict | None]) -> dict | None:
+    """The first interval, widened to hold all others."""
+    first = intervals[0]
+    if first is None or first["low"] is None:
+        return first
+    known = [interval for interval in intervals if interval]
+    return first | {"low": min(one["low"] for one in known), "high": max(one["high"] for one in known)}
+
+
+def _values(group: dict, part: str, figure: str) -> dict[str, float]:
+    """A figure by seed."""
     values = {seed: (entry[part] or {}).get(figure) for seed, entry in group["seeds"].items()}
-    return {} if target is None else {seed: abs(v - target) for seed, v in values.items() if v is not None}
+    return {seed: value for seed, value in values.items() if value is not None}

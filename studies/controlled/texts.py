@@ -80,7 +80,6 @@ def measure(
     """
     cut_tokens, judge = settings["cut_tokens"], settings["judge"]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    cut = [tokenizer.decode(row[:cut_tokens]) for row in ids]
     per_story: dict[str, list[Any]] = {
         "words": [len(text.split()) for text in texts],
         "tokens": [len(row) for row in ids],
@@ -88,7 +87,7 @@ def measure(
     notes: list[str] = []
     if (share := unsplit_share(texts)) >= UNSPLIT_SHARE:
         notes.append(UNSPLIT_NOTE.format(share))
-    figures, cut_figures = _diversity(texts), _diversity(cut)
+    figures, cut_figures = _diversity(texts), _diversity(cut(texts, tokenizer, cut_tokens))
     if figures is None:
         return {"figures": None, "cut": None, "per_story": per_story, "notes": ["every text is empty"]}
     entropy = unigram_entropy(texts, tokenizer)
@@ -108,6 +107,11 @@ def measure(
     if training is not None:
         figures |= _memorised(texts, training, per_story, notes)
     return {"figures": figures, "cut": cut_figures, "per_story": per_story, "notes": notes}
+
+
+def cut(texts: list[str], tokenizer: Any, tokens: int) -> list[str]:
+    """The first `tokens` tokens of each text."""
+    return [tokenizer.decode(row[:tokens]) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def _diversity(texts: list[str]) -> dict | None:

@@ -16,7 +16,7 @@ from arche_mdlm.metrics.judge import Judge, load_judge, unigram_entropy
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.intervals import mean_interval
 from arche_mdlm.studies.engine.pair import Arm
-from arche_mdlm.studies.engine.references import draw, fitting_stories
+from arche_mdlm.studies.engine.references import draw, fitting_stories, reference_entropy, reference_figures
 from arche_mdlm.training.loop.provenance import cpu_name
 from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.training.models.loading import context_length
@@ -48,12 +48,15 @@ def judged(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 
 def reference(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """Quality of as many held-out stories."""
+    """Quality of as many held-out stories: the judge's figures of one draw, all others over draws."""
     model, tokenizer = _ready(settings)
-    found = draw(
-        fitting_stories(settings["source"], tokenizer, context_length(model)), settings["number"], settings["seed"]
-    )
-    return _judged(found, settings) | {"source": Path(settings["source"]).name, "sha256": settings["sha256"]}
+    stories, number = fitting_stories(settings["source"], tokenizer, context_length(model)), settings["number"]
+    found = _judged(draw(stories, number, settings["seed"]), settings)
+    of_draws = reference_figures(stories, number, settings["seed"])
+    found |= {key: value for key, value in of_draws.items() if key in found}
+    entropy = reference_entropy(stories, number, tokenizer)
+    found |= {key.replace("entropy", "entropy_nats"): value for key, value in entropy.items()}
+    return found | {"source": Path(settings["source"]).name, "sha256": settings["sha256"]}
 
 
 def row_figures(row: dict, results: dict[str, dict]) -> dict:

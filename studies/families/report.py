@@ -6,6 +6,7 @@ from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.frontier import draw
 from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.engine.references import SPREAD_NOTE
 
 FILES = ("report.md", "report.json", "frontier.png")
 _DIVERSITY = ("distinct_openings", "distinct_2", "self_bleu")
@@ -168,7 +169,8 @@ def _notes(report: dict) -> list[str]:
     if report["reference"]:
         real = report["reference"]
         notes.append(
-            f"**Real stories**: {real['source']} (sha256 `{real['sha256'][:16]}`), as many as a row has; the aim of every column."
+            f"**Real stories**: {real['source']} (sha256 `{real['sha256'][:16]}`), {SPREAD_NOTE}; the judge read "
+            "one draw. The aim of every column."
         )
     else:
         notes.append("No row of real stories: give `--references FILE`.")

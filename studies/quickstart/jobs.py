@@ -10,7 +10,7 @@ import transformers
 from arche_mdlm.metrics.diversity import diversity, unsplit_share
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of, seconds_taken
 from arche_mdlm.studies.engine.pair import Arm
-from arche_mdlm.studies.engine.references import draw, fitting_stories
+from arche_mdlm.studies.engine.references import fitting_stories, reference_figures
 from arche_mdlm.studies.quickstart.first_look import fill
 from arche_mdlm.training.data.preparing import prepare_data
 from arche_mdlm.training.loop.evaluation import Evaluator
@@ -59,12 +59,11 @@ def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 
 def reference(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """Figures of real held-out stories, as many as an arm writes."""
+    """Figures of real held-out stories, as many as an arm writes, over draws."""
     model, tokenizer = Arm(**settings["arm"]).load()
-    texts = draw(
-        fitting_stories(settings["source"], tokenizer, context_length(model)), settings["number"], settings["seed"]
-    )
-    return {"source": Path(settings["source"]).name, "sha256": settings["sha256"], "figures": _figures(texts, settings)}
+    stories = fitting_stories(settings["source"], tokenizer, context_length(model))
+    figures = reference_figures(stories, settings["number"], settings["seed"], settings["count"])
+    return {"source": Path(settings["source"]).name, "sha256": settings["sha256"], "figures": figures}
 
 
 def gaps(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:

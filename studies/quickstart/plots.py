@@ -14,7 +14,7 @@ def draw(report: dict, output: OutputFolder, histories: dict[str, list[dict]]) -
     """Write the pictures there is data for; captions by file name. `histories`: the arms' training logs."""
     pictures = {
         "diversity.png": "Diversity of both arms"
-        + ("; dashed: real held-out stories, grey: their interval" if report["reference"] else ""),
+        + ("; dashed: real held-out stories, grey: where 95 % of draws of as many lie" if report["reference"] else ""),
         "lengths.png": "How long the unprompted stories are"
         + ("; dashed: the mean of real held-out stories" if report["reference"] else ""),
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.markdown import figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.engine.references import SPREAD_NOTE, committed_numbers
 from arche_mdlm.studies.quickstart.first_look import HOLE
 from arche_mdlm.studies.quickstart.plots import draw
 from arche_mdlm.training.loop.provenance import portable
@@ -190,12 +191,13 @@ def _reference_note(report: dict) -> str:
     reference = report["reference"]
     if reference is None:
         return (
-            "In brackets: 95 % intervals. No reference row: figures of held-out stories are committed for n = 200 and 1,000 only; give "
-            "`--references FILE` to compute them for this number."
+            "In brackets: 95 % intervals. No reference row: figures of held-out stories are committed for "
+            f"n = {', '.join(f'{number:,}' for number in committed_numbers())} only; give `--references FILE` to compute them for this "
+            "number."
         )
     return (
-        f"In brackets: 95 % intervals. Real stories: {reference['source']} (sha256 `{reference['sha256'][:16]}`), as "
-        "many as an arm wrote. An arm does well where it is close to that column, not where it is far above it."
+        f"In brackets: 95 % intervals. Real stories: {reference['source']} (sha256 `{reference['sha256'][:16]}`), {SPREAD_NOTE}. "
+        "An arm does well where it is close to that column, not where it is far above it."
     )
 
 
