@@ -1,10 +1,13 @@
 """Figures of held-out stories, over draws of several numbers of them, which are committed in place of the stories:
 `python -m tools.references held_out.jsonl --checkpoint checkpoints/ar-tinystories-mini`."""
 
+from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from arche_mdlm.studies.engine.first_tokens import vocabulary_hash
 from arche_mdlm.studies.engine.references import (
     REFERENCE_FIGURES,
     fingerprint,
@@ -24,6 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--context_length", type=count(2), default=256)
     parser.add_argument("--numbers", type=count(2), nargs="+", default=[32, 64, 100, 200, 500, 1000])
+    parser.add_argument(
+        "--train", help="file of training stories, whose first tokens are counted (default: the held-out ones)"
+    )
     parser.add_argument("--seed", type=SEED, default=0)
     args = parser.parse_args(argv)
     check_writable(REFERENCE_FIGURES.parent)
@@ -34,12 +40,22 @@ def main(argv: list[str] | None = None) -> int:
     report = {
         "source": f"{len(texts):,} held-out TinyStories of at most {args.context_length} tokens",
         "sha256": fingerprint(texts),
-        "command": f"python -m tools.references {name} --checkpoint {args.checkpoint} --seed {args.seed}",
+        "command": f"python -m tools.references {name} --checkpoint {args.checkpoint}"
+        + (f" --train {Path(args.train).name}" if args.train else "")
+        + f" --seed {args.seed}",
         "figures": figures,
+        "first_tokens": _first_tokens(args, tokenizer),
     }
     write_json_atomically(REFERENCE_FIGURES, report)  # the project's own file: replaced without a question
     print(f"figures of {len(texts)} stories are in {REFERENCE_FIGURES}")
     return 0
+
+
+def _first_tokens(args: Namespace, tokenizer: PreTrainedTokenizerBase) -> dict:
+    stories = fitting_stories(args.train or args.source, tokenizer, args.context_length)
+    counts = Counter(ids[1] for ids in tokenizer(stories, verbose=False)["input_ids"] if len(ids) > 1)
+    what = f"{'training' if args.train else 'held-out'} stories of TinyStories"
+    return {"what": what, "vocabulary": vocabulary_hash(tokenizer), "counts": dict(sorted(counts.items()))}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from arche_mdlm.configuration.presets import ModelSettings, TrainingSettings
 from arche_mdlm.metrics.diversity import diversity_differences
 from arche_mdlm.studies.controlled import texts as texts_of
 from arche_mdlm.studies.controlled.summary import summary
+from arche_mdlm.studies.engine.first_tokens import DATA, described, law_of_ids, law_of_model
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.references import draw, reference_entropy, reference_figures
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
@@ -110,6 +111,12 @@ def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     return figures | {"tokens": [len(ids) - 1 for ids in rows["input_ids"]], "bound": arm.is_bound}
 
 
+def first_token(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """The law of the first token of a checkpoint."""
+    model, _ = load_checkpoint(settings, inputs)
+    return law_of_model(model)
+
+
 def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """Stories, one a prompt, in `samples.jsonl`; the same prompts for both arms and all seeds of training."""
     if (same := _of_same_weights(inputs, "sample")) is not None:
@@ -186,4 +193,12 @@ def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """All figures by column and seed, with intervals over seeds and differences from AR."""
-    return summary(settings, {name: result_of(path) for name, path in inputs.items()})
+    results = {name: result_of(path) for name, path in inputs.items()}
+    corpus = read_corpus(settings["corpus"])
+    first = [ids[1] for ids in corpus.train.dataset[:]["input_ids"]]
+    laws = {DATA: [law_of_ids(first, len(corpus.tokenizer), f"all {len(first):,} training stories")]}
+    for name, own in settings["about"].items():
+        if name.startswith("first-token") and name in results:
+            laws.setdefault(own["column"], []).append(results[name])
+    described_laws = described(laws, corpus.tokenizer, settings["number"])
+    return summary(settings, results) | {"first_tokens": described_laws}

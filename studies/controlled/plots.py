@@ -5,6 +5,7 @@ from typing import Any
 
 from arche_mdlm.studies.engine.colours import SERIES
 from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.first_tokens import CAPTION, DATA, PICTURE, picture
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
 from arche_mdlm.training.files.own_files import OutputFolder
 
@@ -29,12 +30,17 @@ def draw(report: dict, output: OutputFolder) -> dict[str, str]:
             + "; dashed: held-out stories, grey: where 95 % of draws of as many lie",
             _intervals,
         ),
+        (PICTURE, CAPTION, _first_tokens),
     ):
         figure = plot(report, colours)
         if figure is not None:
             output.write(name, partial(save, figure))
             pictures[name] = caption
     return pictures
+
+
+def _first_tokens(report: dict, colours: dict) -> Any:
+    return picture(report["first_tokens"], colours | {DATA: "0.6"})
 
 
 def _curves(report: dict, colours: dict) -> Any:

@@ -8,10 +8,11 @@ from arche_mdlm.studies.controlled.plots import draw
 from arche_mdlm.studies.controlled.summary import CUT_FIGURES, sample_key
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.first_tokens import PICTURE, section
 from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
 from arche_mdlm.studies.engine.references import SPREAD_NOTE
 
-PICTURES = ("training.png", "frontier.png", "intervals.png")
+PICTURES = ("training.png", "frontier.png", "intervals.png", PICTURE)
 FILES = ("report.md", "report.json", *PICTURES)
 _GIVEN = ("distinct_first_words", "distinct_openings")  # by the prompt "opening"
 _ROWS = [name for name in FIGURES if name != "distinct_3"]
@@ -41,6 +42,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         "## Likelihood on the held-out stories",
         _likelihood(report),
         "AR: exact NLL. MDLM: NELBO, an upper bound on its NLL; nats divided by the story's tokens, EOS counted.",
+        *section(report["first_tokens"]),
         *_all_samples(report),
         f"## Differences from AR at equal tokens seen: {_prompt('bos')}, temperature 1.0, best checkpoint",
         _differences(report),

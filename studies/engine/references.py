@@ -82,5 +82,19 @@ def committed_numbers() -> list[int]:
     return sorted(map(int, _committed().get("figures", {})))
 
 
+def committed_first_tokens(vocabulary: str) -> dict | None:
+    """`ids` of the first tokens of real stories, one a story, and `what` they are of; None for another tokenizer's vocabulary."""
+    found = _committed().get("first_tokens")
+    if not found or found["vocabulary"] != vocabulary:
+        return None
+    ids = [int(token) for token, count in found["counts"].items() for _ in range(count)]
+    return {"ids": ids, "what": f"{len(ids):,} {found['what']}"}
+
+
+def file_hash(path: Path) -> str | None:
+    """sha256 of a file's content; None for what is not a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
 def _committed() -> dict:
     return json.loads(REFERENCE_FIGURES.read_text(encoding="utf-8")) if REFERENCE_FIGURES.is_file() else {}

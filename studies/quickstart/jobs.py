@@ -8,9 +8,10 @@ import torch
 import transformers
 
 from arche_mdlm.metrics.diversity import diversity, unsplit_share
+from arche_mdlm.studies.engine.first_tokens import DATA, described, law_of_ids, law_of_model, vocabulary_hash
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of, seconds_taken
 from arche_mdlm.studies.engine.pair import Arm
-from arche_mdlm.studies.engine.references import fitting_stories, reference_figures
+from arche_mdlm.studies.engine.references import committed_first_tokens, fitting_stories, reference_figures
 from arche_mdlm.studies.quickstart.first_look import fill
 from arche_mdlm.training.data.preparing import prepare_data
 from arche_mdlm.training.loop.evaluation import Evaluator
@@ -66,6 +67,21 @@ def reference(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     return {"source": Path(settings["source"]).name, "sha256": settings["sha256"], "figures": figures}
 
 
+def first_tokens(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """The law of the first token of both arms, and of real stories: those given, or the committed law of this tokenizer."""
+    laws, data = {}, None
+    for name, own in settings["arms"].items():
+        model, tokenizer = Arm(**own).load()
+        laws[name] = [law_of_model(model)]
+    if settings["source"] is not None:
+        stories = fitting_stories(settings["source"], tokenizer, context_length(model))
+        first = [ids[1] for ids in tokenizer(stories, verbose=False)["input_ids"] if len(ids) > 1]
+        data = law_of_ids(first, len(tokenizer), f"{len(first):,} stories of {Path(settings['source']).name}")
+    elif (committed := committed_first_tokens(vocabulary_hash(tokenizer))) is not None:
+        data = law_of_ids(committed["ids"], len(tokenizer), committed["what"])
+    return described(({DATA: [data]} if data else {}) | laws, tokenizer, settings["number"])
+
+
 def gaps(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """Each text with its gaps filled."""
     model, tokenizer = Arm(**settings["arm"]).load()
@@ -103,6 +119,7 @@ def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
         "arms": {name: _arm(name, own, settings["corpus"], inputs) for name, own in settings["arms"].items()},
+        "first_tokens": result_of(inputs["first-tokens"]),
         "reference": result_of(inputs["reference"]) if "reference" in inputs else settings["reference"],
         "gaps": result_of(inputs["MDLM-gaps"])["filled"],
         "temperatures": result_of(inputs["temperatures"])["rows"],

@@ -1,9 +1,11 @@
 """Pictures of a comparison."""
 
+from functools import partial
 from pathlib import Path
 
 from arche_mdlm.studies.engine.colours import ARMS
 from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.first_tokens import CAPTION, DATA, PICTURE, picture
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
 from arche_mdlm.training.files.own_files import OutputFolder
 
@@ -20,6 +22,10 @@ def draw(report: dict, output: OutputFolder, histories: dict[str, list[dict]]) -
     }
     output.write("diversity.png", lambda path: plot_diversity(report, path))
     output.write("lengths.png", lambda path: plot_lengths(report, path))
+    laws = picture(report["first_tokens"], ARMS | {DATA: "0.6"})
+    if laws is not None:
+        output.write(PICTURE, partial(save, laws))
+        pictures[PICTURE] = CAPTION
     if histories:
         output.write("training.png", lambda path: plot_training(histories, path))
         pictures["training.png"] = "Training of the two arms on the same batches"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.first_tokens import PICTURE, section
 from arche_mdlm.studies.engine.markdown import figure_cell, number, quoted, table, with_captions
 from arche_mdlm.studies.engine.references import SPREAD_NOTE, committed_numbers
 from arche_mdlm.studies.quickstart.first_look import HOLE
@@ -13,7 +14,7 @@ from arche_mdlm.training.loop.provenance import portable
 from arche_mdlm.training.models.arms import ARMS
 from arche_mdlm.training.models.cost import training_log
 
-FILES = ("report.md", "report.json", "diversity.png", "lengths.png", "training.png")
+FILES = ("report.md", "report.json", "diversity.png", "lengths.png", "training.png", PICTURE)
 
 _UNSPLIT_SHARE = 0.05  # of an arm's texts
 _ROWS = ("distinct_1", "distinct_2", "distinct_3", "distinct_4", "self_bleu", "vocabulary_size", "distinct_first_words",
@@ -62,6 +63,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         _reference_note(report),
         _counting_note(report),
         *with_captions(pictures),
+        *section(report["first_tokens"]),
         "## Speed and length of these stories",
         _speed_table(report),
         *_stories(report, "unprompted", 2),

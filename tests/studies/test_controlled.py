@@ -133,6 +133,10 @@ def check_report(report):
     difference = report["differences"]["mdlm-nelbo"]["likelihood"]["best"]["seeds"]["0"]["estimate"]
     of = {name: report["arms"][name]["likelihood"]["best"]["seeds"]["0"] for name in ("mdlm-nelbo", "ar-seen")}
     assert difference == pytest.approx(of["mdlm-nelbo"]["nats_per_token"] - of["ar-seen"]["nats_per_token"])
+    laws = report["first_tokens"]["laws"]
+    assert list(laws) == ["data", "mdlm-nelbo", *AR_COLUMNS]
+    assert laws["data"]["expected_distinct"]["estimate"] >= 1
+    assert laws["ar-seen"]["entropy_nats"]["low"] < laws["ar-seen"]["entropy_nats"]["estimate"]
     check_differences(report)
     assert report["reference"]["figures"]["mean_words"] == pytest.approx(6.5)  # half of them have a "to"
 

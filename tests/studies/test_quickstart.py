@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import warnings
 
 import pytest
@@ -65,6 +66,14 @@ def test_report(pair, tmp_path, capsys):
     for picture in ("diversity.png", "lengths.png"):
         assert (tmp_path / "report" / picture).stat().st_size > 10_000
         assert picture in text
+    laws = report["first_tokens"]["laws"]
+    assert list(laws) == ["data", "MDLM", "AR"]
+    assert laws["data"]["expected_distinct"]["estimate"] == pytest.approx(
+        2 - 2 * math.comb(16, 12) / math.comb(32, 12)
+    )  # of 12 out of 32 stories, half of which begin with either name
+    assert 0 < laws["AR"]["entropy_nats"]["estimate"] <= math.log(300)
+    assert "| data |" in text
+    assert "first_tokens.png" in text
     said = capsys.readouterr().out
     assert "The report is in" in said
     assert said.index("MDLM fills masks") < said.index(" jobs, 0 of them done"), "something to look at comes first"
@@ -107,7 +116,7 @@ def test_a_job_that_fails_is_named_and_all_others_are_kept(pair, tmp_path, monke
     assert not (tmp_path / "x" / "report.md").exists()
     monkeypatch.setattr(stories, "write_batch", None)  # all stories are there
     assert run(pair, tmp_path / "x", "--dry_run") == 0
-    assert "13 jobs, 10 of them done, 3 to do" in capsys.readouterr().out
+    assert "14 jobs, 11 of them done, 3 to do" in capsys.readouterr().out
     assert run(pair, tmp_path / "x") == 0
 
 
@@ -117,11 +126,11 @@ def test_it_is_a_study_like_the_others(pair, tmp_path, capsys):
     words = ["--mdlm", str(pair / "mdlm"), "--ar", str(pair / "ar"), "--output", str(tmp_path / "x"), "--num_samples", "4",
              "--num_diffusion_steps", "2", "--data", str(pair / "held_out.jsonl")]  # fmt: skip
     assert main(["study", "quickstart", *words, "--dry_run"]) == 0
-    assert "13 jobs, 0 of them done" in capsys.readouterr().out
+    assert "14 jobs, 0 of them done" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()
     assert main(["compare", *words]) == 0
     assert main(["study", "quickstart", *words, "--publish", str(tmp_path / "page")]) == 0
-    assert "13 jobs, 13 of them done, 0 to do" in capsys.readouterr().out
+    assert "14 jobs, 14 of them done, 0 to do" in capsys.readouterr().out
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "](page/lengths.png)" in text
     assert "`page.json`" in text
