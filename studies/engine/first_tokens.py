@@ -68,7 +68,7 @@ def described(laws: Mapping[str, Sequence[dict]], tokenizer: PreTrainedTokenizer
         return {"number": number_of_texts, "laws": entries, "top": []}
     order = np.argsort(-np.max(list(means.values()), axis=0), kind="stable")[:_TOP]
     top = [
-        {"id": int(v), "token": str(tokenizer.decode([int(v)])),
+        {"id": int(v), "token": _shown(int(v), tokenizer),
          "shares": {label: [float(law.probabilities[v]) for law in known[label]] for label in means}}
         for v in order
     ]  # fmt: skip
@@ -79,6 +79,14 @@ def _law(found: dict, size: int) -> FirstTokenLaw:
     probabilities = np.zeros(size)
     probabilities[: len(found["probabilities"])] = found["probabilities"]
     return FirstTokenLaw(probabilities, found.get("num_texts"))
+
+
+def _shown(token_id: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A token as text, or as the vocabulary has it where it is none by itself."""
+    text = str(tokenizer.decode([token_id])).strip()
+    return (
+        text if text.isprintable() and text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(token_id))
+    )
 
 
 def _over(values: list[float]) -> dict:
@@ -125,7 +133,7 @@ def picture(found: dict, colours: Mapping[str, str]) -> Any:
         error = spread if len(shares[0]) > 1 else None
         axis.bar(places + (index - (len(labels) - 1) / 2) * width, means, width, label=label, color=colours.get(label, "0.6"),
                  yerr=error, error_kw={"lw": 0.8})  # fmt: skip
-    axis.set_xticks(places, [entry["token"].strip() or repr(entry["token"]) for entry in found["top"]])
+    axis.set_xticks(places, [entry["token"] for entry in found["top"]])
     axis.set(yscale="log", ylabel="probability of the first token")
     finish(axis, legend=True)
     return figure
