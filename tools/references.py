@@ -7,8 +7,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from arche_mdlm.studies.engine.first_tokens import vocabulary_hash
-from arche_mdlm.studies.engine.references import (
+from arche_mdlm.studies.engine.readings.first_tokens import vocabulary_hash
+from arche_mdlm.studies.engine.readings.references import (
     REFERENCE_FIGURES,
     fingerprint,
     fitting_stories,

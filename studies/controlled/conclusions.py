@@ -4,7 +4,7 @@ import itertools
 import math
 
 from arche_mdlm.studies.controlled.summary import BASE, sample_key
-from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.figures import FEW_JUDGED, FIGURES
 
 MAIN = sample_key({"checkpoint": "best", "prompt": "bos", "temperature": 1.0})
 FEW_TEXTS = 100
@@ -171,6 +171,9 @@ def _caveats(report: dict) -> list[str]:
         lines.append(
             f"**{samples} texts a set**: below {FEW_TEXTS} the intervals over texts are rough, and so is all above."
         )
+    judged = min(report["settings"].get("judge_samples") or samples, samples)
+    if report.get("judge") and judged < FEW_JUDGED:
+        lines.append(f"**{judged} texts judged a set**: below {FEW_JUDGED} generative perplexities are rough.")
     if len(report["seeds"]) == 1:
         lines.append("**One seed**: there is no interval over seeds, so no difference between the arms is shown.")
     elif len(report["seeds"]) == 2:

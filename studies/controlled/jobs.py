@@ -13,9 +13,9 @@ from arche_mdlm.configuration.presets import ModelSettings, TrainingSettings
 from arche_mdlm.metrics.diversity import diversity_differences
 from arche_mdlm.studies.controlled import texts as texts_of
 from arche_mdlm.studies.controlled.summary import summary
-from arche_mdlm.studies.engine.first_tokens import DATA, described, law_of_ids, law_of_model
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
-from arche_mdlm.studies.engine.references import draw, reference_entropy, reference_figures
+from arche_mdlm.studies.engine.readings.first_tokens import DATA, described, law_of_ids, law_of_model
+from arche_mdlm.studies.engine.readings.references import draw, reference_entropy, reference_figures
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
 from arche_mdlm.training.batches.batching import BatchPlanner
 from arche_mdlm.training.batches.step_batches import StepBatches

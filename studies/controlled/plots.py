@@ -5,8 +5,8 @@ from typing import Any
 
 from arche_mdlm.studies.engine.colours import SERIES
 from arche_mdlm.studies.engine.figures import FIGURES
-from arche_mdlm.studies.engine.first_tokens import CAPTION, DATA, PICTURE, picture
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
+from arche_mdlm.studies.engine.readings.first_tokens import CAPTION, DATA, PICTURE, picture
 from arche_mdlm.training.files.own_files import OutputFolder
 
 _PANELS = ("distinct_2", "distinct_4", "self_bleu", "distinct_openings", "unigram_entropy", "mean_words")

@@ -5,12 +5,12 @@ from statistics import median
 
 from arche_mdlm.studies.controlled.conclusions import MAIN, conclusions, sign
 from arche_mdlm.studies.controlled.plots import draw
-from arche_mdlm.studies.controlled.summary import CUT_FIGURES, sample_key
+from arche_mdlm.studies.controlled.summary import CUT_FIGURES, LOGARITHMIC, sample_key
 from arche_mdlm.studies.engine import report as engine
-from arche_mdlm.studies.engine.figures import FIGURES
-from arche_mdlm.studies.engine.first_tokens import PICTURE, section
+from arche_mdlm.studies.engine.figures import FIGURES, MAUVE_RANKS_BELOW
 from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
-from arche_mdlm.studies.engine.references import SPREAD_NOTE
+from arche_mdlm.studies.engine.readings.first_tokens import PICTURE, section
+from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE
 
 PICTURES = ("training.png", "frontier.png", "intervals.png", PICTURE)
 FILES = ("report.md", "report.json", *PICTURES)
@@ -41,7 +41,9 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         "MFU and peak memory are measured on GPUs whose peak is known.",
         "## Likelihood on the held-out stories",
         _likelihood(report),
-        "AR: exact NLL. MDLM: NELBO, an upper bound on its NLL; nats divided by the story's tokens, EOS counted.",
+        "AR: exact NLL. MDLM: NELBO, an upper bound on its NLL; nats divided by the story's tokens, EOS counted. "
+        "*Masks*: Monte Carlo error of the bound, one standard error; *stories*: half of the 95 % interval over stories, which holds "
+        "that of the masks; both are means over seeds.",
         *section(report["first_tokens"]),
         *_all_samples(report),
         f"## Differences from AR at equal tokens seen: {_prompt('bos')}, temperature 1.0, best checkpoint",
@@ -76,7 +78,8 @@ def _what(report: dict) -> str:
     brackets = (
         "One seed: there are no intervals over seeds; those of held-out stories, in brackets, are over stories (95 %)."
         if _one_seed(report)
-        else "In brackets: 95 % intervals over seeds (Student's t), which hold the noise of the stories too."
+        else "In brackets: 95 % intervals over seeds (Student's t; of perplexities on a log scale), which hold the noise of the stories and "
+        "of the bounds' masks too."
     )
     return (
         f"Parameters: {count} in both arms. Seeds of training: {', '.join(map(str, report['seeds']))}. "
@@ -148,10 +151,21 @@ def _likelihood(report: dict) -> str:
                 continue
             at_most = "≤ " if any(entry["bound"] for entry in group["seeds"].values()) else ""
             mean = group["mean"]
+            masks, stories = _noises(group)
             by_seed = ", ".join(f"{entry['nats_per_token']:.4f}" for entry in group["seeds"].values())
             rows.append([f"{name}, {checkpoint}", at_most + _estimate(mean["nats_per_token"], ".4f"),
-                         at_most + _estimate(mean["bits_per_byte"], ".4f"), by_seed])  # fmt: skip
-    return table(["arm, checkpoint", "nats a token", "bits a byte", "nats a token, by seed"], rows)
+                         at_most + _estimate(mean["bits_per_byte"], ".4f"), masks, stories, by_seed])  # fmt: skip
+    return table(
+        ["arm, checkpoint", "nats a token", "bits a byte", "± masks", "± stories", "nats a token, by seed"], rows
+    )
+
+
+def _noises(group: dict) -> tuple[str, str]:
+    """Of a bound's masks (none for an exact value) and of the stories, nats a token, means over seeds."""
+    entries = list(group["seeds"].values())
+    masks = sum(entry["standard_error"] for entry in entries) / len(entries)
+    stories = sum(e["nats_per_token_ci"][1] - e["nats_per_token_ci"][0] for e in entries) / len(entries) / 2
+    return number(masks if any(entry["bound"] for entry in entries) else None, ".4f"), f"{stories:.4f}"
 
 
 def _samples(report: dict, key: str) -> str:
@@ -161,6 +175,8 @@ def _samples(report: dict, key: str) -> str:
     for group, suffix in (("mean", ""), ("mean_cut", f", first {report['settings']['cut_tokens']} tokens")):
         for figure in _ROWS:
             label, _, style, _ = FIGURES[figure]
+            if figure == "mauve" and report["settings"]["num_samples"] < MAUVE_RANKS_BELOW:
+                label += f" (below {MAUVE_RANKS_BELOW} texts it only ranks)"
             if (suffix and figure not in CUT_FIGURES) or (figure in _GIVEN and ", opening, " in key):
                 continue
             cells = [arm["samples"].get(key, {}).get(group, {}).get(figure) for arm in report["arms"].values()]
@@ -214,10 +230,16 @@ def _distances(report: dict) -> str:
     columns, rows = list(report["distances"]), []
     found = [report["distances"][column].get(MAIN, {}) for column in columns]
     for figure in dict.fromkeys(name for figures in found for name in figures):
-        style = FIGURES[figure].style
+        style = ".2f" if figure in LOGARITHMIC else FIGURES[figure].style
         one = next(figures[figure] for figures in found if figure in figures)
         cells = [_distance(figures.get(figure), style) for figures in found]
-        rows.append([FIGURES[figure].short, number(one["reference"], style, one["reference_ci"]), *cells])
+        rows.append(
+            [
+                FIGURES[figure].short + (", log" if figure in LOGARITHMIC else ""),
+                number(one["reference"], style, one["reference_ci"]),
+                *cells,
+            ]
+        )
     return table(["", "held-out stories", *columns], rows)
 
 

@@ -1,9 +1,10 @@
 """From the jobs' results to one report: each arm's figures by seed, with intervals, its differences from AR, and how far
 it is from held-out stories."""
 
+import math
 from typing import Any
 
-from arche_mdlm.studies.engine.intervals import Interval, paired_interval, ratio_interval, seeds_interval
+from arche_mdlm.studies.engine.readings.intervals import Interval, paired_interval, ratio_interval, seeds_interval
 
 BASE = "ar-seen"  # what the other columns are held against
 FIGURES = (
@@ -20,6 +21,7 @@ CUT_FIGURES = (
 )  # grow with length
 DISTANCES = (*CUT_FIGURES, "distinct_first_words", "distinct_openings", "repetition_4", "unigram_entropy",
              "generative_perplexity", "mean_words")  # fmt: skip
+LOGARITHMIC = ("generative_perplexity",)
 _PAIRED = ("tokens", "unigram_entropy", "longest_copy")  # values a story
 
 
@@ -84,7 +86,9 @@ def _arm(own: dict[str, dict], results: dict, seeds: list[int]) -> dict:
         group["mean"] = {name: _over_seeds([entry[name] for entry in group["seeds"].values()]) for name in names}
     for group in found["samples"].values():
         entries = group["seeds"].values()
-        group["mean"] = {name: _over_seeds([(e["figures"] or {}).get(name) for e in entries]) for name in FIGURES}
+        group["mean"] = {
+            name: _figure_over_seeds(name, [(e["figures"] or {}).get(name) for e in entries]) for name in FIGURES
+        }
         group["mean_cut"] = {name: _over_seeds([(e["cut"] or {}).get(name) for e in entries]) for name in FIGURES}
         for name in ("mean_tokens", "ended_by_eos"):
             group["mean"][name] = _over_seeds([entry[name] for entry in entries])
@@ -94,6 +98,14 @@ def _arm(own: dict[str, dict], results: dict, seeds: list[int]) -> dict:
 def sample_key(about: dict) -> str:
     """Of a set of samples: checkpoint, prompt and temperature."""
     return f"{about['checkpoint']}, {about['prompt']}, {about['temperature']}"
+
+
+def _figure_over_seeds(name: str, values: list) -> dict | None:
+    """`_over_seeds`; of a perplexity the geometric mean, its interval on a log scale."""
+    if name not in LOGARITHMIC:
+        return _over_seeds(values)
+    found = _over_seeds([math.log(value) for value in values if value])
+    return found and {key: None if value is None else math.exp(value) for key, value in found.items()}
 
 
 def _over_seeds(values: list) -> dict | None:
@@ -153,7 +165,7 @@ def _distances(arm: dict, base: dict, reference: dict) -> dict:
 
     The stories' figure is the mean over draws. The interval of the comparison with AR holds those of both ends of the spread
     of draws too, so a column is closer or farther only where that does not depend on the draw. (|a - x| - |b - x| is
-    monotone in x, so the ends are enough.) Figures that grow with the length of texts are of their first tokens.
+    monotone in x, so the ends are enough.) Perplexities are compared by their logarithms. Figures that grow with the length of texts are of their first tokens.
     """
     found: dict[str, dict] = {}
     for key, group in arm["samples"].items():
@@ -163,7 +175,8 @@ def _distances(arm: dict, base: dict, reference: dict) -> dict:
             own, others = _values(group, part, figure), _values(base["samples"].get(key, {"seeds": {}}), part, figure)
             if target is None or not own:
                 continue
-            spread = reference[part].get(f"{figure}_ci") or (target, target)
+            spread = [_scaled(figure, x) for x in reference[part].get(f"{figure}_ci") or (target, target)]
+            target = _scaled(figure, target)
             ends = [_over_seeds([abs(own[s] - x) - abs(others[s] - x) for s in own if s in others])
                     for x in (target, *spread)]  # fmt: skip
             found.setdefault(key, {})[figure] = {
@@ -185,6 +198,10 @@ def _widest(intervals: list[dict | None]) -> dict | None:
 
 
 def _values(group: dict, part: str, figure: str) -> dict[str, float]:
-    """A figure by seed."""
+    """A figure by seed; of a perplexity its logarithm."""
     values = {seed: (entry[part] or {}).get(figure) for seed, entry in group["seeds"].items()}
-    return {seed: value for seed, value in values.items() if value is not None}
+    return {seed: _scaled(figure, value) for seed, value in values.items() if value is not None}
+
+
+def _scaled(figure: str, value: float) -> float:
+    return math.log(value) if figure in LOGARITHMIC else value

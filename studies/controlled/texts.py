@@ -15,7 +15,7 @@ from arche_mdlm.metrics.diversity import diversity, per_story_self_bleu, unsplit
 from arche_mdlm.metrics.judge import Judge, load_judge, probe_judge, unigram_entropy
 from arche_mdlm.metrics.mauve import mauve
 from arche_mdlm.metrics.memorisation import memorisation
-from arche_mdlm.studies.engine.references import draw
+from arche_mdlm.studies.engine.readings.references import draw
 from arche_mdlm.training.data.corpus import Corpus
 
 OPENING_TOKENS = 8

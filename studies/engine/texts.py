@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.metrics.judge import Judge, load_judge, unigram_entropy
 from arche_mdlm.studies.engine.inputs import result_of
-from arche_mdlm.studies.engine.intervals import mean_interval
 from arche_mdlm.studies.engine.pair import Arm
-from arche_mdlm.studies.engine.references import draw, fitting_stories, reference_entropy, reference_figures
+from arche_mdlm.studies.engine.readings.intervals import mean_interval
+from arche_mdlm.studies.engine.readings.references import draw, fitting_stories, reference_entropy, reference_figures
 from arche_mdlm.training.loop.provenance import cpu_name
 from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.training.models.loading import context_length

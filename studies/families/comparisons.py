@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from arche_mdlm.studies.engine.intervals import Interval, ratio_interval
+from arche_mdlm.studies.engine.readings.intervals import Interval, ratio_interval
 
 
 def compare(models: dict[str, dict], rows: list[dict], seed: int) -> dict[str, Any]:

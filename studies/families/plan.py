@@ -9,7 +9,7 @@ from arche_mdlm.studies.engine.command import SUMMARY
 from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_models
-from arche_mdlm.studies.engine.references import committed_figures
+from arche_mdlm.studies.engine.readings.references import committed_figures
 from arche_mdlm.studies.engine.rows import (
     Row,
     RowSettings,
@@ -38,7 +38,7 @@ class Settings(RowSettings):
     ar: str
     models: tuple[tuple[str, str], ...]  # (label, folder or repository)
     steps: tuple[int, ...] = (16, 64, 128)
-    num_samples: int = 32
+    num_samples: int = 64
     num_timed: int = 3
     judge: str = TWIN
     data: str | None = None

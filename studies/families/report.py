@@ -5,8 +5,9 @@ from pathlib import Path
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.frontier import draw
-from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
-from arche_mdlm.studies.engine.references import SPREAD_NOTE
+from arche_mdlm.studies.engine.markdown import failures, few_judged, figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.engine.readings.intervals import ratio_interval
+from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE
 
 FILES = ("report.md", "report.json", "frontier.png")
 _DIVERSITY = ("distinct_openings", "distinct_2", "self_bleu")
@@ -90,6 +91,9 @@ def _model_cells(own: dict) -> list[str]:
     if score is None:
         return [*named, "–", "–", "–"]
     error = f" ± {score['standard_error']:.4f}" if own["is_bound"] else ""
+    if len(score["nats"]) > 1:
+        _, low, high = ratio_interval(score["nats"], score["tokens"])
+        error += f" ({low:.4f} to {high:.4f})"
     bits = number(score["bits_per_byte"], ".4f")
     exact = _exact_cell(own["exact"]) if own["exact"] else ("–" if own["has_exact"] else "bound only")
     if not own["is_bound"]:
@@ -132,7 +136,8 @@ def _notes(report: dict) -> list[str]:
     if scores:
         notes.append(
             f"**NLL** of {scores[0]['stories']} stories of {report['corpus']}: exact for AR; for a diffusion model an upper bound "
-            f"(NELBO), {chosen['likelihood_samples']} draws a story, seed {chosen['seed']}, ± its Monte Carlo error. A diffusion model "
+            f"(NELBO), {chosen['likelihood_samples']} draws a story, seed {chosen['seed']}, ± its Monte Carlo error (of the masks alone); in brackets: 95 % over stories, which holds that "
+            "error too. A diffusion model "
             "also pays for the padded tail of its canvas, by which it says how long the story is."
         )
     if exact:
@@ -165,6 +170,7 @@ def _notes(report: dict) -> list[str]:
             else ""
         )
         + " In brackets: 95 % intervals over stories. A block model takes at least one step a block."
+        + few_judged(report)
     )
     if report["reference"]:
         real = report["reference"]

@@ -8,10 +8,11 @@ import torch
 import transformers
 
 from arche_mdlm.metrics.diversity import diversity, unsplit_share
-from arche_mdlm.studies.engine.first_tokens import DATA, described, law_of_ids, law_of_model, vocabulary_hash
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of, seconds_taken
 from arche_mdlm.studies.engine.pair import Arm
-from arche_mdlm.studies.engine.references import committed_first_tokens, fitting_stories, reference_figures
+from arche_mdlm.studies.engine.readings.first_tokens import DATA, described, law_of_ids, law_of_model, vocabulary_hash
+from arche_mdlm.studies.engine.readings.intervals import ratio_interval
+from arche_mdlm.studies.engine.readings.references import committed_first_tokens, fitting_stories, reference_figures
 from arche_mdlm.studies.quickstart.first_look import fill
 from arche_mdlm.training.data.preparing import prepare_data
 from arche_mdlm.training.loop.evaluation import Evaluator
@@ -46,16 +47,21 @@ def _figures(texts: list[str], settings: dict) -> dict:
 
 
 def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """Of the text given as `data`: AR's exact NLL, MDLM's NELBO with its standard error."""
+    """Of the text given as `data`: AR's exact NLL, MDLM's NELBO with its standard error; the interval over stories and all values."""
     model, tokenizer = Arm(**settings["arm"]).load()
     length, count = context_length(model), settings["stories"]
     rows = prepare_data(settings["data"], tokenizer, layout="rows", context_length=length, split="train")
-    score = Evaluator(rows.dataset, length, tokenizer.pad_token_id, settings["num_samples"], count)(model)
+    score = Evaluator(rows.dataset, length, tokenizer.pad_token_id, settings["num_samples"], count).score(model)
+    tokens = [len(ids) - 1 for ids in rows.dataset[:count]["input_ids"]]
+    interval = list(ratio_interval(score.nats, tokens)[1:]) if count > 1 else None
     return {
-        "nats_per_token": score["validation_nats"],
-        "standard_error": score["validation_standard_error"],
-        "bits_per_byte": score["validation_bits_per_byte"],
+        "nats_per_token": score.nats_per_token,
+        "nats_per_token_ci": interval,
+        "standard_error": score.standard_error,
+        "bits_per_byte": score.bits_per_byte,
         "stories": count,
+        "nats": score.nats,
+        "tokens": tokens,
     }
 
 

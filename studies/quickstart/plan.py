@@ -9,7 +9,7 @@ from arche_mdlm.studies.engine.command import SUMMARY
 from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_pair
-from arche_mdlm.studies.engine.references import (
+from arche_mdlm.studies.engine.readings.references import (
     REFERENCE_FIGURES,
     committed_figures,
     draw,

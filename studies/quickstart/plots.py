@@ -5,8 +5,8 @@ from pathlib import Path
 
 from arche_mdlm.studies.engine.colours import ARMS
 from arche_mdlm.studies.engine.figures import FIGURES
-from arche_mdlm.studies.engine.first_tokens import CAPTION, DATA, PICTURE, picture
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
+from arche_mdlm.studies.engine.readings.first_tokens import CAPTION, DATA, PICTURE, picture
 from arche_mdlm.training.files.own_files import OutputFolder
 
 _PANELS = ("distinct_2", "distinct_4", "self_bleu", "distinct_first_words", "distinct_openings", "repetition_4")

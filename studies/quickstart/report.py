@@ -5,9 +5,9 @@ from pathlib import Path
 
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
-from arche_mdlm.studies.engine.first_tokens import PICTURE, section
 from arche_mdlm.studies.engine.markdown import figure_cell, number, quoted, table, with_captions
-from arche_mdlm.studies.engine.references import SPREAD_NOTE, committed_numbers
+from arche_mdlm.studies.engine.readings.first_tokens import PICTURE, section
+from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE, committed_numbers
 from arche_mdlm.studies.quickstart.first_look import HOLE
 from arche_mdlm.studies.quickstart.plots import draw
 from arche_mdlm.training.loop.provenance import portable
@@ -55,7 +55,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         _likelihood_table(report),
         "How well a model predicts text that it has not seen; lower is better. AR: exact NLL. MDLM: NELBO, an upper bound on its "
         "NLL, so the two differ by the bound's gap as well as by the models. Nats divided by the story's tokens (EOS counted, "
-        "BOS not); MDLM also pays for the padded tail of its canvas, by which it says how long the story is.",
+        "BOS not); MDLM also pays for the padded tail of its canvas, by which it says how long the story is. ±: the bound's Monte Carlo error, of its masks alone; in brackets: 95 % over stories.",
         "## Diversity",
         f"{settings['num_samples']} stories an arm without a prompt, at temperature {settings['temperature']}, where each arm "
         "writes what it has learnt: no truncation, no penalty.",
@@ -167,6 +167,8 @@ def _likelihood_table(report: dict) -> str:
             score = arm["likelihood"].get(corpus)
             if score is not None:
                 error = f" ± {score['standard_error']:.4f}" if score["standard_error"] else ""
+                if interval := score.get("nats_per_token_ci"):
+                    error += f" ({interval[0]:.4f} to {interval[1]:.4f})"
                 kind = "NELBO ≤" if bounds[name] else "NLL ="
                 rows.append(
                     [

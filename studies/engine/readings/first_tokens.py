@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from arche_mdlm.metrics.first_token import FirstTokenLaw, first_token_law
-from arche_mdlm.studies.engine.intervals import seeds_interval
+from arche_mdlm.metrics.tokens.first_token import FirstTokenLaw, first_token_law
 from arche_mdlm.studies.engine.markdown import number, table
 from arche_mdlm.studies.engine.plots import finish, subplots
+from arche_mdlm.studies.engine.readings.intervals import seeds_interval
 from arche_mdlm.training.models.arms import arm_of
 
 DATA = "data"  # the label of the texts' own law

@@ -79,7 +79,7 @@ def first_token_law(model: PreTrainedModel, *, canvas_length: int | None = None)
 
     ```python
     >>> from arche_mdlm import MDLMForMaskedDiffusion
-    >>> from arche_mdlm.metrics.first_token import first_token_law
+    >>> from arche_mdlm.metrics.tokens.first_token import first_token_law
     >>> model = MDLMForMaskedDiffusion.from_pretrained("checkpoints/mdlm-tinystories-mini")
     >>> law = first_token_law(model)
     >>> bool(0.5 < law.entropy < 2), 5 < law.expected_distinct(200) < 30

@@ -18,7 +18,7 @@ from arche_mdlm.metrics.diversity import diversity_of_draws
 from arche_mdlm.metrics.judge import unigram_entropy
 from arche_mdlm.training.data.sources import open_source
 
-REFERENCE_FIGURES = Path(__file__).parents[2] / "metrics" / "data" / "tinystories_references.json"
+REFERENCE_FIGURES = Path(__file__).parents[3] / "metrics" / "data" / "tinystories_references.json"
 SPREAD_NOTE = (
     "means over 1,000 draws of as many stories (Self-BLEU: 200 draws), in brackets where 95 % of the draws lie, as the "
     "stories of one draw are a sample too"

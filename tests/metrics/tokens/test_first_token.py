@@ -10,8 +10,8 @@ from exact_model import ExactModel
 from oracles.tables import TableLanguage
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from arche_mdlm.metrics.first_token import FirstTokenLaw, first_token_law
 from arche_mdlm.metrics.policy_likelihood import policy_nll
+from arche_mdlm.metrics.tokens.first_token import FirstTokenLaw, first_token_law
 
 
 def test_the_exact_denoiser_has_the_languages_own_law():
