@@ -3,12 +3,13 @@
 from pathlib import Path
 from statistics import median
 
-from arche_mdlm.studies.controlled.conclusions import MAIN, conclusions, sign
+from arche_mdlm.studies.controlled.conclusions import MAIN, comparisons, conclusions
 from arche_mdlm.studies.controlled.plots import draw
 from arche_mdlm.studies.controlled.summary import CUT_FIGURES, LOGARITHMIC, sample_key
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES, MAUVE_RANKS_BELOW
 from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.engine.readings.decisions import decide
 from arche_mdlm.studies.engine.readings.first_tokens import PICTURE, section
 from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE
 
@@ -58,7 +59,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         + (
             "One seed: no interval says which arm is closer."
             if _one_seed(report)
-            else "*closer*, *farther*: than AR at equal tokens seen, the interval over seeds without zero at the mean of held-out "
+            else "*closer*, *farther*: than AR at equal tokens seen, where that is decided (see above) at the mean of held-out "
             "stories and at both ends of their spread."
         ),
         "## Examples",
@@ -229,10 +230,14 @@ def _distances(report: dict) -> str:
         return "There is no reference row."
     columns, rows = list(report["distances"]), []
     found = [report["distances"][column].get(MAIN, {}) for column in columns]
+    signs = decide(comparisons(report))
     for figure in dict.fromkeys(name for figures in found for name in figures):
         style = ".2f" if figure in LOGARITHMIC else FIGURES[figure].style
         one = next(figures[figure] for figures in found if figure in figures)
-        cells = [_distance(figures.get(figure), style) for figures in found]
+        cells = [
+            _distance(figures.get(figure), style, signs.get(("closeness", column, figure), 0))
+            for column, figures in zip(columns, found, strict=True)
+        ]
         rows.append(
             [
                 FIGURES[figure].short + (", log" if figure in LOGARITHMIC else ""),
@@ -243,10 +248,10 @@ def _distances(report: dict) -> str:
     return table(["", "held-out stories", *columns], rows)
 
 
-def _distance(entry: dict | None, style: str) -> str:
+def _distance(entry: dict | None, style: str, sign: int) -> str:
     if entry is None:
         return "–"
-    word = {-1: ", *closer*", 0: "", 1: ", *farther*"}[sign(entry["than_base"])]
+    word = {-1: ", *closer*", 0: "", 1: ", *farther*"}[sign]
     return format(entry["distance"]["estimate"], style) + word
 
 

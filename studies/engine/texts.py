@@ -193,7 +193,7 @@ def time_calls(
 
 
 def _summary(rates: list[float]) -> dict:
-    return {"median": median(rates), "low": min(rates), "high": max(rates), "calls": len(rates)}
+    return {"median": median(rates), "low": min(rates), "high": max(rates), "calls": len(rates), "rates": rates}
 
 
 def _warm_up(model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int, options: dict) -> None:

@@ -6,8 +6,10 @@ from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.frontier import draw
 from arche_mdlm.studies.engine.markdown import failures, few_judged, figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.engine.readings.decisions import decide, note
 from arche_mdlm.studies.engine.readings.intervals import ratio_interval
 from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE
+from arche_mdlm.studies.families.comparisons import Key, looked_at
 
 FILES = ("report.md", "report.json", "frontier.png")
 _DIVERSITY = ("distinct_openings", "distinct_2", "self_bleu")
@@ -20,7 +22,12 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
 
 def summary_lines(report: dict) -> list[str]:
     """What the figures decide, a sentence each."""
-    lines = [*_likelihood_sentences(report), *_quality_sentences(report), *_speed_sentences(report)]
+    signs = decide(looked_at(report))
+    lines = [
+        sentence
+        for part in (_likelihood_sentences, _quality_sentences, _speed_sentences)
+        for sentence in part(report, signs)
+    ]
     return [f"- {line}" for line in lines] or ["- These stories decide nothing: take more of them (`--num_samples`)."]
 
 
@@ -31,7 +38,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         *_about(report),
         "## What the figures decide",
         "\n".join(summary_lines(report)),
-        "What is not said here, these stories do not decide; one training a model is behind each row, so another seed of the "
+        f"{note(decide(looked_at(report)))} One training a model is behind each row, so another seed of the "
         "training may decide otherwise.",
         "## Quality against speed",
         *with_captions(pictures),
@@ -207,49 +214,42 @@ def _bounds(found: dict, style: str) -> str:
     return f"{low:{style}} to {high:{style}}"
 
 
-def _sign(found: dict) -> int:
-    """1 or -1 where the interval lies on one side of 0; else 0."""
-    return int(found["low"] > 0) - int(found["high"] < 0)
-
-
-def _likelihood_sentences(report: dict) -> list[str]:
+def _likelihood_sentences(report: dict, signs: dict[Key, int]) -> list[str]:
     found = report["comparisons"]
     lines = []
-    above = {label: one for label, one in found["bounds"]["above"].items() if _sign(one)}
+    lowest = found["bounds"]["lowest"]
+    above = {label: one for label, one in found["bounds"]["above"].items() if signs["bound", label, lowest] > 0}
     if above:
         others = ", ".join(f"{label}'s by {_span(one)}" for label, one in above.items())
         stories = next(iter(above.values()))["stories"]
-        lines.append(
-            f"**Bounds** ({stories} stories): {found['bounds']['lowest']} has the lowest bound; higher, in nats a token: {others}."
-        )
-    decided = {label: one for label, one in found["exact"].items() if _sign(one)}
+        lines.append(f"**Bounds** ({stories} stories): above that of {lowest}, in nats a token: {others}.")
+    decided = {label: one for label, one in found["exact"].items() if signs["exact", label, ""]}
     if decided:
-        parts = [f"{label} needs {_span(one)} {'more' if _sign(one) > 0 else 'less'}" for label, one in decided.items()]
+        parts = [
+            f"{label} needs {_span(one)} {'more' if one['estimate'] > 0 else 'less'}" for label, one in decided.items()
+        ]
         stories = next(iter(decided.values()))["stories"]
         lines.append(
             f"**Written from left to right, a token a step** ({stories} stories), beside AR, in nats a token: {', '.join(parts)}."
         )
-    own = {label: one for label, one in found["own"].items() if _sign(one)}
+    own = {label: one for label, one in found["own"].items() if signs["own", label, ""]}
     if own:
-        parts = [f"{label}'s by {_span(one)} {'above' if _sign(one) > 0 else 'below'}" for label, one in own.items()]
+        parts = [
+            f"{label}'s by {_span(one)} {'above' if one['estimate'] > 0 else 'below'}" for label, one in own.items()
+        ]
         lines.append(
             f"**The same beside the model's own bound**, which also pays for the canvas's tail, in nats a token: {', '.join(parts)}."
         )
     return lines
 
 
-def _quality_sentences(report: dict) -> list[str]:
+def _quality_sentences(report: dict, signs: dict[Key, int]) -> list[str]:
     """At each model's most steps."""
     last = {row["label"]: row for row in report["rows"]}
-    bounds = {label: row for label, row in last.items() if report["models"][label]["is_bound"]}
-    compared = bounds if report["judged_by_twin"] else last
-    lines = _perplexity_sentences(compared)
-    real = report["reference"]
-    parts = []
+    lines, real, parts = _perplexity_sentences(last, signs), report["reference"], []
     for label, row in last.items():
-        side = _apart(row, real or {}, "distinct_openings")
-        if side:
-            parts.append(f"{label} ({figure_cell(row, 'distinct_openings', '.1%')}) {'above' if side > 0 else 'below'}")
+        if sign := signs["openings", label, ""]:
+            parts.append(f"{label} ({figure_cell(row, 'distinct_openings', '.1%')}) {'above' if sign > 0 else 'below'}")
     if parts:
         lines.append(
             f"**Different openings** beside real stories ({figure_cell(real, 'distinct_openings', '.1%')}): {', '.join(parts)} them."
@@ -257,42 +257,31 @@ def _quality_sentences(report: dict) -> list[str]:
     return lines
 
 
-def _perplexity_sentences(rows: dict[str, dict]) -> list[str]:
-    known = {label: row for label, row in rows.items() if row.get("generative_perplexity_ci")}
-    if len(known) < 2:
+def _perplexity_sentences(last: dict[str, dict], signs: dict[Key, int]) -> list[str]:
+    """Of the model with the lowest perplexity, which others are above it."""
+    pairs = [(one, other) for (question, one, other), sign in signs.items() if question == "perplexity" and sign > 0]
+    if not pairs:
         return []
-    best = min(known, key=lambda label: known[label]["generative_perplexity"])
     key = "generative_perplexity"
-    worse = [label for label, row in known.items() if label != best and _apart(row, known[best], key) > 0]
-    if not worse:
-        return []
+    best = min((other for _, other in pairs), key=lambda label: last[label][key])
+    worse = [one for one, other in pairs if other == best]
     return [
-        f"**Texts as the judge reads them**, each model at its most steps: those of {best} are the most usual, perplexity "
-        f"{figure_cell(known[best], key, '.1f')} at an entropy of {figure_cell(known[best], 'unigram_entropy_nats', '.2f')}; above it: "
+        f"**Texts as the judge reads them**, each model at its most steps: perplexity above that of {best} "
+        f"({figure_cell(last[best], key, '.1f')} at an entropy of {figure_cell(last[best], 'unigram_entropy_nats', '.2f')}): "
         + ", ".join(
-            f"{label} {figure_cell(known[label], key, '.1f')} at {figure_cell(known[label], 'unigram_entropy_nats', '.2f')}"
+            f"{label} {figure_cell(last[label], key, '.1f')} at {figure_cell(last[label], 'unigram_entropy_nats', '.2f')}"
             for label in worse
         )
         + "."
     ]
 
 
-def _apart(first: dict, second: dict, key: str) -> int:
-    """1 where the first's interval lies above the second's, -1 below, 0 where they overlap or one is missing."""
-    one, other = first.get(f"{key}_ci"), second.get(f"{key}_ci")
-    if not one or not other or None in (*one, *other):
-        return 0
-    return int(one[0] > other[1]) - int(one[1] < other[0])
-
-
-def _speed_sentences(report: dict) -> list[str]:
+def _speed_sentences(report: dict, signs: dict[Key, int]) -> list[str]:
     lines = []
     for size in map(str, report["settings"]["batch_sizes"]):
         own = [one for one in report["comparisons"]["faster"] if one["batch_size"] == size]
-        for word, chosen in (
-            ("faster", [one for one in own if one["low"] > 1]),
-            ("slower", [one for one in own if one["high"] < 1]),
-        ):
+        for word, wanted in (("faster", 1), ("slower", -1)):
+            chosen = [one for one in own if signs["speed", one["label"], f"{one['steps']}/{size}"] == wanted]
             if chosen:
                 parts = ", ".join(f"{one['label']} in {one['steps']} steps ({one['estimate']:.2g})" for one in chosen)
                 lines.append(

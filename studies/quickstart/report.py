@@ -1,11 +1,13 @@
 """The report of a comparison: Markdown, JSON and pictures."""
 
+import itertools
 from functools import partial
 from pathlib import Path
 
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.markdown import figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.engine.readings.decisions import Comparison, apart, decide, note
 from arche_mdlm.studies.engine.readings.first_tokens import PICTURE, section
 from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE, committed_numbers
 from arche_mdlm.studies.quickstart.first_look import HOLE
@@ -17,6 +19,7 @@ from arche_mdlm.training.models.cost import training_log
 FILES = ("report.md", "report.json", "diversity.png", "lengths.png", "training.png", PICTURE)
 
 _UNSPLIT_SHARE = 0.05  # of an arm's texts
+_VARIETY = ("distinct_openings", "distinct_2")  # what the report says a sentence about
 _ROWS = ("distinct_1", "distinct_2", "distinct_3", "distinct_4", "self_bleu", "vocabulary_size", "distinct_first_words",
          "distinct_openings", "repetition_4", "mean_words")  # fmt: skip
 
@@ -109,23 +112,40 @@ def _verdict(report: dict) -> str:
             f"**Prediction** ({corpus}): AR needs {scores['AR'][key]:.3f} {unit}, MDLM at most {scores['MDLM'][key]:.3f}; lower is "
             "better. Judge the texts below yourself."
         )
-    for key in ("distinct_openings", "distinct_2"):
+    signs = decide(_comparisons(report))
+    for key in _VARIETY:
         label, style = FIGURES[key].label, FIGURES[key].style
         found = {name: figure_cell(arm["diversity"], key, style) for name, arm in arms.items()}
         real = report["reference"]
         compared = f"; real stories {figure_cell(real['figures'], key, style)}" if real else ""
+        said = [f"{first} lies {'above' if sign > 0 else 'below'} {second}"
+                for (figure, first, second), sign in signs.items() if figure == key and sign]  # fmt: skip
         lines.append(
-            f"**Variety**, {label}: " + ", ".join(f"{name} {cell}" for name, cell in found.items()) + compared + "."
+            f"**Variety**, {label}: "
+            + ", ".join(f"{name} {cell}" for name, cell in found.items())
+            + compared
+            + ". "
+            + (f"Decided: {', '.join(said)}." if said else "Which is higher is not decided.")
         )
     rates = ", ".join(f"{name} {arm['stories_per_second']:.2f}" for name, arm in arms.items())
     lines.append(
-        f"**Speed**, stories a second in batches of {settings['batch_size']} on this machine: {rates}. MDLM is faster with fewer "
-        "steps (`--num_diffusion_steps`), at a cost in quality."
+        f"**Speed**, stories a second in batches of {settings['batch_size']} on this machine: {rates}. MDLM takes less time with "
+        "fewer steps (`--num_diffusion_steps`); `arche-mdlm compare --families` measures what that costs."
     )
     lines.append(
-        "MDLM's texts that vary more are not better for it: a worse model varies more, too. The aim is the column of real stories."
+        "Texts that vary more are not better for it: a worse model varies more, too. The aim is the column of real stories. "
+        + note(signs)
     )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _comparisons(report: dict) -> dict[tuple[str, str, str], Comparison]:
+    """The arms with each other and with real stories, by figure."""
+    sets = {name: arm["diversity"] or {} for name, arm in report["arms"].items()}
+    if report["reference"]:
+        sets["real stories"] = report["reference"]["figures"]
+    return {(key, first, second): apart(sets[first], sets[second], key)
+            for key in _VARIETY for first, second in itertools.combinations(sets, 2)}  # fmt: skip
 
 
 def _next_steps(mdlm: str, cooler: float) -> str:
