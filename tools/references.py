@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from arche_mdlm.metrics.tokens.bigram import fit_bigram
 from arche_mdlm.studies.engine.readings.first_tokens import vocabulary_hash
 from arche_mdlm.studies.engine.readings.references import (
     REFERENCE_FIGURES,
@@ -28,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--context_length", type=count(2), default=256)
     parser.add_argument("--numbers", type=count(2), nargs="+", default=[32, 64, 100, 200, 500, 1000])
     parser.add_argument(
-        "--train", help="file of training stories, whose first tokens are counted (default: the held-out ones)"
+        "--train",
+        help="file of training stories, for the bigram and the counts of first tokens (default: no bigram, and the held-out ones)",
     )
     parser.add_argument("--seed", type=SEED, default=0)
     args = parser.parse_args(argv)
@@ -45,10 +47,22 @@ def main(argv: list[str] | None = None) -> int:
         + f" --seed {args.seed}",
         "figures": figures,
         "first_tokens": _first_tokens(args, tokenizer),
+        **({"bigram": _bigram(args, tokenizer)} if args.train else {}),
     }
     write_json_atomically(REFERENCE_FIGURES, report)  # the project's own file: replaced without a question
     print(f"figures of {len(texts)} stories are in {REFERENCE_FIGURES}")
     return 0
+
+
+def _bigram(args: Namespace, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """An interpolated bigram of the training stories, on the held-out ones."""
+    train, held_out = (
+        [[*ids, tokenizer.eos_token_id] for ids in tokenizer(stories, verbose=False)["input_ids"]]
+        for stories in (fitting_stories(file, tokenizer, args.context_length) for file in (args.train, args.source))
+    )
+    model = fit_bigram(train, len(tokenizer))
+    what = f"interpolated bigram of {len(train):,} training stories, on {len(held_out):,} held-out TinyStories"
+    return {"nats_per_token": model.nats_per_token(held_out), "weight": model.weight, "what": what}
 
 
 def _first_tokens(args: Namespace, tokenizer: PreTrainedTokenizerBase) -> dict:

@@ -6,6 +6,7 @@ import math
 from arche_mdlm.studies.controlled.summary import BASE, sample_key
 from arche_mdlm.studies.engine.figures import FEW_JUDGED, FIGURES
 from arche_mdlm.studies.engine.readings.decisions import Comparison, decide, note, over_seeds
+from arche_mdlm.studies.engine.readings.floors import LEAST_WORDS
 from arche_mdlm.studies.engine.readings.intervals import seeds_interval
 
 MAIN = sample_key({"checkpoint": "best", "prompt": "bos", "temperature": 1.0})
@@ -19,7 +20,23 @@ _MORE_IS_DIVERSE = {"distinct_2": 1, "distinct_4": 1, "self_bleu": -1, "vocabula
 def conclusions(report: dict) -> list[str]:
     """Sentences that the intervals decide, how many comparisons that took, and facts that need no interval."""
     signs = decide(comparisons(report))
-    return [*decided_sentences(report), note(signs), *_openings(report), *_overfitting(report), *_caveats(report)]
+    return [
+        *decided_sentences(report),
+        note(signs),
+        *_left_out(report),
+        *_openings(report),
+        *_overfitting(report),
+        *_caveats(report),
+    ]
+
+
+def _left_out(report: dict) -> list[str]:
+    poor = report.get("poor", {})
+    return (
+        [f"**Left out of all sentences**: {'; '.join(f'{column}: {why}' for column, why in poor.items())}."]
+        if poor
+        else []
+    )
 
 
 def decided_sentences(report: dict) -> list[str]:
@@ -37,11 +54,13 @@ def decided_sentences(report: dict) -> list[str]:
 
 
 def comparisons(report: dict) -> dict[Key, Comparison]:
-    """All that is looked at: (question, column, figure or temperature)."""
+    """All that is looked at: (question, column, figure or temperature); without the columns that `floors` marks."""
     found: dict[Key, Comparison] = {}
-    seeds = len(report["seeds"])
+    seeds, poor = len(report["seeds"]), report.get("poor", {})
+    if BASE in poor:
+        return found
     for column in report["arms"]:
-        if column.startswith("mdlm"):
+        if column.startswith("mdlm") and column not in poor:
             own = report["differences"].get(column, {"likelihood": {}, "samples": {}})
             if "best" in own["likelihood"]:
                 found["likelihood", column, ""] = over_seeds(own["likelihood"]["best"]["mean"], seeds)
@@ -53,7 +72,7 @@ def comparisons(report: dict) -> dict[Key, Comparison]:
             for temperature, interval in _ratios(report, column).items():
                 found["frontier", column, temperature] = over_seeds(interval, seeds)
     group = report["differences"].get("ar-supervised", {}).get("likelihood", {}).get("best")
-    if group:
+    if group and "ar-supervised" not in poor:
         found["supervision", "ar-supervised", ""] = over_seeds(group["mean"], seeds)
     return found
 
@@ -132,7 +151,9 @@ def _ratios(report: dict, column: str) -> dict[str, dict]:
 
 
 def _point(entry: dict) -> tuple[float, float] | None:
-    """(Self-BLEU, log generative perplexity) of a set of texts; None without a judge or a text."""
+    """(Self-BLEU, log generative perplexity) of a set of texts; None without a judge, or where texts are too short."""
+    if (entry.get("figures") or {}).get("median_words", LEAST_WORDS) < LEAST_WORDS:
+        return None
     x, y = ((entry.get("figures") or {}).get(name) for name in ("self_bleu", "generative_perplexity"))
     return (x, math.log(y)) if x is not None and y else None
 

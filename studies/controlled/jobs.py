@@ -11,6 +11,7 @@ import torch
 from arche_mdlm.configuration.model_config import make_config
 from arche_mdlm.configuration.presets import ModelSettings, TrainingSettings
 from arche_mdlm.metrics.diversity import diversity_differences
+from arche_mdlm.metrics.tokens.bigram import fit_bigram
 from arche_mdlm.studies.controlled import texts as texts_of
 from arche_mdlm.studies.controlled.summary import summary
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
@@ -109,6 +110,14 @@ def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     kept = ("nats_per_token", "standard_error", "nats_per_story", "bits_per_byte", "num_tokens", "num_stories", "nats")
     figures = {key: getattr(score, key) for key in kept}
     return figures | {"tokens": [len(ids) - 1 for ids in rows["input_ids"]], "bound": arm.is_bound}
+
+
+def bigram(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """The floor: an interpolated bigram of the training stories, on the held-out ones."""
+    corpus = read_corpus(settings)
+    train, held_out = (part.dataset[:]["input_ids"] for part in (corpus.train, corpus.validation))
+    model = fit_bigram(train, len(corpus.tokenizer))
+    return {"nats_per_token": model.nats_per_token(held_out), "weight": model.weight, "stories": len(held_out)}
 
 
 def first_token(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:

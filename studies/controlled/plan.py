@@ -34,6 +34,7 @@ def build_plan(settings: ControlledSettings, device: str = "cpu") -> Plan:
     presets = {"mdlm": settings.arm("mdlm"), "ar": settings.arm("ar")}
     jobs = [_check_job(settings, presets)]
     jobs.append(_reference_job(settings, presets["mdlm"]))
+    jobs.append(Job("bigram", "bigram", f"{_JOBS}:bigram", data_settings(settings, presets["mdlm"]), ("check",), 20.0))
     for seed in settings.seeds:
         jobs.append(_supervision_job(settings, seed))
         for column in columns(settings):

@@ -11,6 +11,8 @@ from arche_mdlm.studies.engine.figures import FIGURES, MAUVE_RANKS_BELOW
 from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
 from arche_mdlm.studies.engine.readings.decisions import decide
 from arche_mdlm.studies.engine.readings.first_tokens import PICTURE, section
+from arche_mdlm.studies.engine.readings.floors import MARK
+from arche_mdlm.studies.engine.readings.floors import note as floor_note
 from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE
 
 PICTURES = ("training.png", "frontier.png", "intervals.png", PICTURE)
@@ -45,6 +47,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         "AR: exact NLL. MDLM: NELBO, an upper bound on its NLL; nats divided by the story's tokens, EOS counted. "
         "*Masks*: Monte Carlo error of the bound, one standard error; *stories*: half of the 95 % interval over stories, which holds "
         "that of the masks; both are means over seeds.",
+        floor_note(report["poor"]),
         *section(report["first_tokens"]),
         *_all_samples(report),
         f"## Differences from AR at equal tokens seen: {_prompt('bos')}, temperature 1.0, best checkpoint",
@@ -154,11 +157,17 @@ def _likelihood(report: dict) -> str:
             mean = group["mean"]
             masks, stories = _noises(group)
             by_seed = ", ".join(f"{entry['nats_per_token']:.4f}" for entry in group["seeds"].values())
-            rows.append([f"{name}, {checkpoint}", at_most + _estimate(mean["nats_per_token"], ".4f"),
+            rows.append([f"{_marked(report, name)}, {checkpoint}", at_most + _estimate(mean["nats_per_token"], ".4f"),
                          at_most + _estimate(mean["bits_per_byte"], ".4f"), masks, stories, by_seed])  # fmt: skip
+    if report["bigram"]:
+        rows.append(["interpolated bigram", f"{report['bigram']['nats_per_token']:.4f}", "–", "–", "–", "–"])
     return table(
         ["arm, checkpoint", "nats a token", "bits a byte", "± masks", "± stories", "nats a token, by seed"], rows
     )
+
+
+def _marked(report: dict, name: str) -> str:
+    return name + (f" {MARK}" if name in report["poor"] else "")
 
 
 def _noises(group: dict) -> tuple[str, str]:
@@ -171,7 +180,7 @@ def _noises(group: dict) -> tuple[str, str]:
 
 def _samples(report: dict, key: str) -> str:
     reference = report["reference"]
-    header = ["", *report["arms"], *(["held-out stories"] if reference else [])]
+    header = ["", *(_marked(report, name) for name in report["arms"]), *(["held-out stories"] if reference else [])]
     rows = []
     for group, suffix in (("mean", ""), ("mean_cut", f", first {report['settings']['cut_tokens']} tokens")):
         for figure in _ROWS:

@@ -4,6 +4,7 @@ it is from held-out stories."""
 import math
 from typing import Any
 
+from arche_mdlm.studies.engine.readings.floors import why_poor
 from arche_mdlm.studies.engine.readings.intervals import Interval, paired_interval, ratio_interval, seeds_interval
 
 BASE = "ar-seen"  # what the other columns are held against
@@ -50,6 +51,8 @@ def summary(settings: dict, results: dict[str, dict]) -> dict:
         "judge": reference and reference["judge"],
         "reference": reference and {key: reference[key] for key in ("figures", "cut", "mean_tokens", "notes")},
     }
+    report["bigram"] = results.get("bigram")
+    report["poor"] = {column: why for column, arm in arms.items() if (why := _why_poor(arm, report["bigram"]))}
     report["differences"] = {column: _differences(column, about, results) for column in arms if column != BASE}
     if reference and reference["figures"]:
         report["distances"] = {column: _distances(arm, arms[BASE], reference) for column, arm in arms.items()}
@@ -93,6 +96,16 @@ def _arm(own: dict[str, dict], results: dict, seeds: list[int]) -> dict:
         for name in ("mean_tokens", "ended_by_eos"):
             group["mean"][name] = _over_seeds([entry[name] for entry in entries])
     return found
+
+
+def _why_poor(arm: dict, bigram: dict | None) -> str | None:
+    """By the likelihood of the best checkpoints, and by the texts at temperature 1 of the seed whose are shortest."""
+    likelihood = arm["likelihood"].get("best")
+    key = sample_key({"checkpoint": "best", "prompt": "bos", "temperature": 1.0})
+    entries = arm["samples"].get(key, {"seeds": {}})["seeds"].values()
+    words = [(entry["figures"] or {"median_words": 0})["median_words"] for entry in entries]
+    nats = likelihood and likelihood["mean"]["nats_per_token"]["estimate"]
+    return why_poor(min(words, default=None), nats, bigram["nats_per_token"] if bigram else None)
 
 
 def sample_key(about: dict) -> str:

@@ -15,6 +15,7 @@ from arche_mdlm.metrics.diversity import diversity, per_story_self_bleu, unsplit
 from arche_mdlm.metrics.judge import Judge, load_judge, probe_judge, unigram_entropy
 from arche_mdlm.metrics.mauve import mauve
 from arche_mdlm.metrics.memorisation import memorisation
+from arche_mdlm.studies.engine.readings.floors import median_words
 from arche_mdlm.studies.engine.readings.references import draw
 from arche_mdlm.training.data.corpus import Corpus
 
@@ -91,7 +92,7 @@ def measure(
     if figures is None:
         return {"figures": None, "cut": None, "per_story": per_story, "notes": ["every text is empty"]}
     entropy = unigram_entropy(texts, tokenizer)
-    figures |= {"unigram_entropy": entropy.nats}
+    figures |= {"unigram_entropy": entropy.nats, "median_words": median_words(texts)}
     per_story |= {"self_bleu": per_story_self_bleu(texts).tolist(), "unigram_entropy": entropy.per_text}
     if judge == "none":
         notes.append("no judge was asked for")

@@ -15,6 +15,7 @@ from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.metrics.judge import Judge, load_judge, unigram_entropy
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.pair import Arm
+from arche_mdlm.studies.engine.readings.floors import median_words
 from arche_mdlm.studies.engine.readings.intervals import mean_interval
 from arche_mdlm.studies.engine.readings.references import draw, fitting_stories, reference_entropy, reference_figures
 from arche_mdlm.training.loop.provenance import cpu_name
@@ -168,6 +169,7 @@ def judge_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase, judge: Jud
         found = {key: words[key] for key in keys}
     _, low, high = mean_interval(entropy.per_text, seed)
     found |= {"unigram_entropy_nats": entropy.nats, "unigram_entropy_nats_ci": [low, high]}
+    found["median_words"] = median_words(texts)
     found["empty_texts"] = sum(not text.strip() for text in texts)
     figures = dict.fromkeys(("generative_perplexity", "generative_perplexity_ci", "bits_per_byte"))
     if judge is not None:

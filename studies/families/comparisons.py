@@ -40,11 +40,15 @@ def _bounds(models: dict[str, dict], seed: int) -> dict[str, Any]:
 def looked_at(report: dict) -> dict[Key, Comparison]:
     """All comparisons behind the sentences of a report, by question and what is compared.
 
-    The lowest bound and the lowest perplexity are chosen by the figures, so all pairs count.
+    The lowest bound and the lowest perplexity are chosen by the figures, so all pairs count. Rows that `floors`
+    marks are left out.
     """
-    found = report["comparisons"]
+    found, last = report["comparisons"], {row["label"]: row for row in report["rows"]}
+    sound = {label for label, row in last.items() if not row.get("poor")}
     questions: dict[Key, Comparison] = {}
-    labels = [label for label, own in report["models"].items() if own["is_bound"] and own["likelihood"]]
+    labels = [
+        label for label, own in report["models"].items() if own["is_bound"] and own["likelihood"] and label in sound
+    ]
     for one, other in itertools.combinations(labels, 2):
         lowest = found["bounds"]["lowest"]
         first, second = (one, other) if other == lowest else (other, one)
@@ -52,8 +56,9 @@ def looked_at(report: dict) -> dict[Key, Comparison]:
         questions["bound", first, second] = _of_stories(interval)
     for question in ("exact", "own"):
         for label, interval in found[question].items():
-            questions[question, label, ""] = _of_stories(interval)
-    last = {row["label"]: row for row in report["rows"]}
+            if label in sound:
+                questions[question, label, ""] = _of_stories(interval)
+    last = {label: row for label, row in last.items() if label in sound}
     judged = {
         label: row for label, row in last.items() if report["models"][label]["is_bound"] or not report["judged_by_twin"]
     }
@@ -62,7 +67,10 @@ def looked_at(report: dict) -> dict[Key, Comparison]:
             questions["perplexity", one, other] = apart(judged[one], judged[other], "generative_perplexity", log=True)
     for label, row in last.items():
         questions["openings", label, ""] = apart(row, report["reference"] or {}, "distinct_openings")
+    poor = {(row["label"], row["steps"]) for row in report["rows"] if row.get("poor")}
     for one in found["faster"]:
+        if (one["label"], one["steps"]) in poor:
+            continue
         questions["speed", one["label"], f"{one['steps']}/{one['batch_size']}"] = Comparison(
             one["log"], one["freedom"], True
         )

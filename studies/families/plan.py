@@ -9,7 +9,8 @@ from arche_mdlm.studies.engine.command import SUMMARY
 from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_models
-from arche_mdlm.studies.engine.readings.references import committed_figures
+from arche_mdlm.studies.engine.readings.first_tokens import vocabulary_hash
+from arche_mdlm.studies.engine.readings.references import committed_bigram, committed_figures
 from arche_mdlm.studies.engine.rows import (
     Row,
     RowSettings,
@@ -84,6 +85,7 @@ def build_plan(settings: Settings) -> Plan:
         if settings.data
         else "the shipped sample corpus, which our own AR model has written",
         "reference": None if settings.references else committed_figures(settings.num_samples),
+        "bigram": committed_bigram(vocabulary_hash(arms[AR].load()[1])) if settings.data else None,
         "seed": settings.seed,
         "device": settings.device,
         "threads": settings.threads,

@@ -7,6 +7,8 @@ from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.frontier import draw
 from arche_mdlm.studies.engine.markdown import failures, few_judged, figure_cell, number, quoted, table, with_captions
 from arche_mdlm.studies.engine.readings.decisions import decide, note
+from arche_mdlm.studies.engine.readings.floors import MARK
+from arche_mdlm.studies.engine.readings.floors import note as floor_note
 from arche_mdlm.studies.engine.readings.intervals import ratio_interval
 from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE
 from arche_mdlm.studies.families.comparisons import Key, looked_at
@@ -84,8 +86,20 @@ def _table(report: dict) -> str:
         own = _model_cells(report["models"][label]) if label != last else [""] * 5
         speeds = [_speed(row["stories_per_second"].get(size)) for size in sizes]
         steps = str(row["steps"] or "–")
-        lines.append([label, *own, steps, *speeds, number(row.get("num_forwards"), ".1f"), *_quality(row)])
+        lines.append(
+            [
+                label + (f" {MARK}" if row.get("poor") else ""),
+                *own,
+                steps,
+                *speeds,
+                number(row.get("num_forwards"), ".1f"),
+                *_quality(row),
+            ]
+        )
         last = label
+    if report.get("bigram"):
+        floor = f"{report['bigram']['nats_per_token']:.4f}"
+        lines.append(["bigram", "interpolated bigram", "–", floor, *["–"] * (len(header) - 4)])
     if report["reference"]:
         lines.append(["real stories", *["–"] * (7 + len(sizes)), *_quality(report["reference"])])
     return table(header, lines, (0, 1))
@@ -140,6 +154,12 @@ def _notes(report: dict) -> list[str]:
     chosen, scores = report["settings"], [own["likelihood"] for own in report["models"].values() if own["likelihood"]]
     exact = [own["exact"] for own in report["models"].values() if own["exact"]]
     notes = []
+    if poor := {f"{row['label']}, {row['steps'] or 'AR'}": row["poor"] for row in report["rows"] if row.get("poor")}:
+        notes.append(floor_note(poor))
+    if report.get("bigram"):
+        notes.append(
+            f"**Bigram**: {report['bigram']['what']}; a model above it has learnt less than which words follow each other."
+        )
     if scores:
         notes.append(
             f"**NLL** of {scores[0]['stories']} stories of {report['corpus']}: exact for AR; for a diffusion model an upper bound "
@@ -218,12 +238,14 @@ def _likelihood_sentences(report: dict, signs: dict[Key, int]) -> list[str]:
     found = report["comparisons"]
     lines = []
     lowest = found["bounds"]["lowest"]
-    above = {label: one for label, one in found["bounds"]["above"].items() if signs["bound", label, lowest] > 0}
+    above = {
+        label: one for label, one in found["bounds"]["above"].items() if signs.get(("bound", label, lowest), 0) > 0
+    }
     if above:
         others = ", ".join(f"{label}'s by {_span(one)}" for label, one in above.items())
         stories = next(iter(above.values()))["stories"]
         lines.append(f"**Bounds** ({stories} stories): above that of {lowest}, in nats a token: {others}.")
-    decided = {label: one for label, one in found["exact"].items() if signs["exact", label, ""]}
+    decided = {label: one for label, one in found["exact"].items() if signs.get(("exact", label, ""))}
     if decided:
         parts = [
             f"{label} needs {_span(one)} {'more' if one['estimate'] > 0 else 'less'}" for label, one in decided.items()
@@ -232,7 +254,7 @@ def _likelihood_sentences(report: dict, signs: dict[Key, int]) -> list[str]:
         lines.append(
             f"**Written from left to right, a token a step** ({stories} stories), beside AR, in nats a token: {', '.join(parts)}."
         )
-    own = {label: one for label, one in found["own"].items() if signs["own", label, ""]}
+    own = {label: one for label, one in found["own"].items() if signs.get(("own", label, ""))}
     if own:
         parts = [
             f"{label}'s by {_span(one)} {'above' if one['estimate'] > 0 else 'below'}" for label, one in own.items()
@@ -248,7 +270,7 @@ def _quality_sentences(report: dict, signs: dict[Key, int]) -> list[str]:
     last = {row["label"]: row for row in report["rows"]}
     lines, real, parts = _perplexity_sentences(last, signs), report["reference"], []
     for label, row in last.items():
-        if sign := signs["openings", label, ""]:
+        if sign := signs.get(("openings", label, "")):
             parts.append(f"{label} ({figure_cell(row, 'distinct_openings', '.1%')}) {'above' if sign > 0 else 'below'}")
     if parts:
         lines.append(
@@ -281,7 +303,7 @@ def _speed_sentences(report: dict, signs: dict[Key, int]) -> list[str]:
     for size in map(str, report["settings"]["batch_sizes"]):
         own = [one for one in report["comparisons"]["faster"] if one["batch_size"] == size]
         for word, wanted in (("faster", 1), ("slower", -1)):
-            chosen = [one for one in own if signs["speed", one["label"], f"{one['steps']}/{size}"] == wanted]
+            chosen = [one for one in own if signs.get(("speed", one["label"], f"{one['steps']}/{size}")) == wanted]
             if chosen:
                 parts = ", ".join(f"{one['label']} in {one['steps']} steps ({one['estimate']:.2g})" for one in chosen)
                 lines.append(

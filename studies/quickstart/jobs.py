@@ -11,8 +11,14 @@ from arche_mdlm.metrics.diversity import diversity, unsplit_share
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of, seconds_taken
 from arche_mdlm.studies.engine.pair import Arm
 from arche_mdlm.studies.engine.readings.first_tokens import DATA, described, law_of_ids, law_of_model, vocabulary_hash
+from arche_mdlm.studies.engine.readings.floors import median_words, why_poor
 from arche_mdlm.studies.engine.readings.intervals import ratio_interval
-from arche_mdlm.studies.engine.readings.references import committed_first_tokens, fitting_stories, reference_figures
+from arche_mdlm.studies.engine.readings.references import (
+    committed_bigram,
+    committed_first_tokens,
+    fitting_stories,
+    reference_figures,
+)
 from arche_mdlm.studies.quickstart.first_look import fill
 from arche_mdlm.training.data.preparing import prepare_data
 from arche_mdlm.training.loop.evaluation import Evaluator
@@ -120,11 +126,18 @@ def _nats_a_token(model: Any, tokenizer: Any, texts: list[str]) -> float:
 
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """The report's figures."""
+    bigram = committed_bigram(vocabulary_hash(Arm(**settings["arms"]["AR"]["arm"]).load()[1]))
+    arms = {name: _arm(name, own, settings["corpus"], inputs) for name, own in settings["arms"].items()}
+    floor = bigram["nats_per_token"] if bigram else None
+    for name, own in settings["arms"].items():  # the card's likelihood is of the same held-out stories as the bigram's
+        words = median_words([story["text"] for story in arms[name]["unprompted"]])
+        arms[name]["poor"] = why_poor(words, own["card"] and own["card"]["nats_per_token"], floor)
     return {
+        "bigram": bigram,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
-        "arms": {name: _arm(name, own, settings["corpus"], inputs) for name, own in settings["arms"].items()},
+        "arms": arms,
         "first_tokens": result_of(inputs["first-tokens"]),
         "reference": result_of(inputs["reference"]) if "reference" in inputs else settings["reference"],
         "gaps": result_of(inputs["MDLM-gaps"])["filled"],

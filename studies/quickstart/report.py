@@ -9,6 +9,8 @@ from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.markdown import figure_cell, number, quoted, table, with_captions
 from arche_mdlm.studies.engine.readings.decisions import Comparison, apart, decide, note
 from arche_mdlm.studies.engine.readings.first_tokens import PICTURE, section
+from arche_mdlm.studies.engine.readings.floors import MARK
+from arche_mdlm.studies.engine.readings.floors import note as floor_note
 from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE, committed_numbers
 from arche_mdlm.studies.quickstart.first_look import HOLE
 from arche_mdlm.studies.quickstart.plots import draw
@@ -63,6 +65,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         f"{settings['num_samples']} stories an arm without a prompt, at temperature {settings['temperature']}, where each arm "
         "writes what it has learnt: no truncation, no penalty.",
         _diversity_table(report),
+        floor_note({name: arm["poor"] for name, arm in report["arms"].items() if arm.get("poor")}),
         _reference_note(report),
         _counting_note(report),
         *with_captions(pictures),
@@ -141,7 +144,7 @@ def _verdict(report: dict) -> str:
 
 def _comparisons(report: dict) -> dict[tuple[str, str, str], Comparison]:
     """The arms with each other and with real stories, by figure."""
-    sets = {name: arm["diversity"] or {} for name, arm in report["arms"].items()}
+    sets = {name: arm["diversity"] or {} for name, arm in report["arms"].items() if not arm.get("poor")}
     if report["reference"]:
         sets["real stories"] = report["reference"]["figures"]
     return {(key, first, second): apart(sets[first], sets[second], key)
@@ -197,6 +200,8 @@ def _likelihood_table(report: dict) -> str:
                         number(score["bits_per_byte"], ".4f"),
                     ]
                 )
+    if bigram := report.get("bigram"):
+        rows.append([bigram["what"], f"NLL = {bigram['nats_per_token']:.4f}", "–"])
     return table(["corpus: arm", "NLL, nats a token", "NLL, bits a byte"], rows)
 
 
@@ -208,6 +213,7 @@ def _diversity_table(report: dict) -> str:
         label, _, style, meaning = FIGURES[key]
         columns = [report["arms"][name]["diversity"] for name in names] + ([reference["figures"]] if reference else [])
         rows.append([label, *(figure_cell(figures, key, style) for figures in columns), meaning])
+    names = [name + (f" {MARK}" if report["arms"][name].get("poor") else "") for name in names]
     return table(["", *names, *(["real stories"] if reference else []), "what it is"], rows, words=(0, -1))
 
 

@@ -135,6 +135,9 @@ def check_report(report):
     difference = report["differences"]["mdlm-nelbo"]["likelihood"]["best"]["seeds"]["0"]["estimate"]
     of = {name: report["arms"][name]["likelihood"]["best"]["seeds"]["0"] for name in ("mdlm-nelbo", "ar-seen")}
     assert difference == pytest.approx(of["mdlm-nelbo"]["nats_per_token"] - of["ar-seen"]["nats_per_token"])
+    assert 0 < report["bigram"]["nats_per_token"] < math.log(280)
+    assert report["poor"]["ar-seen"].startswith("its median text has")  # 4 steps of training
+    assert any("Left out of all sentences" in line for line in report["conclusions"])
     laws = report["first_tokens"]["laws"]
     assert list(laws) == ["data", "mdlm-nelbo", *AR_COLUMNS]
     assert laws["data"]["expected_distinct"]["estimate"] >= 1
@@ -321,6 +324,16 @@ def test_conclusions_claim_no_more_than_the_intervals():
         assert "**One seed**: there is no interval over seeds" in said
         for claim in ("holds zero", "better density model", "a bound alone", "more diverse", "less diverse"):
             assert claim not in said
+
+
+def test_columns_without_text_are_in_no_sentence():
+    report = conclusions_report(interval(-0.5, 0.01), interval(0.4, 0.01))
+    assert decided_sentences(report)
+    for column in ("mdlm-nelbo", "ar-seen"):
+        assert decided_sentences(report | {"poor": {column: "worse than a bigram"}}) == []
+    assert "ar-seen: worse than a bigram" in " ".join(
+        conclusions(report | {"poor": {"ar-seen": "worse than a bigram"}})
+    )
 
 
 def test_where_nothing_differs_few_reports_say_that_something_does():

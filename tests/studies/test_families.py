@@ -262,3 +262,5 @@ def test_where_nothing_differs_few_reports_say_that_something_does():
     report = null_report(rng)
     report["rows"][1] |= {"generative_perplexity": 900.0, "generative_perplexity_ci": [800.0, 1000.0]}
     assert "m0 900.0 (800.0 to 1000.0)" in " ".join(summary_lines(report))
+    report["rows"][1]["poor"] = "worse than a bigram"
+    assert "m0" not in " ".join(summary_lines(report))

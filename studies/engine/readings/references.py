@@ -91,6 +91,13 @@ def committed_first_tokens(vocabulary: str) -> dict | None:
     return {"ids": ids, "what": f"{len(ids):,} {found['what']}"}
 
 
+def committed_bigram(vocabulary: str) -> dict | None:
+    """`nats_per_token` of an interpolated bigram on real held-out stories, and `what` it is; None for another vocabulary."""
+    committed = _committed()
+    same = committed.get("first_tokens", {}).get("vocabulary") == vocabulary
+    return committed.get("bigram") if same else None
+
+
 def file_hash(path: Path) -> str | None:
     """sha256 of a file's content; None for what is not a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
