@@ -136,8 +136,8 @@ def test_rows_are_those_of_the_texts(place, report):
 
 def test_the_report_says_what_is_exact_and_of_how_many(place, finished, report):
     text = (finished / "report.md").read_text(encoding="utf-8")
-    assert "| AR | autoregressive | – |" in text
-    assert "| in blocks | block of 8 | – | ≤ " in text
+    assert "| AR † | autoregressive | – |" in text  # texts under 20 words
+    assert "| in blocks † | block of 8 | – | ≤ " in text
     assert "| real stories |" in text
     assert "4 unprompted stories a row" in text
     assert "of the first 3 of these stories" in text
@@ -164,7 +164,7 @@ def test_families_without_an_order_and_with_random_ones(place, tmp_path):
     assert report["models"]["u"]["likelihood"]["nats_per_token"] > 0
     assert set(report["comparisons"]["exact"]) == set(report["comparisons"]["own"]) == {"m"}
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert [line.count("bound only") for line in text.splitlines() if line.startswith("| u | uniform")] == [1]
+    assert [line.count("bound only") for line in text.splitlines() if line.startswith("| u † | uniform")] == [1]
     model, tokenizer = load_arm(place / "eso")
     rows = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in TEXTS[:3]]
     canvases = torch.full((3, LENGTH), tokenizer.pad_token_id)
@@ -172,7 +172,7 @@ def test_families_without_an_order_and_with_random_ones(place, tmp_path):
         canvas[: len(row)] = torch.tensor(row)
     found = order_nll(model.eval(), canvases, num_orders=16, generator=torch.Generator().manual_seed(0))
     assert report["models"]["e"]["exact"]["nats"] == pytest.approx(found.importance_weighted.tolist(), rel=1e-5)
-    assert [line.split(" | ")[4][:2] for line in text.splitlines() if line.startswith("| e | eso")] == ["≤ "]
+    assert [line.split(" | ")[4][:2] for line in text.splitlines() if line.startswith("| e † | eso")] == ["≤ "]
     assert "from 16 of them a story" in text
     assert "No judge." in text
     assert "give `--references FILE`" in text
