@@ -1,6 +1,7 @@
 """The comparison, end to end on an untrained pair: every part of the report is there and adds up."""
 
 import dataclasses
+import gzip
 import json
 import math
 import warnings
@@ -12,6 +13,7 @@ from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import ModelSettings
 from arche_mdlm.metrics.corpus_likelihood import corpus_nll
 from arche_mdlm.metrics.diversity import diversity
+from arche_mdlm.studies.engine.records import figures_again, packed
 from arche_mdlm.studies.quickstart import jobs as comparison
 from arche_mdlm.studies.quickstart.first_look import GAPS, HOLE, with_holes
 from arche_mdlm.training.data.tokenizers_io import train_bpe
@@ -135,6 +137,18 @@ def test_it_is_a_study_like_the_others(pair, tmp_path, capsys):
     assert "](page/lengths.png)" in text
     assert "`page.json`" in text
     assert (tmp_path / "page" / "lengths.png").is_file()
+    again = figures_again(tmp_path / "page.jsonl.gz")
+    report = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))
+    assert set(report["code"]) == {"git", "versions"}
+    for name, arm in report["arms"].items():
+        found = again[f"{name}-unprompted"]
+        assert {key: found[key] for key in ("distinct_2", "self_bleu", "mean_words")} == {
+            key: arm["diversity"][key] for key in ("distinct_2", "self_bleu", "mean_words")}  # fmt: skip
+        score = arm["likelihood"]["held_out.jsonl"]["nats_per_token"]
+        assert again[f"{name}-likelihood"]["nats_per_token"] == pytest.approx(score)
+    assert packed(tmp_path / "x") == (tmp_path / "page.jsonl.gz").read_bytes()
+    with gzip.open(tmp_path / "page.jsonl.gz", "rt", encoding="utf-8") as stream:
+        assert not set(TEXTS) & {json.loads(line).get("text") for line in stream}
     assert str(tmp_path) not in text + (tmp_path / "page.json").read_text(encoding="utf-8")
 
 
