@@ -51,7 +51,10 @@ class Judgement(NamedTuple):
         return sum(self.nats) / math.log(2) / sum(self.bytes) if sum(self.bytes) else math.nan
 
     def perplexity_interval(self, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
-        """95 % interval of the generative perplexity, bootstrapped over texts; NaN without a single token."""
+        """95 % interval of the generative perplexity, bootstrapped over texts; NaN without a single token.
+
+        Its ends are quantiles, so it is the exponential of the interval of the nats a token: that of the logarithm.
+        """
         nats, tokens = np.array(self.nats), np.array(self.tokens)
         if not tokens.sum():
             return math.nan, math.nan

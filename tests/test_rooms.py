@@ -86,7 +86,7 @@ def arrows_up(graph: Graph) -> list[str]:
 def _place(file: str) -> tuple[str, float]:
     """Room and height of a file."""
     room, *inner = Path(file).parts[:-1]
-    height = {(): 0.2, ("engine",): 0.0}.get(tuple(inner), 0.1) if room == "studies" else 0.0
+    height = {(): 0.2, ("engine",): 0.0}.get(tuple(inner[:1]), 0.1) if room == "studies" else 0.0
     return room, FLOOR_OF[room] + height
 
 

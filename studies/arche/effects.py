@@ -1,8 +1,12 @@
 """What each choice of the paper's protocol does to a figure, from the 2 x 2 x 2 cells of an arm."""
 
+import math
 from typing import Any
 
-from arche_mdlm.studies.arche.factors import FACTORS, LABELS, LAYOUTS, LENGTHS
+from arche_mdlm.studies.arche.factors import FACTORS, LABELS, LAYOUTS, LENGTHS, NAMES
+from arche_mdlm.studies.engine.readings.decisions import Comparison, decide, note
+
+OPENINGS = "distinct_openings"
 
 
 def effects(cells: list[dict], arm: str, figure: str) -> list[dict]:
@@ -49,16 +53,57 @@ def _beside(mdlm: float | None, ar: float | None) -> dict[str, float] | None:
     return None if mdlm is None or ar is None else {"mdlm": mdlm, "ar": ar, "difference": mdlm - ar}
 
 
-def sentence(cells: list[dict], arm: str, name: str) -> str:
-    """Which of the paper's choices moves the share of distinct openings most to where the paper has it: AR's low, MDLM's high."""
-    found = effects(cells, arm, "distinct_openings")
-    if not found:
-        return ""
-    direction = -1 if arm == "ar" else 1
-    most = max(found, key=lambda effect: direction * effect["mean"])
-    parts = [f"{LABELS[e['paper']]} instead of {LABELS[e['other']]} {e['mean']:+.1%} ({e['low']:+.1%} to {e['high']:+.1%})"
-             for e in found]  # fmt: skip
-    return (
-        f"**{name}**, distinct openings, mean over the other factors (least to most): {'; '.join(parts)}. "
-        f"What {'lowers' if arm == 'ar' else 'raises'} it most is {LABELS[most['paper']]}."
-    )
+def sentences(cells: list[dict]) -> list[str]:
+    """What each of the paper's choices does to the share of distinct openings, an arm a line, as far as the intervals decide it:
+    which choices move it, and which moves it most to where the paper has it, AR's low and MDLM's high."""
+    signs = decide(comparisons(cells))
+    lines = []
+    for arm, name in NAMES.items():
+        found = [effect for effect in effects(cells, arm, OPENINGS) if signs[arm, effect["factor"], ""]]
+        parts = [f"{LABELS[e['paper']]} instead of {LABELS[e['other']]} {e['mean']:+.1%} ({e['low']:+.1%} to {e['high']:+.1%})"
+                 for e in found]  # fmt: skip
+        if not found:
+            continue
+        direction = -1 if arm == "ar" else 1
+        most = [e for e in found if direction * e["mean"] > 0 and all(
+            _sign(signs, arm, e["factor"], other) == direction
+            for other, _, _ in FACTORS[arm] if other != e["factor"])]  # fmt: skip
+        last = f" What {'lowers' if arm == 'ar' else 'raises'} it most is {LABELS[most[0]['paper']]}." if most else ""
+        lines.append(
+            f"**{name}**, distinct openings, mean over the other factors (least to most): {'; '.join(parts)}.{last}"
+        )
+    return [*lines, note(signs)] if signs else []
+
+
+def _sign(signs: dict, arm: str, factor: str, other: str) -> int:
+    """Of the first factor's effect minus the other's."""
+    own = signs.get((arm, factor, other))
+    return own if own is not None else -signs[arm, other, factor]
+
+
+def comparisons(cells: list[dict]) -> dict[tuple[str, str, str], Comparison]:
+    """Each factor's effect on distinct openings, and each pair's difference, with intervals over the texts of the cells.
+
+    An effect is a sum of the cells' figures with signs, over 4; cells are independent sets of texts.
+    """
+    found: dict[tuple[str, str, str], Comparison] = {}
+    for arm in NAMES:
+        own = [c for c in cells if c["arm"] == arm and c["figures"]]
+        if len(effects(cells, arm, OPENINGS)) < len(FACTORS[arm]):
+            continue
+        signs = {factor: [1 if c[factor] == paper else -1 for c in own] for factor, paper, _ in FACTORS[arm]}
+        for factor, weights in signs.items():
+            found[arm, factor, ""] = _weighted(own, weights)
+            for other in signs:
+                if other != factor and (arm, other, factor) not in found:
+                    difference = [a - b for a, b in zip(weights, signs[other], strict=True)]
+                    found[arm, factor, other] = _weighted(own, difference)
+    return found
+
+
+def _weighted(cells: list[dict], weights: list[int]) -> Comparison:
+    estimate = sum(w * c["figures"][OPENINGS] for w, c in zip(weights, cells, strict=True)) / 4
+    halves = [w * (c["figures"][f"{OPENINGS}_ci"][1] - c["figures"][f"{OPENINGS}_ci"][0]) / 2 / 4
+              for w, c in zip(weights, cells, strict=True)]  # fmt: skip
+    half = math.sqrt(sum(h * h for h in halves))
+    return Comparison({"estimate": estimate, "low": estimate - half, "high": estimate + half})

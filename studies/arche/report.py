@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from arche_mdlm.studies.arche.effects import contrasts, effects, sentence
+from arche_mdlm.studies.arche.effects import contrasts, effects, sentences
 from arche_mdlm.studies.arche.factors import LABELS, NAMES, PAPER, VARIANTS
 from arche_mdlm.studies.arche.plots import draw
 from arche_mdlm.studies.engine import report as engine
@@ -48,7 +48,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         f"{settings['temperature']}; MDLM in {settings['num_diffusion_steps']} steps of the sampler `arche`.",
         *failures(report["failed"]),
         "## Which choices make the paper's contrast",
-        "\n".join(f"- {line}" for arm in VARIANTS if (line := sentence(report["cells"], arm, NAMES[arm]))) or "No cells.",
+        "\n".join(f"- {line}" for line in sentences(report["cells"])) or "No cells.",
         "Paper: 93.4 % distinct openings of MDLM, 3.3 % of AR. Its AR arm is the only one that is forced to begin with "
         '"Once", its MDLM arm the only one whose repetitions are penalised.',
         "MDLM minus AR, distinct openings, as the paper treats the two arms, and with both treated alike (a free start, no penalty):",

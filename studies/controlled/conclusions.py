@@ -1,118 +1,167 @@
-"""Conclusions from the intervals of the controlled comparison, in sentences."""
+"""Conclusions from the intervals of the controlled comparison, in sentences; `readings.decisions` says which are decided."""
 
 import itertools
 import math
 
 from arche_mdlm.studies.controlled.summary import BASE, sample_key
-from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.figures import FEW_JUDGED, FIGURES
+from arche_mdlm.studies.engine.readings.decisions import Comparison, decide, note, over_seeds
+from arche_mdlm.studies.engine.readings.floors import LEAST_WORDS
+from arche_mdlm.studies.engine.readings.intervals import seeds_interval
 
 MAIN = sample_key({"checkpoint": "best", "prompt": "bos", "temperature": 1.0})
 FEW_TEXTS = 100
 _PAPER_OPENINGS = (0.934, 0.033)  # MDLM and AR, arXiv 2603.22075
+_SWEEP = "best, bos, "
+Key = tuple[str, str, str]
 _MORE_IS_DIVERSE = {"distinct_2": 1, "distinct_4": 1, "self_bleu": -1, "vocabulary_size": 1, "distinct_openings": 1}
 
 
 def conclusions(report: dict) -> list[str]:
-    """One line a question; "not decided" where the intervals contain zero."""
-    lines = []
-    for column in report["arms"]:
-        if column.startswith("mdlm"):
-            lines += [*_likelihood(report, column), *_diversity(report, column), *_closeness(report, column)]
+    """Sentences that the intervals decide, how many comparisons that took, and facts that need no interval."""
+    signs = decide(comparisons(report))
     return [
-        *lines,
-        *_frontier(report),
+        *decided_sentences(report),
+        note(signs),
+        *_left_out(report),
         *_openings(report),
-        *_supervision(report),
         *_overfitting(report),
         *_caveats(report),
     ]
 
 
-def sign(interval: dict | None) -> int:
-    """1 or -1 where the interval excludes zero, else 0; also 0 with one seed, which lacks an interval."""
-    if not interval or interval["low"] is None:
-        return 0
-    return int(interval["low"] > 0) - int(interval["high"] < 0)
+def _left_out(report: dict) -> list[str]:
+    poor = report.get("poor", {})
+    return (
+        [f"**Left out of all sentences**: {'; '.join(f'{column}: {why}' for column, why in poor.items())}."]
+        if poor
+        else []
+    )
+
+
+def decided_sentences(report: dict) -> list[str]:
+    """One line a question; empty where nothing is decided."""
+    signs, lines = decide(comparisons(report)), []
+    for column in report["arms"]:
+        if column.startswith("mdlm"):
+            lines += [
+                *_likelihood(report, column, signs),
+                *_diversity(column, signs),
+                *_closeness(column, signs),
+                *_frontier(report, column, signs),
+            ]
+    return [*lines, *_supervision(report, signs)]
+
+
+def comparisons(report: dict) -> dict[Key, Comparison]:
+    """All that is looked at: (question, column, figure or temperature); without the columns that `floors` marks."""
+    found: dict[Key, Comparison] = {}
+    seeds, poor = len(report["seeds"]), report.get("poor", {})
+    if BASE in poor:
+        return found
+    for column in report["arms"]:
+        if column.startswith("mdlm") and column not in poor:
+            own = report["differences"].get(column, {"likelihood": {}, "samples": {}})
+            if "best" in own["likelihood"]:
+                found["likelihood", column, ""] = over_seeds(own["likelihood"]["best"]["mean"], seeds)
+            for figure in _MORE_IS_DIVERSE:
+                if figure in own["samples"].get(MAIN, {}):
+                    found["diversity", column, figure] = over_seeds(own["samples"][MAIN][figure]["mean"], seeds)
+            for figure, entry in report.get("distances", {}).get(column, {}).get(MAIN, {}).items():
+                found["closeness", column, figure] = over_seeds(entry["than_base"], seeds)
+            for temperature, interval in _ratios(report, column).items():
+                found["frontier", column, temperature] = over_seeds(interval, seeds)
+    group = report["differences"].get("ar-supervised", {}).get("likelihood", {}).get("best")
+    if group and "ar-supervised" not in poor:
+        found["supervision", "ar-supervised", ""] = over_seeds(group["mean"], seeds)
+    return found
 
 
 def _shown(interval: dict, style: str = "+.3f") -> str:
     text = format(interval["estimate"], style)
-    if interval["low"] is None:
-        return f"{text} (one seed: no interval)"
     return f"{text} (95 % over seeds: {interval['low']:{style}} to {interval['high']:{style}})"
 
 
-def _seeds(report: dict) -> str:
-    return " (one seed has no interval)" if len(report["seeds"]) == 1 else ""
-
-
-def _likelihood(report: dict, column: str) -> list[str]:
-    group = report["differences"][column]["likelihood"].get("best")
-    if not group:
-        return []
+def _likelihood(report: dict, column: str, signs: dict[Key, int]) -> list[str]:
     said = {
         1: "The bound lies above AR's exact value: MDLM gives the held-out stories less probability, or the bound is slack; a "
            "bound alone cannot tell which.",
-        0: "The interval holds zero: no difference is shown.",
         -1: "Even its upper bound is below AR's exact value: MDLM is the better density model here.",
-    }[sign(group["mean"])]  # fmt: skip
-    if group["mean"]["low"] is None:
-        said = "One seed has no interval: whether the seeds differ by more is not known."
-    return [f"**{column}, likelihood**: NELBO minus AR's NLL is {_shown(group['mean'])} nats a token. {said}"]
-
-
-def _diversity(report: dict, column: str) -> list[str]:
-    figures = report["differences"][column]["samples"].get(MAIN, {})
-    found: dict[int, list[str]] = {1: [], 0: [], -1: []}
-    for figure, direction in _MORE_IS_DIVERSE.items():
-        if figure in figures:
-            found[sign(figures[figure]["mean"]) * direction].append(FIGURES[figure].short)
-    if not any(found.values()):
+    }  # fmt: skip
+    sign = signs.get(("likelihood", column, ""), 0)
+    if not sign:
         return []
-    parts = [f"{label} by {', '.join(found[sign])}" for sign, label in
-             ((1, "more diverse than AR"), (-1, "less diverse"), (0, "not decided"))
-             if found[sign]]  # fmt: skip
-    return [f"**{column}, diversity** (same start, temperature 1.0): {'; '.join(parts)}{_seeds(report)}."]
+    mean = report["differences"][column]["likelihood"]["best"]["mean"]
+    return [f"**{column}, likelihood**: NELBO minus AR's NLL is {_shown(mean)} nats a token. {said[sign]}"]
 
 
-def _closeness(report: dict, column: str) -> list[str]:
+def _by_sign(question: str, column: str, signs: dict[Key, int]) -> dict[int, list[str]]:
+    """Short names of the figures that a question decides, by sign."""
+    found: dict[int, list[str]] = {1: [], -1: []}
+    for (asked, own, figure), sign in signs.items():
+        if (asked, own) == (question, column) and sign:
+            found[sign * (_MORE_IS_DIVERSE.get(figure, 1) if question == "diversity" else 1)].append(
+                FIGURES[figure].short
+            )
+    return found
+
+
+def _diversity(column: str, signs: dict[Key, int]) -> list[str]:
+    found = _by_sign("diversity", column, signs)
+    parts = [f"{label} by {', '.join(found[sign])}"
+             for sign, label in ((1, "more diverse than AR"), (-1, "less diverse than AR")) if found[sign]]  # fmt: skip
+    return [f"**{column}, diversity** (same start, temperature 1.0): {'; '.join(parts)}."] if parts else []
+
+
+def _closeness(column: str, signs: dict[Key, int]) -> list[str]:
     """Compare with the diversity of held-out stories: higher is not always better."""
-    figures = report.get("distances", {}).get(column, {}).get(MAIN, {})
-    found: dict[int, list[str]] = {-1: [], 1: [], 0: []}
-    for figure, entry in figures.items():
-        found[sign(entry["than_base"])].append(FIGURES[figure].short)
-    if not figures:
-        return []
-    parts = [f"{label} {', '.join(found[sign])}" for sign, label in
-             ((-1, "closer than AR in"), (1, "farther in"), (0, "not decided in")) if found[sign]]  # fmt: skip
-    return [f"**{column}, against held-out stories**: {'; '.join(parts)}{_seeds(report)}."]
+    found = _by_sign("closeness", column, signs)
+    parts = [f"{label} {', '.join(found[sign])}"
+             for sign, label in ((-1, "closer than AR in"), (1, "farther than AR in")) if found[sign]]  # fmt: skip
+    return [f"**{column}, against held-out stories**: {'; '.join(parts)}."] if parts else []
 
 
-def _frontier(report: dict) -> list[str]:
+def _frontier(report: dict, column: str, signs: dict[Key, int]) -> list[str]:
     """The judge's perplexity of each arm at the temperature that gives the same diversity."""
-    curves = {name: _curve(arm) for name, arm in report["arms"].items()}
-    if len(curves.get(BASE, [])) < 2:
+    said = []
+    for temperature, interval in _ratios(report, column).items():
+        if signs.get(("frontier", column, temperature)):
+            ratio, low, high = (math.exp(interval[key]) for key in ("estimate", "low", "high"))
+            said.append(f"{ratio:.2f} ({low:.2f} to {high:.2f}) at temperature {temperature}")
+    if not said:
         return []
-    lines = []
-    for name, curve in curves.items():
-        if name.startswith("mdlm"):
-            ratios = [(x, math.exp(y - base)) for x, y in curve if (base := _at(curves[BASE], x)) is not None]
-            if ratios:
-                said = ", ".join(f"{ratio:.2f} at {x:.2f}" for x, ratio in ratios)
-                lines.append(f"**{name}, at equal Self-BLEU** (AR's temperature changed, between its points): MDLM's generative "
-                             f"perplexity over AR's is {said}. Means over seeds; no intervals.")  # fmt: skip
-    return lines
+    return [f"**{column}, at equal Self-BLEU** (AR's temperature changed, between its points): MDLM's generative "
+            f"perplexity over AR's is {', '.join(said)}."]  # fmt: skip
 
 
-def _curve(arm: dict) -> list[tuple[float, float]]:
-    """(Self-BLEU, log generative perplexity) by temperature, unprompted, in order of the first."""
-    points = []
-    for key, group in arm["samples"].items():
-        if key.startswith("best, bos, "):
-            x, y = (group["mean"].get(name) for name in ("self_bleu", "generative_perplexity"))
-            if x and y:
-                points.append((x["estimate"], math.log(y["estimate"])))
-    return sorted(points)
+def _ratios(report: dict, column: str) -> dict[str, dict]:
+    """By MDLM's temperature: log of its perplexity over AR's at the same Self-BLEU, mean and interval over seeds."""
+    found: dict[str, dict] = {}
+    for key, group in report["arms"][column].get("samples", {}).items():
+        logs = []
+        for seed, entry in group.get("seeds", {}).items():
+            point, base = _point(entry), None
+            if key.startswith(_SWEEP) and point:
+                base = _at(_curve(report["arms"].get(BASE, {}), seed), point[0])
+            if point and base is not None:
+                logs.append(point[1] - base)
+        if len(logs) > 1 and len(logs) == len(report["seeds"]):
+            found[key.removeprefix(_SWEEP)] = seeds_interval(logs)._asdict()
+    return found
+
+
+def _point(entry: dict) -> tuple[float, float] | None:
+    """(Self-BLEU, log generative perplexity) of a set of texts; None without a judge, or where texts are too short."""
+    if (entry.get("figures") or {}).get("median_words", LEAST_WORDS) < LEAST_WORDS:
+        return None
+    x, y = ((entry.get("figures") or {}).get(name) for name in ("self_bleu", "generative_perplexity"))
+    return (x, math.log(y)) if x is not None and y else None
+
+
+def _curve(arm: dict, seed: str) -> list[tuple[float, float]]:
+    """The points of a seed by temperature, unprompted, in order of Self-BLEU."""
+    groups = [group for key, group in arm.get("samples", {}).items() if key.startswith(_SWEEP)]
+    return sorted(point for group in groups if seed in group["seeds"] and (point := _point(group["seeds"][seed])))
 
 
 def _at(curve: list[tuple[float, float]], x: float) -> float | None:
@@ -133,24 +182,16 @@ def _openings(report: dict) -> list[str]:
     if BASE not in shares or len(shares) == 1:
         return []
     ours = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-    theirs = _PAPER_OPENINGS[0] - _PAPER_OPENINGS[1]
-    gap = max(share - shares[BASE] for share in shares.values())
-    verdict = (
-        f"The largest gap here, where both arms start alike, is {gap:.1%}, not {theirs:.1%}. What the paper's own choices add, "
-        'such as "Once" forced in one arm only, is in `arche-protocol.md`.'
-        if gap < theirs / 2
-        else f"The largest gap here, where both arms start alike, is {gap:.1%}, of the paper's order."
-    )
-    return [f"**Distinct five-word openings**: {ours}; the paper: MDLM {_PAPER_OPENINGS[0]:.1%}, AR "
-            f"{_PAPER_OPENINGS[1]:.1%}. {verdict}"]  # fmt: skip
+    return [f"**Distinct five-word openings**: {ours}; the paper: MDLM {_PAPER_OPENINGS[0]:.1%}, AR {_PAPER_OPENINGS[1]:.1%}, "
+            'where "Once" is forced in AR alone (`arche-protocol.md`).']  # fmt: skip
 
 
-def _supervision(report: dict) -> list[str]:
-    group = report["differences"].get("ar-supervised", {}).get("likelihood", {}).get("best")
-    if not group:
+def _supervision(report: dict, signs: dict[Key, int]) -> list[str]:
+    if not signs.get(("supervision", "ar-supervised", "")):
         return []
+    mean = report["differences"]["ar-supervised"]["likelihood"]["best"]["mean"]
     return ["**Equal supervision**: AR trained on as many supervised tokens as MDLM, instead of as many tokens seen, changes its "
-            f"NLL by {_shown(group['mean'])} nats a token."]  # fmt: skip
+            f"NLL by {_shown(mean)} nats a token."]  # fmt: skip
 
 
 def _overfitting(report: dict) -> list[str]:
@@ -171,6 +212,9 @@ def _caveats(report: dict) -> list[str]:
         lines.append(
             f"**{samples} texts a set**: below {FEW_TEXTS} the intervals over texts are rough, and so is all above."
         )
+    judged = min(report["settings"].get("judge_samples") or samples, samples)
+    if report.get("judge") and judged < FEW_JUDGED:
+        lines.append(f"**{judged} texts judged a set**: below {FEW_JUDGED} generative perplexities are rough.")
     if len(report["seeds"]) == 1:
         lines.append("**One seed**: there is no interval over seeds, so no difference between the arms is shown.")
     elif len(report["seeds"]) == 2:

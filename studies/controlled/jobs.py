@@ -11,10 +11,12 @@ import torch
 from arche_mdlm.configuration.model_config import make_config
 from arche_mdlm.configuration.settings import ModelSettings, TrainingSettings
 from arche_mdlm.metrics.diversity import diversity_differences
+from arche_mdlm.metrics.tokens.bigram import fit_bigram
 from arche_mdlm.studies.controlled import texts as texts_of
 from arche_mdlm.studies.controlled.summary import summary
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
-from arche_mdlm.studies.engine.references import draw
+from arche_mdlm.studies.engine.readings.first_tokens import DATA, described, law_of_ids, law_of_model
+from arche_mdlm.studies.engine.readings.references import draw, reference_entropy, reference_figures
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
 from arche_mdlm.training.batches.batching import BatchPlanner
 from arche_mdlm.training.batches.step_batches import StepBatches
@@ -110,6 +112,20 @@ def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     return figures | {"tokens": [len(ids) - 1 for ids in rows["input_ids"]], "bound": arm.is_bound}
 
 
+def bigram(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """The floor: an interpolated bigram of the training stories, on the held-out ones."""
+    corpus = read_corpus(settings)
+    train, held_out = (part.dataset[:]["input_ids"] for part in (corpus.train, corpus.validation))
+    model = fit_bigram(train, len(corpus.tokenizer))
+    return {"nats_per_token": model.nats_per_token(held_out), "weight": model.weight, "stories": len(held_out)}
+
+
+def first_token(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """The law of the first token of a checkpoint."""
+    model, _ = load_checkpoint(settings, inputs)
+    return law_of_model(model)
+
+
 def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """Stories, one a prompt, in `samples.jsonl`; the same prompts for both arms and all seeds of training."""
     if (same := _of_same_weights(inputs, "sample")) is not None:
@@ -164,7 +180,8 @@ def paired(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 
 def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """The same figures of as many held-out stories; MAUVE against as many others, if there are enough."""
+    """The same figures of as many held-out stories: diversity and entropy over draws, the rest of one draw; MAUVE against as many
+    others, if there are enough."""
     corpus, number = read_corpus(settings), settings["num_samples"]
     held_out = texts_of.held_out(corpus, corpus.tokenizer)
     texts = draw(held_out, number, 0)
@@ -173,6 +190,9 @@ def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     training = texts_of.training_texts(corpus, corpus.tokenizer)
     others = left[:number] if len(left) >= number else None
     figures = texts_of.measure(texts, corpus.tokenizer, settings, training, others)
+    tokenizer = corpus.tokenizer
+    figures["figures"] |= reference_figures(held_out, number, 0) | reference_entropy(held_out, number, tokenizer)
+    figures["cut"] |= reference_figures(texts_of.cut(held_out, tokenizer, settings["cut_tokens"]), number, 0)
     if others is None:
         figures["notes"].append(f"MAUVE: {len(held_out)} held-out stories are too few for two sets of {number}")
     lengths = [len(ids) for ids in corpus.tokenizer(texts)["input_ids"]]  # with BOS, as a story's EOS counts too
@@ -182,4 +202,12 @@ def references(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """All figures by column and seed, with intervals over seeds and differences from AR."""
-    return summary(settings, {name: result_of(path) for name, path in inputs.items()})
+    results = {name: result_of(path) for name, path in inputs.items()}
+    corpus = read_corpus(settings["corpus"])
+    first = [ids[1] for ids in corpus.train.dataset[:]["input_ids"]]
+    laws = {DATA: [law_of_ids(first, len(corpus.tokenizer), f"all {len(first):,} training stories")]}
+    for name, own in settings["about"].items():
+        if name.startswith("first-token") and name in results:
+            laws.setdefault(own["column"], []).append(results[name])
+    described_laws = described(laws, corpus.tokenizer, settings["number"])
+    return summary(settings, results) | {"first_tokens": described_laws}

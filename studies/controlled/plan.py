@@ -34,13 +34,25 @@ def build_plan(settings: ControlledSettings, device: str = "cpu") -> Plan:
     presets = {"mdlm": settings.arm("mdlm"), "ar": settings.arm("ar")}
     jobs = [_check_job(settings, presets)]
     jobs.append(_reference_job(settings, presets["mdlm"]))
+    jobs.append(Job("bigram", "bigram", f"{_JOBS}:bigram", data_settings(settings, presets["mdlm"]), ("check",), 20.0))
     for seed in settings.seeds:
         jobs.append(_supervision_job(settings, seed))
         for column in columns(settings):
             jobs += _run_jobs(settings, column, seed, device)
     needs = tuple(job.name for job in jobs if job.kind != "sample")
-    kept = {"columns": columns(settings), "seeds": settings.seeds, "scale": settings.scale or settings.preset}
-    found = {job.name: job.settings for job in jobs if job.kind in ("train", "likelihood", "metrics", "paired")}
+    corpus = data_settings(settings, presets["mdlm"])
+    kept = {
+        "corpus": corpus,
+        "number": settings.num_samples,
+        "columns": columns(settings),
+        "seeds": settings.seeds,
+        "scale": settings.scale or settings.preset,
+    }
+    found = {
+        job.name: job.settings
+        for job in jobs
+        if job.kind in ("train", "likelihood", "first token", "metrics", "paired")
+    }
     about = {name: {k: v for k, v in own.items() if k in _ABOUT} for name, own in found.items()}
     jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", kept | {"about": about}, needs, 5.0, tolerant=True))
     return Plan(tuple(jobs), data_hash(presets["mdlm"], settings.validation_data))
@@ -100,6 +112,8 @@ def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str)
             f"likelihood-{run}-{checkpoint}", "likelihood", f"{_JOBS}:likelihood",
             chosen | {"num_samples": settings.likelihood_samples}, likelihood_needs, forward_seconds(preset, device, 1200 * draws),
         )  # fmt: skip
+    best = about | {"checkpoint": "best"} | data_settings(settings, preset)
+    yield Job(f"first-token-{run}", "first token", f"{_JOBS}:first_token", best, (train,), 5.0)
     for checkpoint, prompt, temperature in sampled(settings):
         yield from _sample_jobs(
             settings, preset, about | {"checkpoint": checkpoint}, prompt, temperature, train, device

@@ -6,6 +6,7 @@ from typing import Any
 from arche_mdlm.studies.engine.colours import SERIES
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
+from arche_mdlm.studies.engine.readings.first_tokens import CAPTION, DATA, PICTURE, picture
 from arche_mdlm.training.files.own_files import OutputFolder
 
 _PANELS = ("distinct_2", "distinct_4", "self_bleu", "distinct_openings", "unigram_entropy", "mean_words")
@@ -26,15 +27,20 @@ def draw(report: dict, output: OutputFolder) -> dict[str, str]:
             "intervals.png",
             "Figures at temperature 1.0 "
             + ("of one seed, which has no interval" if len(report["seeds"]) == 1 else "with 95 % intervals over seeds")
-            + "; dashed: held-out stories",
+            + "; dashed: held-out stories, grey: where 95 % of draws of as many lie",
             _intervals,
         ),
+        (PICTURE, CAPTION, _first_tokens),
     ):
         figure = plot(report, colours)
         if figure is not None:
             output.write(name, partial(save, figure))
             pictures[name] = caption
     return pictures
+
+
+def _first_tokens(report: dict, colours: dict) -> Any:
+    return picture(report["first_tokens"], colours | {DATA: "0.6"})
 
 
 def _curves(report: dict, colours: dict) -> Any:
@@ -110,7 +116,9 @@ def _intervals(report: dict, colours: dict) -> Any:
             error = None if low is None else [[middle - low], [high - middle]]  # no interval with one seed
             axis.errorbar(x, middle, error, fmt="o", capsize=5, color=colours[name])
         if report["reference"] and report["reference"]["figures"]:
-            axis.axhline(report["reference"]["figures"][key], **REFERENCE)
+            figures = report["reference"]["figures"]
+            axis.axhline(figures[key], **REFERENCE)
+            axis.axhspan(*figures[f"{key}_ci"], color="0.85", zorder=0)
         axis.set_title(FIGURES[key].short, fontsize=10)
         axis.set_xticks(range(len(report["arms"])), report["arms"], rotation=30, ha="right", fontsize=7)
         finish(axis)

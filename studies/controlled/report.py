@@ -3,15 +3,21 @@
 from pathlib import Path
 from statistics import median
 
-from arche_mdlm.studies.controlled.conclusions import MAIN, conclusions, sign
+from arche_mdlm.studies.controlled.conclusions import MAIN, comparisons, conclusions
 from arche_mdlm.studies.controlled.plots import draw
-from arche_mdlm.studies.controlled.summary import CUT_FIGURES, sample_key
+from arche_mdlm.studies.controlled.summary import CUT_FIGURES, LOGARITHMIC, sample_key
 from arche_mdlm.studies.engine import report as engine
-from arche_mdlm.studies.engine.figures import FIGURES
+from arche_mdlm.studies.engine.figures import FIGURES, MAUVE_RANKS_BELOW
 from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.engine.readings.decisions import decide
+from arche_mdlm.studies.engine.readings.first_tokens import PICTURE, section
+from arche_mdlm.studies.engine.readings.floors import MARK
+from arche_mdlm.studies.engine.readings.floors import note as floor_note
+from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE
 
-PICTURES = ("training.png", "frontier.png", "intervals.png")
+PICTURES = ("training.png", "frontier.png", "intervals.png", PICTURE)
 FILES = ("report.md", "report.json", *PICTURES)
+_GIVEN = ("distinct_first_words", "distinct_openings")  # by the prompt "opening"
 _ROWS = [name for name in FIGURES if name != "distinct_3"]
 
 
@@ -38,7 +44,11 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         "MFU and peak memory are measured on GPUs whose peak is known.",
         "## Likelihood on the held-out stories",
         _likelihood(report),
-        "AR: exact NLL. MDLM: NELBO, an upper bound on its NLL; nats divided by the story's tokens, EOS counted.",
+        "AR: exact NLL. MDLM: NELBO, an upper bound on its NLL; nats divided by the story's tokens, EOS counted. "
+        "*Masks*: Monte Carlo error of the bound, one standard error; *stories*: half of the 95 % interval over stories, which holds "
+        "that of the masks; both are means over seeds.",
+        floor_note(report["poor"]),
+        *section(report["first_tokens"]),
         *_all_samples(report),
         f"## Differences from AR at equal tokens seen: {_prompt('bos')}, temperature 1.0, best checkpoint",
         _differences(report),
@@ -52,7 +62,8 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         + (
             "One seed: no interval says which arm is closer."
             if _one_seed(report)
-            else "*closer*, *farther*: than AR at equal tokens seen, the interval over seeds without zero."
+            else "*closer*, *farther*: than AR at equal tokens seen, where that is decided (see above) at the mean of held-out "
+            "stories and at both ends of their spread."
         ),
         "## Examples",
         *_examples(report),
@@ -71,7 +82,8 @@ def _what(report: dict) -> str:
     brackets = (
         "One seed: there are no intervals over seeds; those of held-out stories, in brackets, are over stories (95 %)."
         if _one_seed(report)
-        else "In brackets: 95 % intervals over seeds (Student's t), which hold the noise of the stories too."
+        else "In brackets: 95 % intervals over seeds (Student's t; of perplexities on a log scale), which hold the noise of the stories and "
+        "of the bounds' masks too."
     )
     return (
         f"Parameters: {count} in both arms. Seeds of training: {', '.join(map(str, report['seeds']))}. "
@@ -101,8 +113,19 @@ def _all_samples(report: dict) -> list[str]:
                 parts += [
                     f"## Samples: {checkpoint} checkpoint, {_prompt(prompt)}, temperature 1.0",
                     _samples(report, key),
+                    _reference_note(report, prompt),
                 ]
     return [*parts, "In every run the best checkpoint is the last one."] if same else parts
+
+
+def _reference_note(report: dict, prompt: str) -> str:
+    given = "First words and openings are given by the prompts, and so left out. " if prompt == "opening" else ""
+    if not report["reference"]:
+        return given
+    return (
+        f"{given}Held-out stories: {SPREAD_NOTE}; generative perplexity (its interval is over stories), MAUVE and n-grams of training "
+        "are of one draw."
+    )
 
 
 def _prompt(kind: str) -> str:
@@ -132,20 +155,39 @@ def _likelihood(report: dict) -> str:
                 continue
             at_most = "≤ " if any(entry["bound"] for entry in group["seeds"].values()) else ""
             mean = group["mean"]
+            masks, stories = _noises(group)
             by_seed = ", ".join(f"{entry['nats_per_token']:.4f}" for entry in group["seeds"].values())
-            rows.append([f"{name}, {checkpoint}", at_most + _estimate(mean["nats_per_token"], ".4f"),
-                         at_most + _estimate(mean["bits_per_byte"], ".4f"), by_seed])  # fmt: skip
-    return table(["arm, checkpoint", "nats a token", "bits a byte", "nats a token, by seed"], rows)
+            rows.append([f"{_marked(report, name)}, {checkpoint}", at_most + _estimate(mean["nats_per_token"], ".4f"),
+                         at_most + _estimate(mean["bits_per_byte"], ".4f"), masks, stories, by_seed])  # fmt: skip
+    if report["bigram"]:
+        rows.append(["interpolated bigram", f"{report['bigram']['nats_per_token']:.4f}", "–", "–", "–", "–"])
+    return table(
+        ["arm, checkpoint", "nats a token", "bits a byte", "± masks", "± stories", "nats a token, by seed"], rows
+    )
+
+
+def _marked(report: dict, name: str) -> str:
+    return name + (f" {MARK}" if name in report["poor"] else "")
+
+
+def _noises(group: dict) -> tuple[str, str]:
+    """Of a bound's masks (none for an exact value) and of the stories, nats a token, means over seeds."""
+    entries = list(group["seeds"].values())
+    masks = sum(entry["standard_error"] for entry in entries) / len(entries)
+    stories = sum(e["nats_per_token_ci"][1] - e["nats_per_token_ci"][0] for e in entries) / len(entries) / 2
+    return number(masks if any(entry["bound"] for entry in entries) else None, ".4f"), f"{stories:.4f}"
 
 
 def _samples(report: dict, key: str) -> str:
     reference = report["reference"]
-    header = ["", *report["arms"], *(["held-out stories"] if reference else [])]
+    header = ["", *(_marked(report, name) for name in report["arms"]), *(["held-out stories"] if reference else [])]
     rows = []
     for group, suffix in (("mean", ""), ("mean_cut", f", first {report['settings']['cut_tokens']} tokens")):
         for figure in _ROWS:
             label, _, style, _ = FIGURES[figure]
-            if suffix and figure not in CUT_FIGURES:
+            if figure == "mauve" and report["settings"]["num_samples"] < MAUVE_RANKS_BELOW:
+                label += f" (below {MAUVE_RANKS_BELOW} texts it only ranks)"
+            if (suffix and figure not in CUT_FIGURES) or (figure in _GIVEN and ", opening, " in key):
                 continue
             cells = [arm["samples"].get(key, {}).get(group, {}).get(figure) for arm in report["arms"].values()]
             if not any(cells):
@@ -197,18 +239,28 @@ def _distances(report: dict) -> str:
         return "There is no reference row."
     columns, rows = list(report["distances"]), []
     found = [report["distances"][column].get(MAIN, {}) for column in columns]
+    signs = decide(comparisons(report))
     for figure in dict.fromkeys(name for figures in found for name in figures):
-        style = FIGURES[figure].style
-        reference = next(figures[figure]["reference"] for figures in found if figure in figures)
-        cells = [_distance(figures.get(figure), style) for figures in found]
-        rows.append([FIGURES[figure].short, format(reference, style), *cells])
+        style = ".2f" if figure in LOGARITHMIC else FIGURES[figure].style
+        one = next(figures[figure] for figures in found if figure in figures)
+        cells = [
+            _distance(figures.get(figure), style, signs.get(("closeness", column, figure), 0))
+            for column, figures in zip(columns, found, strict=True)
+        ]
+        rows.append(
+            [
+                FIGURES[figure].short + (", log" if figure in LOGARITHMIC else ""),
+                number(one["reference"], style, one["reference_ci"]),
+                *cells,
+            ]
+        )
     return table(["", "held-out stories", *columns], rows)
 
 
-def _distance(entry: dict | None, style: str) -> str:
+def _distance(entry: dict | None, style: str, sign: int) -> str:
     if entry is None:
         return "–"
-    word = {-1: ", *closer*", 0: "", 1: ", *farther*"}[sign(entry["than_base"])]
+    word = {-1: ", *closer*", 0: "", 1: ", *farther*"}[sign]
     return format(entry["distance"]["estimate"], style) + word
 
 

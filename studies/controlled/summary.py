@@ -1,9 +1,11 @@
 """From the jobs' results to one report: each arm's figures by seed, with intervals, its differences from AR, and how far
 it is from held-out stories."""
 
+import math
 from typing import Any
 
-from arche_mdlm.studies.engine.intervals import Interval, paired_interval, ratio_interval, seeds_interval
+from arche_mdlm.studies.engine.readings.floors import why_poor
+from arche_mdlm.studies.engine.readings.intervals import Interval, paired_interval, ratio_interval, seeds_interval
 
 BASE = "ar-seen"  # what the other columns are held against
 FIGURES = (
@@ -20,6 +22,7 @@ CUT_FIGURES = (
 )  # grow with length
 DISTANCES = (*CUT_FIGURES, "distinct_first_words", "distinct_openings", "repetition_4", "unigram_entropy",
              "generative_perplexity", "mean_words")  # fmt: skip
+LOGARITHMIC = ("generative_perplexity",)
 _PAIRED = ("tokens", "unigram_entropy", "longest_copy")  # values a story
 
 
@@ -48,6 +51,8 @@ def summary(settings: dict, results: dict[str, dict]) -> dict:
         "judge": reference and reference["judge"],
         "reference": reference and {key: reference[key] for key in ("figures", "cut", "mean_tokens", "notes")},
     }
+    report["bigram"] = results.get("bigram")
+    report["poor"] = {column: why for column, arm in arms.items() if (why := _why_poor(arm, report["bigram"]))}
     report["differences"] = {column: _differences(column, about, results) for column in arms if column != BASE}
     if reference and reference["figures"]:
         report["distances"] = {column: _distances(arm, arms[BASE], reference) for column, arm in arms.items()}
@@ -84,16 +89,36 @@ def _arm(own: dict[str, dict], results: dict, seeds: list[int]) -> dict:
         group["mean"] = {name: _over_seeds([entry[name] for entry in group["seeds"].values()]) for name in names}
     for group in found["samples"].values():
         entries = group["seeds"].values()
-        group["mean"] = {name: _over_seeds([(e["figures"] or {}).get(name) for e in entries]) for name in FIGURES}
+        group["mean"] = {
+            name: _figure_over_seeds(name, [(e["figures"] or {}).get(name) for e in entries]) for name in FIGURES
+        }
         group["mean_cut"] = {name: _over_seeds([(e["cut"] or {}).get(name) for e in entries]) for name in FIGURES}
         for name in ("mean_tokens", "ended_by_eos"):
             group["mean"][name] = _over_seeds([entry[name] for entry in entries])
     return found
 
 
+def _why_poor(arm: dict, bigram: dict | None) -> str | None:
+    """By the likelihood of the best checkpoints, and by the texts at temperature 1 of the seed whose are shortest."""
+    likelihood = arm["likelihood"].get("best")
+    key = sample_key({"checkpoint": "best", "prompt": "bos", "temperature": 1.0})
+    entries = arm["samples"].get(key, {"seeds": {}})["seeds"].values()
+    words = [(entry["figures"] or {"median_words": 0})["median_words"] for entry in entries]
+    nats = likelihood and likelihood["mean"]["nats_per_token"]["estimate"]
+    return why_poor(min(words, default=None), nats, bigram["nats_per_token"] if bigram else None)
+
+
 def sample_key(about: dict) -> str:
     """Of a set of samples: checkpoint, prompt and temperature."""
     return f"{about['checkpoint']}, {about['prompt']}, {about['temperature']}"
+
+
+def _figure_over_seeds(name: str, values: list) -> dict | None:
+    """`_over_seeds`; of a perplexity the geometric mean, its interval on a log scale."""
+    if name not in LOGARITHMIC:
+        return _over_seeds(values)
+    found = _over_seeds([math.log(value) for value in values if value])
+    return found and {key: None if value is None else math.exp(value) for key, value in found.items()}
 
 
 def _over_seeds(values: list) -> dict | None:
@@ -151,24 +176,45 @@ def _add(found: dict, label: str, seed: int, interval: dict) -> None:
 def _distances(arm: dict, base: dict, reference: dict) -> dict:
     """By set of samples and figure: |figure - held-out stories'| over seeds, and how much less (below 0) it is than AR's.
 
-    Figures that grow with the length of texts are of their first tokens.
+    The stories' figure is the mean over draws. The interval of the comparison with AR holds those of both ends of the spread
+    of draws too, so a column is closer or farther only where that does not depend on the draw. (|a - x| - |b - x| is
+    monotone in x, so the ends are enough.) Perplexities are compared by their logarithms. Figures that grow with the length of texts are of their first tokens.
     """
     found: dict[str, dict] = {}
     for key, group in arm["samples"].items():
         for figure in DISTANCES:
             part = "cut" if figure in CUT_FIGURES else "figures"
-            target = reference[part].get(figure)
-            own = _off(group, part, figure, target)
-            if not own:
+            target = (reference[part] or {}).get(figure)
+            own, others = _values(group, part, figure), _values(base["samples"].get(key, {"seeds": {}}), part, figure)
+            if target is None or not own:
                 continue
-            others = _off(base["samples"].get(key, {"seeds": {}}), part, figure, target)
-            less = [value - others[seed] for seed, value in own.items() if seed in others]
-            entry = {"distance": _over_seeds(list(own.values())), "than_base": _over_seeds(less), "reference": target}
-            found.setdefault(key, {})[figure] = entry
+            spread = [_scaled(figure, x) for x in reference[part].get(f"{figure}_ci") or (target, target)]
+            target = _scaled(figure, target)
+            ends = [_over_seeds([abs(own[s] - x) - abs(others[s] - x) for s in own if s in others])
+                    for x in (target, *spread)]  # fmt: skip
+            found.setdefault(key, {})[figure] = {
+                "distance": _over_seeds([abs(value - target) for value in own.values()]),
+                "than_base": _widest(ends),
+                "reference": target,
+                "reference_ci": list(spread),
+            }
     return found
 
 
-def _off(group: dict, part: str, figure: str, target: float | None) -> dict[str, float]:
-    """Distances from `target` by seed."""
+def _widest(intervals: list[dict | None]) -> dict | None:
+    """The first interval, widened to hold all others."""
+    first = intervals[0]
+    if first is None or first["low"] is None:
+        return first
+    known = [interval for interval in intervals if interval]
+    return first | {"low": min(one["low"] for one in known), "high": max(one["high"] for one in known)}
+
+
+def _values(group: dict, part: str, figure: str) -> dict[str, float]:
+    """A figure by seed; of a perplexity its logarithm."""
     values = {seed: (entry[part] or {}).get(figure) for seed, entry in group["seeds"].items()}
-    return {} if target is None else {seed: abs(v - target) for seed, v in values.items() if v is not None}
+    return {seed: _scaled(figure, value) for seed, value in values.items() if value is not None}
+
+
+def _scaled(figure: str, value: float) -> float:
+    return math.log(value) if figure in LOGARITHMIC else value

@@ -15,7 +15,8 @@ from arche_mdlm.metrics.diversity import diversity, per_story_self_bleu, unsplit
 from arche_mdlm.metrics.judge import Judge, load_judge, probe_judge, unigram_entropy
 from arche_mdlm.metrics.mauve import mauve
 from arche_mdlm.metrics.memorisation import memorisation
-from arche_mdlm.studies.engine.references import draw
+from arche_mdlm.studies.engine.readings.floors import median_words
+from arche_mdlm.studies.engine.readings.references import draw
 from arche_mdlm.training.data.corpus import Corpus
 
 OPENING_TOKENS = 8
@@ -80,7 +81,6 @@ def measure(
     """
     cut_tokens, judge = settings["cut_tokens"], settings["judge"]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    cut = [tokenizer.decode(row[:cut_tokens]) for row in ids]
     per_story: dict[str, list[Any]] = {
         "words": [len(text.split()) for text in texts],
         "tokens": [len(row) for row in ids],
@@ -88,11 +88,11 @@ def measure(
     notes: list[str] = []
     if (share := unsplit_share(texts)) >= UNSPLIT_SHARE:
         notes.append(UNSPLIT_NOTE.format(share))
-    figures, cut_figures = _diversity(texts), _diversity(cut)
+    figures, cut_figures = _diversity(texts), _diversity(cut(texts, tokenizer, cut_tokens))
     if figures is None:
         return {"figures": None, "cut": None, "per_story": per_story, "notes": ["every text is empty"]}
     entropy = unigram_entropy(texts, tokenizer)
-    figures |= {"unigram_entropy": entropy.nats}
+    figures |= {"unigram_entropy": entropy.nats, "median_words": median_words(texts)}
     per_story |= {"self_bleu": per_story_self_bleu(texts).tolist(), "unigram_entropy": entropy.per_text}
     if judge == "none":
         notes.append("no judge was asked for")
@@ -108,6 +108,11 @@ def measure(
     if training is not None:
         figures |= _memorised(texts, training, per_story, notes)
     return {"figures": figures, "cut": cut_figures, "per_story": per_story, "notes": notes}
+
+
+def cut(texts: list[str], tokenizer: Any, tokens: int) -> list[str]:
+    """The first `tokens` tokens of each text."""
+    return [tokenizer.decode(row[:tokens]) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def _diversity(texts: list[str]) -> dict | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from arche_mdlm.studies.engine.jobs import Plan, StudyFolder, check_format
+from arche_mdlm.studies.engine.records import packed
 from arche_mdlm.studies.engine.runner import StudyRunner
 from arche_mdlm.training.files.own_files import OutputFolder
 from arche_mdlm.training.threads import choose_threads
@@ -76,20 +77,24 @@ def run_study(
 
 
 def publish(report: Path, target: Path, files: tuple[str, ...]) -> Path:
-    """Copy a report to `target`.md, its figures to `target`.json, its pictures into the folder `target`; the first of them."""
+    """Copy a report to `target`.md, its figures to `target`.json, its pictures into the folder `target`, and write the texts and nats
+    behind it to `target`.jsonl.gz; the first of them."""
     folder, name = _published(target, files), target.name
     text = report.read_text(encoding="utf-8")
     for picture in _pictures(files):
         if (report.parent / picture).is_file():
             folder.write(f"{name}/{picture}", partial(shutil.copyfile, report.parent / picture))
             text = text.replace(f"]({picture})", f"]({name}/{picture})")
+    folder.write(f"{name}.jsonl.gz", lambda aside: aside.write_bytes(packed(report.parent)))
     folder.write_text(f"{name}.json", report.with_name("report.json").read_text(encoding="utf-8"))
     return folder.write_text(f"{name}.md", text.replace("`report.json`", f"`{name}.json`"))
 
 
 def _published(target: Path, files: tuple[str, ...]) -> OutputFolder:
     name = target.name
-    return OutputFolder(target.parent, [f"{name}.md", f"{name}.json", *(f"{name}/{p}" for p in _pictures(files))])
+    return OutputFolder(
+        target.parent, [f"{name}.md", f"{name}.json", f"{name}.jsonl.gz", *(f"{name}/{p}" for p in _pictures(files))]
+    )
 
 
 def _pictures(files: tuple[str, ...]) -> list[str]:

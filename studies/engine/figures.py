@@ -12,6 +12,9 @@ class Figure(NamedTuple):
     meaning: str = ""
 
 
+MAUVE_RANKS_BELOW = 500  # texts: with fewer its value means little, only which of two sets of as many is higher
+FEW_JUDGED = 64  # texts: with fewer a judge's perplexity is rough
+
 FIGURES = {
     "distinct_1": Figure(
         "Distinct-1", "Distinct-1", ".3f", "different words, as a share of all words; more is more varied"

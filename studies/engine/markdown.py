@@ -3,6 +3,7 @@
 import html
 from collections.abc import Mapping, Sequence
 
+from arche_mdlm.studies.engine.figures import FEW_JUDGED
 from arche_mdlm.studies.engine.plots import NO_PICTURES
 
 
@@ -27,6 +28,14 @@ def number(value: float | None, style: str, interval: Sequence[float | None] | N
 def figure_cell(figures: Mapping | None, name: str, style: str) -> str:
     """One of a set of figures, with `NAME_ci`; "–" without figures, as when every text is empty."""
     return number((figures or {}).get(name), style, (figures or {}).get(f"{name}_ci"))
+
+
+def few_judged(report: dict) -> str:
+    """A warning, behind a sentence, where a table's judge has read few texts a row."""
+    count = report["settings"]["num_samples"]
+    if not report["judge"] or count >= FEW_JUDGED:
+        return ""
+    return f" The judge has read {count} texts a row: below {FEW_JUDGED} its perplexities are rough."
 
 
 def with_captions(pictures: dict[str, str]) -> list[str]:

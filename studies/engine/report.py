@@ -2,8 +2,10 @@
 
 import json
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 from arche_mdlm.studies.engine.plots import can_draw
@@ -56,10 +58,30 @@ def _provenance(study: Path) -> dict:
     trainings = {job["name"]: job["settings"] for job in described["jobs"] if job["kind"] == "train"}
     return {
         "command": " ".join(["arche-mdlm", *map(shlex.quote, portable(sys.argv[1:]))]),
+        "code": {
+            "git": _git_state(),
+            "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "scipy")},
+        },
         "data_hash": described["data_hash"],
         "jobs": {job["name"]: job["key"] for job in described["jobs"]},
         "training_commands": {name: training_command(own) for name, own in trainings.items()},
     }
+
+
+def _git_state() -> dict | None:
+    """`commit` of the code, and whether no file differs from it (`clean`); None where it is not in a repository."""
+    root = Path(__file__).parents[2]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True, timeout=20)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return None  # installed inside of somebody else's repository
+        return {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain", "--untracked-files=no") == ""}
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def how_trained(report: dict, runs: list[dict], more: tuple[str, ...] = ()) -> list[str]:

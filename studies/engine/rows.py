@@ -14,7 +14,7 @@ from arche_mdlm.metrics.judge import identify_judge, probe_judge
 from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job
 from arche_mdlm.studies.engine.pair import Arm
-from arche_mdlm.studies.engine.references import draw, fingerprint, fitting_stories
+from arche_mdlm.studies.engine.readings.references import draw, fingerprint, fitting_stories
 from arche_mdlm.studies.engine.settings import check_least, check_temperature
 from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.training.models.loading import context_length

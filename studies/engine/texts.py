@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.metrics.judge import Judge, load_judge, unigram_entropy
 from arche_mdlm.studies.engine.inputs import result_of
-from arche_mdlm.studies.engine.intervals import mean_interval
 from arche_mdlm.studies.engine.pair import Arm
-from arche_mdlm.studies.engine.references import draw, fitting_stories
+from arche_mdlm.studies.engine.readings.floors import median_words
+from arche_mdlm.studies.engine.readings.intervals import mean_interval
+from arche_mdlm.studies.engine.readings.references import draw, fitting_stories, reference_entropy, reference_figures
 from arche_mdlm.training.loop.provenance import cpu_name
 from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.training.models.loading import context_length
@@ -48,12 +49,15 @@ def judged(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
 
 
 def reference(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """Quality of as many held-out stories."""
+    """Quality of as many held-out stories: the judge's figures of one draw, all others over draws."""
     model, tokenizer = _ready(settings)
-    found = draw(
-        fitting_stories(settings["source"], tokenizer, context_length(model)), settings["number"], settings["seed"]
-    )
-    return _judged(found, settings) | {"source": Path(settings["source"]).name, "sha256": settings["sha256"]}
+    stories, number = fitting_stories(settings["source"], tokenizer, context_length(model)), settings["number"]
+    found = _judged(draw(stories, number, settings["seed"]), settings)
+    of_draws = reference_figures(stories, number, settings["seed"])
+    found |= {key: value for key, value in of_draws.items() if key in found}
+    entropy = reference_entropy(stories, number, tokenizer)
+    found |= {key.replace("entropy", "entropy_nats"): value for key, value in entropy.items()}
+    return found | {"source": Path(settings["source"]).name, "sha256": settings["sha256"]}
 
 
 def row_figures(row: dict, results: dict[str, dict]) -> dict:
@@ -165,6 +169,7 @@ def judge_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase, judge: Jud
         found = {key: words[key] for key in keys}
     _, low, high = mean_interval(entropy.per_text, seed)
     found |= {"unigram_entropy_nats": entropy.nats, "unigram_entropy_nats_ci": [low, high]}
+    found["median_words"] = median_words(texts)
     found["empty_texts"] = sum(not text.strip() for text in texts)
     figures = dict.fromkeys(("generative_perplexity", "generative_perplexity_ci", "bits_per_byte"))
     if judge is not None:
@@ -190,7 +195,7 @@ def time_calls(
 
 
 def _summary(rates: list[float]) -> dict:
-    return {"median": median(rates), "low": min(rates), "high": max(rates), "calls": len(rates)}
+    return {"median": median(rates), "low": min(rates), "high": max(rates), "calls": len(rates), "rates": rates}
 
 
 def _warm_up(model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int, options: dict) -> None:

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--steps", type=count(), nargs="+", default=[16, 64, 128], help="denoising steps")
     add("--batch_sizes", type=count(), nargs="+", default=[1, 32], help="of the timed calls")
-    add("--num_samples", type=count(2), default=32, help="stories a model and number of steps, for quality")
+    add("--num_samples", type=count(2), default=64, help="stories a model and number of steps, for quality")
     add("--num_timed", type=count(), default=3, help="stories timed at least, a job")
     add("--repeats", type=count(), default=3, help="calls timed at least, a job, unless one takes over 5 s")
     add("--judge", default="twin", help="twin (the AR model), smollm2 (extra judge), none, or a folder or repository")

@@ -12,6 +12,7 @@ from arche_mdlm.metrics.order_likelihood import corpus_order_nll
 from arche_mdlm.metrics.policy_likelihood import corpus_policy_nll
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.pair import Arm
+from arche_mdlm.studies.engine.readings.floors import why_poor
 from arche_mdlm.studies.engine.texts import machine, row_figures
 from arche_mdlm.studies.families.comparisons import compare
 from arche_mdlm.training.data.preparing import prepare_data
@@ -70,12 +71,15 @@ def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     results = {name: result_of(path) for name, path in inputs.items()}
     rows = [row_figures(row, results) | {"story": _story(row, results)} for row in settings["rows"]]
     models = {label: _model(own, results) for label, own in settings["models"].items()}
+    floor = settings["bigram"] and settings["bigram"]["nats_per_token"]
+    rows = [row | {"poor": why_poor(row.get("median_words"), _nats(models[row["label"]]), floor)} for row in rows]
     judges = [results[row["judged"]]["judge"] for row in settings["rows"] if row["judged"] in results]
     return {
         "models": models,
         "rows": rows,
         "reference": _reference(settings, results),
         "comparisons": compare(models, rows, settings["seed"]),
+        "bigram": settings["bigram"],
         "corpus": settings["corpus"],
         "judge": judges[0] if judges else None,
         "judged_by_twin": settings["judged_by_twin"],
@@ -83,6 +87,12 @@ def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         "machine": machine(settings["device"], settings["threads"]),
         "cells": results,
     }
+
+
+def _nats(own: dict) -> float | None:
+    """The exact likelihood where it is known, else the bound."""
+    known = own["exact"] or own["likelihood"]
+    return known and known["nats_per_token"]
 
 
 def _story(row: dict, results: dict[str, dict]) -> str | None:

@@ -9,7 +9,8 @@ from arche_mdlm.studies.engine.command import SUMMARY
 from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_models
-from arche_mdlm.studies.engine.references import committed_figures
+from arche_mdlm.studies.engine.readings.first_tokens import vocabulary_hash
+from arche_mdlm.studies.engine.readings.references import committed_bigram, committed_figures
 from arche_mdlm.studies.engine.rows import (
     Row,
     RowSettings,
@@ -38,7 +39,7 @@ class Settings(RowSettings):
     ar: str
     models: tuple[tuple[str, str], ...]  # (label, folder or repository)
     steps: tuple[int, ...] = (16, 64, 128)
-    num_samples: int = 32
+    num_samples: int = 64
     num_timed: int = 3
     judge: str = TWIN
     data: str | None = None
@@ -84,6 +85,7 @@ def build_plan(settings: Settings) -> Plan:
         if settings.data
         else "the shipped sample corpus, which our own AR model has written",
         "reference": None if settings.references else committed_figures(settings.num_samples),
+        "bigram": committed_bigram(vocabulary_hash(arms[AR].load()[1])) if settings.data else None,
         "seed": settings.seed,
         "device": settings.device,
         "threads": settings.threads,

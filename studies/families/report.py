@@ -5,7 +5,13 @@ from pathlib import Path
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.frontier import draw
-from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.engine.markdown import failures, few_judged, figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.engine.readings.decisions import decide, note
+from arche_mdlm.studies.engine.readings.floors import MARK
+from arche_mdlm.studies.engine.readings.floors import note as floor_note
+from arche_mdlm.studies.engine.readings.intervals import ratio_interval
+from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE
+from arche_mdlm.studies.families.comparisons import Key, looked_at
 
 FILES = ("report.md", "report.json", "frontier.png")
 _DIVERSITY = ("distinct_openings", "distinct_2", "self_bleu")
@@ -18,7 +24,12 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
 
 def summary_lines(report: dict) -> list[str]:
     """What the figures decide, a sentence each."""
-    lines = [*_likelihood_sentences(report), *_quality_sentences(report), *_speed_sentences(report)]
+    signs = decide(looked_at(report))
+    lines = [
+        sentence
+        for part in (_likelihood_sentences, _quality_sentences, _speed_sentences)
+        for sentence in part(report, signs)
+    ]
     return [f"- {line}" for line in lines] or ["- These stories decide nothing: take more of them (`--num_samples`)."]
 
 
@@ -29,7 +40,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         *_about(report),
         "## What the figures decide",
         "\n".join(summary_lines(report)),
-        "What is not said here, these stories do not decide; one training a model is behind each row, so another seed of the "
+        f"{note(decide(looked_at(report)))} One training a model is behind each row, so another seed of the "
         "training may decide otherwise.",
         "## Quality against speed",
         *with_captions(pictures),
@@ -75,8 +86,20 @@ def _table(report: dict) -> str:
         own = _model_cells(report["models"][label]) if label != last else [""] * 5
         speeds = [_speed(row["stories_per_second"].get(size)) for size in sizes]
         steps = str(row["steps"] or "–")
-        lines.append([label, *own, steps, *speeds, number(row.get("num_forwards"), ".1f"), *_quality(row)])
+        lines.append(
+            [
+                label + (f" {MARK}" if row.get("poor") else ""),
+                *own,
+                steps,
+                *speeds,
+                number(row.get("num_forwards"), ".1f"),
+                *_quality(row),
+            ]
+        )
         last = label
+    if report.get("bigram"):
+        floor = f"{report['bigram']['nats_per_token']:.4f}"
+        lines.append(["bigram", "interpolated bigram", "–", floor, *["–"] * (len(header) - 4)])
     if report["reference"]:
         lines.append(["real stories", *["–"] * (7 + len(sizes)), *_quality(report["reference"])])
     return table(header, lines, (0, 1))
@@ -89,6 +112,9 @@ def _model_cells(own: dict) -> list[str]:
     if score is None:
         return [*named, "–", "–", "–"]
     error = f" ± {score['standard_error']:.4f}" if own["is_bound"] else ""
+    if len(score["nats"]) > 1:
+        _, low, high = ratio_interval(score["nats"], score["tokens"])
+        error += f" ({low:.4f} to {high:.4f})"
     bits = number(score["bits_per_byte"], ".4f")
     exact = _exact_cell(own["exact"]) if own["exact"] else ("–" if own["has_exact"] else "bound only")
     if not own["is_bound"]:
@@ -128,10 +154,17 @@ def _notes(report: dict) -> list[str]:
     chosen, scores = report["settings"], [own["likelihood"] for own in report["models"].values() if own["likelihood"]]
     exact = [own["exact"] for own in report["models"].values() if own["exact"]]
     notes = []
+    if poor := {f"{row['label']}, {row['steps'] or 'AR'}": row["poor"] for row in report["rows"] if row.get("poor")}:
+        notes.append(floor_note(poor))
+    if report.get("bigram"):
+        notes.append(
+            f"**Bigram**: {report['bigram']['what']}; a model above it has learnt less than which words follow each other."
+        )
     if scores:
         notes.append(
             f"**NLL** of {scores[0]['stories']} stories of {report['corpus']}: exact for AR; for a diffusion model an upper bound "
-            f"(NELBO), {chosen['likelihood_samples']} draws a story, seed {chosen['seed']}, ± its Monte Carlo error. A diffusion model "
+            f"(NELBO), {chosen['likelihood_samples']} draws a story, seed {chosen['seed']}, ± its Monte Carlo error (of the masks alone); in brackets: 95 % over stories, which holds that "
+            "error too. A diffusion model "
             "also pays for the padded tail of its canvas, by which it says how long the story is."
         )
     if exact:
@@ -164,11 +197,13 @@ def _notes(report: dict) -> list[str]:
             else ""
         )
         + " In brackets: 95 % intervals over stories. A block model takes at least one step a block."
+        + few_judged(report)
     )
     if report["reference"]:
         real = report["reference"]
         notes.append(
-            f"**Real stories**: {real['source']} (sha256 `{real['sha256'][:16]}`), as many as a row has; the aim of every column."
+            f"**Real stories**: {real['source']} (sha256 `{real['sha256'][:16]}`), {SPREAD_NOTE}; the judge read "
+            "one draw. The aim of every column."
         )
     else:
         notes.append("No row of real stories: give `--references FILE`.")
@@ -199,49 +234,44 @@ def _bounds(found: dict, style: str) -> str:
     return f"{low:{style}} to {high:{style}}"
 
 
-def _sign(found: dict) -> int:
-    """1 or -1 where the interval lies on one side of 0; else 0."""
-    return int(found["low"] > 0) - int(found["high"] < 0)
-
-
-def _likelihood_sentences(report: dict) -> list[str]:
+def _likelihood_sentences(report: dict, signs: dict[Key, int]) -> list[str]:
     found = report["comparisons"]
     lines = []
-    above = {label: one for label, one in found["bounds"]["above"].items() if _sign(one)}
+    lowest = found["bounds"]["lowest"]
+    above = {
+        label: one for label, one in found["bounds"]["above"].items() if signs.get(("bound", label, lowest), 0) > 0
+    }
     if above:
         others = ", ".join(f"{label}'s by {_span(one)}" for label, one in above.items())
         stories = next(iter(above.values()))["stories"]
-        lines.append(
-            f"**Bounds** ({stories} stories): {found['bounds']['lowest']} has the lowest bound; higher, in nats a token: {others}."
-        )
-    decided = {label: one for label, one in found["exact"].items() if _sign(one)}
+        lines.append(f"**Bounds** ({stories} stories): above that of {lowest}, in nats a token: {others}.")
+    decided = {label: one for label, one in found["exact"].items() if signs.get(("exact", label, ""))}
     if decided:
-        parts = [f"{label} needs {_span(one)} {'more' if _sign(one) > 0 else 'less'}" for label, one in decided.items()]
+        parts = [
+            f"{label} needs {_span(one)} {'more' if one['estimate'] > 0 else 'less'}" for label, one in decided.items()
+        ]
         stories = next(iter(decided.values()))["stories"]
         lines.append(
             f"**Written from left to right, a token a step** ({stories} stories), beside AR, in nats a token: {', '.join(parts)}."
         )
-    own = {label: one for label, one in found["own"].items() if _sign(one)}
+    own = {label: one for label, one in found["own"].items() if signs.get(("own", label, ""))}
     if own:
-        parts = [f"{label}'s by {_span(one)} {'above' if _sign(one) > 0 else 'below'}" for label, one in own.items()]
+        parts = [
+            f"{label}'s by {_span(one)} {'above' if one['estimate'] > 0 else 'below'}" for label, one in own.items()
+        ]
         lines.append(
             f"**The same beside the model's own bound**, which also pays for the canvas's tail, in nats a token: {', '.join(parts)}."
         )
     return lines
 
 
-def _quality_sentences(report: dict) -> list[str]:
+def _quality_sentences(report: dict, signs: dict[Key, int]) -> list[str]:
     """At each model's most steps."""
     last = {row["label"]: row for row in report["rows"]}
-    bounds = {label: row for label, row in last.items() if report["models"][label]["is_bound"]}
-    compared = bounds if report["judged_by_twin"] else last
-    lines = _perplexity_sentences(compared)
-    real = report["reference"]
-    parts = []
+    lines, real, parts = _perplexity_sentences(last, signs), report["reference"], []
     for label, row in last.items():
-        side = _apart(row, real or {}, "distinct_openings")
-        if side:
-            parts.append(f"{label} ({figure_cell(row, 'distinct_openings', '.1%')}) {'above' if side > 0 else 'below'}")
+        if sign := signs.get(("openings", label, "")):
+            parts.append(f"{label} ({figure_cell(row, 'distinct_openings', '.1%')}) {'above' if sign > 0 else 'below'}")
     if parts:
         lines.append(
             f"**Different openings** beside real stories ({figure_cell(real, 'distinct_openings', '.1%')}): {', '.join(parts)} them."
@@ -249,42 +279,31 @@ def _quality_sentences(report: dict) -> list[str]:
     return lines
 
 
-def _perplexity_sentences(rows: dict[str, dict]) -> list[str]:
-    known = {label: row for label, row in rows.items() if row.get("generative_perplexity_ci")}
-    if len(known) < 2:
+def _perplexity_sentences(last: dict[str, dict], signs: dict[Key, int]) -> list[str]:
+    """Of the model with the lowest perplexity, which others are above it."""
+    pairs = [(one, other) for (question, one, other), sign in signs.items() if question == "perplexity" and sign > 0]
+    if not pairs:
         return []
-    best = min(known, key=lambda label: known[label]["generative_perplexity"])
     key = "generative_perplexity"
-    worse = [label for label, row in known.items() if label != best and _apart(row, known[best], key) > 0]
-    if not worse:
-        return []
+    best = min((other for _, other in pairs), key=lambda label: last[label][key])
+    worse = [one for one, other in pairs if other == best]
     return [
-        f"**Texts as the judge reads them**, each model at its most steps: those of {best} are the most usual, perplexity "
-        f"{figure_cell(known[best], key, '.1f')} at an entropy of {figure_cell(known[best], 'unigram_entropy_nats', '.2f')}; above it: "
+        f"**Texts as the judge reads them**, each model at its most steps: perplexity above that of {best} "
+        f"({figure_cell(last[best], key, '.1f')} at an entropy of {figure_cell(last[best], 'unigram_entropy_nats', '.2f')}): "
         + ", ".join(
-            f"{label} {figure_cell(known[label], key, '.1f')} at {figure_cell(known[label], 'unigram_entropy_nats', '.2f')}"
+            f"{label} {figure_cell(last[label], key, '.1f')} at {figure_cell(last[label], 'unigram_entropy_nats', '.2f')}"
             for label in worse
         )
         + "."
     ]
 
 
-def _apart(first: dict, second: dict, key: str) -> int:
-    """1 where the first's interval lies above the second's, -1 below, 0 where they overlap or one is missing."""
-    one, other = first.get(f"{key}_ci"), second.get(f"{key}_ci")
-    if not one or not other or None in (*one, *other):
-        return 0
-    return int(one[0] > other[1]) - int(one[1] < other[0])
-
-
-def _speed_sentences(report: dict) -> list[str]:
+def _speed_sentences(report: dict, signs: dict[Key, int]) -> list[str]:
     lines = []
     for size in map(str, report["settings"]["batch_sizes"]):
         own = [one for one in report["comparisons"]["faster"] if one["batch_size"] == size]
-        for word, chosen in (
-            ("faster", [one for one in own if one["low"] > 1]),
-            ("slower", [one for one in own if one["high"] < 1]),
-        ):
+        for word, wanted in (("faster", 1), ("slower", -1)):
+            chosen = [one for one in own if signs.get(("speed", one["label"], f"{one['steps']}/{size}")) == wanted]
             if chosen:
                 parts = ", ".join(f"{one['label']} in {one['steps']} steps ({one['estimate']:.2g})" for one in chosen)
                 lines.append(

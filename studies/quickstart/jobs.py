@@ -10,7 +10,15 @@ import transformers
 from arche_mdlm.metrics.diversity import diversity, unsplit_share
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of, seconds_taken
 from arche_mdlm.studies.engine.pair import Arm
-from arche_mdlm.studies.engine.references import draw, fitting_stories
+from arche_mdlm.studies.engine.readings.first_tokens import DATA, described, law_of_ids, law_of_model, vocabulary_hash
+from arche_mdlm.studies.engine.readings.floors import median_words, why_poor
+from arche_mdlm.studies.engine.readings.intervals import ratio_interval
+from arche_mdlm.studies.engine.readings.references import (
+    committed_bigram,
+    committed_first_tokens,
+    fitting_stories,
+    reference_figures,
+)
 from arche_mdlm.studies.quickstart.first_look import fill
 from arche_mdlm.training.data.preparing import prepare_data
 from arche_mdlm.training.loop.evaluation import Evaluator
@@ -45,26 +53,45 @@ def _figures(texts: list[str], settings: dict) -> dict:
 
 
 def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """Of the text given as `data`: AR's exact NLL, MDLM's NELBO with its standard error."""
+    """Of the text given as `data`: AR's exact NLL, MDLM's NELBO with its standard error; the interval over stories and all values."""
     model, tokenizer = Arm(**settings["arm"]).load()
     length, count = context_length(model), settings["stories"]
     rows = prepare_data(settings["data"], tokenizer, layout="rows", context_length=length, split="train")
-    score = Evaluator(rows.dataset, length, tokenizer.pad_token_id, settings["num_samples"], count)(model)
+    score = Evaluator(rows.dataset, length, tokenizer.pad_token_id, settings["num_samples"], count).score(model)
+    tokens = [len(ids) - 1 for ids in rows.dataset[:count]["input_ids"]]
+    interval = list(ratio_interval(score.nats, tokens)[1:]) if count > 1 else None
     return {
-        "nats_per_token": score["validation_nats"],
-        "standard_error": score["validation_standard_error"],
-        "bits_per_byte": score["validation_bits_per_byte"],
+        "nats_per_token": score.nats_per_token,
+        "nats_per_token_ci": interval,
+        "standard_error": score.standard_error,
+        "bits_per_byte": score.bits_per_byte,
         "stories": count,
+        "nats": score.nats,
+        "tokens": tokens,
     }
 
 
 def reference(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """Figures of real held-out stories, as many as an arm writes."""
+    """Figures of real held-out stories, as many as an arm writes, over draws."""
     model, tokenizer = Arm(**settings["arm"]).load()
-    texts = draw(
-        fitting_stories(settings["source"], tokenizer, context_length(model)), settings["number"], settings["seed"]
-    )
-    return {"source": Path(settings["source"]).name, "sha256": settings["sha256"], "figures": _figures(texts, settings)}
+    stories = fitting_stories(settings["source"], tokenizer, context_length(model))
+    figures = reference_figures(stories, settings["number"], settings["seed"], settings["count"])
+    return {"source": Path(settings["source"]).name, "sha256": settings["sha256"], "figures": figures}
+
+
+def first_tokens(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """The law of the first token of both arms, and of real stories: those given, or the committed law of this tokenizer."""
+    laws, data = {}, None
+    for name, own in settings["arms"].items():
+        model, tokenizer = Arm(**own).load()
+        laws[name] = [law_of_model(model)]
+    if settings["source"] is not None:
+        stories = fitting_stories(settings["source"], tokenizer, context_length(model))
+        first = [ids[1] for ids in tokenizer(stories, verbose=False)["input_ids"] if len(ids) > 1]
+        data = law_of_ids(first, len(tokenizer), f"{len(first):,} stories of {Path(settings['source']).name}")
+    elif (committed := committed_first_tokens(vocabulary_hash(tokenizer))) is not None:
+        data = law_of_ids(committed["ids"], len(tokenizer), committed["what"])
+    return described(({DATA: [data]} if data else {}) | laws, tokenizer, settings["number"])
 
 
 def gaps(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
@@ -99,11 +126,19 @@ def _nats_a_token(model: Any, tokenizer: Any, texts: list[str]) -> float:
 
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """The report's figures."""
+    bigram = committed_bigram(vocabulary_hash(Arm(**settings["arms"]["AR"]["arm"]).load()[1]))
+    arms = {name: _arm(name, own, settings["corpus"], inputs) for name, own in settings["arms"].items()}
+    floor = bigram["nats_per_token"] if bigram else None
+    for name, own in settings["arms"].items():  # the card's likelihood is of the same held-out stories as the bigram's
+        words = median_words([story["text"] for story in arms[name]["unprompted"]])
+        arms[name]["poor"] = why_poor(words, own["card"] and own["card"]["nats_per_token"], floor)
     return {
+        "bigram": bigram,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
-        "arms": {name: _arm(name, own, settings["corpus"], inputs) for name, own in settings["arms"].items()},
+        "arms": arms,
+        "first_tokens": result_of(inputs["first-tokens"]),
         "reference": result_of(inputs["reference"]) if "reference" in inputs else settings["reference"],
         "gaps": result_of(inputs["MDLM-gaps"])["filled"],
         "temperatures": result_of(inputs["temperatures"])["rows"],

@@ -9,7 +9,14 @@ from arche_mdlm.studies.engine.command import SUMMARY
 from arche_mdlm.studies.engine.estimates import seconds_of
 from arche_mdlm.studies.engine.jobs import Job, Plan
 from arche_mdlm.studies.engine.pair import Arm, check_pair
-from arche_mdlm.studies.engine.references import committed_figures, draw, fingerprint, fitting_stories
+from arche_mdlm.studies.engine.readings.references import (
+    REFERENCE_FIGURES,
+    committed_figures,
+    draw,
+    file_hash,
+    fingerprint,
+    fitting_stories,
+)
 from arche_mdlm.studies.engine.settings import check_least, check_temperature
 from arche_mdlm.studies.quickstart.first_look import gaps_that_fit
 from arche_mdlm.training.data.corpus import SAMPLE_CORPUS
@@ -85,6 +92,7 @@ def build_plan(settings: ComparisonSettings) -> Plan:
     reference, figures = _reference(settings, arms["MDLM"])
     jobs = [job for name, arm in arms.items() for job in _arm_jobs(settings, name, arm)]
     jobs += reference
+    jobs.append(_first_tokens(settings, arms))
     jobs += _mdlm_alone(settings, arms)
     own = {
         "arms": {name: {"arm": arm.to_dict(), "card": card_figures(arm.source)} for name, arm in arms.items()},
@@ -128,6 +136,14 @@ def _arm_jobs(settings: ComparisonSettings, name: str, arm: Arm) -> Iterator[Job
     yield Job(f"{name}-likelihood", "likelihood", f"{_JOBS}:likelihood", own, seconds=seconds)
     own = {"seed": settings.seed, "count": settings.count}
     yield Job(f"{name}-diversity", "diversity", f"{_JOBS}:diversity_of", own, (f"{name}-unprompted",), 3.0)
+
+
+def _first_tokens(settings: ComparisonSettings, arms: dict[str, Arm]) -> Job:
+    """Depends on the content of the file of held-out stories, or of the committed one."""
+    source = settings.references
+    own = {"arms": {name: arm.to_dict() for name, arm in arms.items()}, "source": source, "number": settings.num_samples,
+           "sha256": file_hash(Path(source) if source else REFERENCE_FIGURES)}  # fmt: skip
+    return Job("first-tokens", "first tokens", f"{_JOBS}:first_tokens", own, seconds=2.0)
 
 
 def _mdlm_alone(settings: ComparisonSettings, arms: dict[str, Arm]) -> Iterator[Job]:

@@ -1,10 +1,12 @@
 """Pictures of a comparison."""
 
+from functools import partial
 from pathlib import Path
 
 from arche_mdlm.studies.engine.colours import ARMS
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
+from arche_mdlm.studies.engine.readings.first_tokens import CAPTION, DATA, PICTURE, picture
 from arche_mdlm.training.files.own_files import OutputFolder
 
 _PANELS = ("distinct_2", "distinct_4", "self_bleu", "distinct_first_words", "distinct_openings", "repetition_4")
@@ -14,12 +16,16 @@ def draw(report: dict, output: OutputFolder, histories: dict[str, list[dict]]) -
     """Write the pictures there is data for; captions by file name. `histories`: the arms' training logs."""
     pictures = {
         "diversity.png": "Diversity of both arms"
-        + ("; dashed: real held-out stories, grey: their interval" if report["reference"] else ""),
+        + ("; dashed: real held-out stories, grey: where 95 % of draws of as many lie" if report["reference"] else ""),
         "lengths.png": "How long the unprompted stories are"
         + ("; dashed: the mean of real held-out stories" if report["reference"] else ""),
     }
     output.write("diversity.png", lambda path: plot_diversity(report, path))
     output.write("lengths.png", lambda path: plot_lengths(report, path))
+    laws = picture(report["first_tokens"], ARMS | {DATA: "0.6"})
+    if laws is not None:
+        output.write(PICTURE, partial(save, laws))
+        pictures[PICTURE] = CAPTION
     if histories:
         output.write("training.png", lambda path: plot_training(histories, path))
         pictures["training.png"] = "Training of the two arms on the same batches"

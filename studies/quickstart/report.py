@@ -1,20 +1,27 @@
 """The report of a comparison: Markdown, JSON and pictures."""
 
+import itertools
 from functools import partial
 from pathlib import Path
 
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
 from arche_mdlm.studies.engine.markdown import figure_cell, number, quoted, table, with_captions
+from arche_mdlm.studies.engine.readings.decisions import Comparison, apart, decide, note
+from arche_mdlm.studies.engine.readings.first_tokens import PICTURE, section
+from arche_mdlm.studies.engine.readings.floors import MARK
+from arche_mdlm.studies.engine.readings.floors import note as floor_note
+from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE, committed_numbers
 from arche_mdlm.studies.quickstart.first_look import HOLE
 from arche_mdlm.studies.quickstart.plots import draw
 from arche_mdlm.training.loop.provenance import portable
 from arche_mdlm.training.models.arms import ARMS
 from arche_mdlm.training.models.cost import training_log
 
-FILES = ("report.md", "report.json", "diversity.png", "lengths.png", "training.png")
+FILES = ("report.md", "report.json", "diversity.png", "lengths.png", "training.png", PICTURE)
 
 _UNSPLIT_SHARE = 0.05  # of an arm's texts
+_VARIETY = ("distinct_openings", "distinct_2")  # what the report says a sentence about
 _ROWS = ("distinct_1", "distinct_2", "distinct_3", "distinct_4", "self_bleu", "vocabulary_size", "distinct_first_words",
          "distinct_openings", "repetition_4", "mean_words")  # fmt: skip
 
@@ -53,14 +60,16 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         _likelihood_table(report),
         "How well a model predicts text that it has not seen; lower is better. AR: exact NLL. MDLM: NELBO, an upper bound on its "
         "NLL, so the two differ by the bound's gap as well as by the models. Nats divided by the story's tokens (EOS counted, "
-        "BOS not); MDLM also pays for the padded tail of its canvas, by which it says how long the story is.",
+        "BOS not); MDLM also pays for the padded tail of its canvas, by which it says how long the story is. ±: the bound's Monte Carlo error, of its masks alone; in brackets: 95 % over stories.",
         "## Diversity",
         f"{settings['num_samples']} stories an arm without a prompt, at temperature {settings['temperature']}, where each arm "
         "writes what it has learnt: no truncation, no penalty.",
         _diversity_table(report),
+        floor_note({name: arm["poor"] for name, arm in report["arms"].items() if arm.get("poor")}),
         _reference_note(report),
         _counting_note(report),
         *with_captions(pictures),
+        *section(report["first_tokens"]),
         "## Speed and length of these stories",
         _speed_table(report),
         *_stories(report, "unprompted", 2),
@@ -106,23 +115,40 @@ def _verdict(report: dict) -> str:
             f"**Prediction** ({corpus}): AR needs {scores['AR'][key]:.3f} {unit}, MDLM at most {scores['MDLM'][key]:.3f}; lower is "
             "better. Judge the texts below yourself."
         )
-    for key in ("distinct_openings", "distinct_2"):
+    signs = decide(_comparisons(report))
+    for key in _VARIETY:
         label, style = FIGURES[key].label, FIGURES[key].style
         found = {name: figure_cell(arm["diversity"], key, style) for name, arm in arms.items()}
         real = report["reference"]
         compared = f"; real stories {figure_cell(real['figures'], key, style)}" if real else ""
+        said = [f"{first} lies {'above' if sign > 0 else 'below'} {second}"
+                for (figure, first, second), sign in signs.items() if figure == key and sign]  # fmt: skip
         lines.append(
-            f"**Variety**, {label}: " + ", ".join(f"{name} {cell}" for name, cell in found.items()) + compared + "."
+            f"**Variety**, {label}: "
+            + ", ".join(f"{name} {cell}" for name, cell in found.items())
+            + compared
+            + ". "
+            + (f"Decided: {', '.join(said)}." if said else "Which is higher is not decided.")
         )
     rates = ", ".join(f"{name} {arm['stories_per_second']:.2f}" for name, arm in arms.items())
     lines.append(
-        f"**Speed**, stories a second in batches of {settings['batch_size']} on this machine: {rates}. MDLM is faster with fewer "
-        "steps (`--num_diffusion_steps`), at a cost in quality."
+        f"**Speed**, stories a second in batches of {settings['batch_size']} on this machine: {rates}. MDLM takes less time with "
+        "fewer steps (`--num_diffusion_steps`); `arche-mdlm compare --families` measures what that costs."
     )
     lines.append(
-        "MDLM's texts that vary more are not better for it: a worse model varies more, too. The aim is the column of real stories."
+        "Texts that vary more are not better for it: a worse model varies more, too. The aim is the column of real stories. "
+        + note(signs)
     )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _comparisons(report: dict) -> dict[tuple[str, str, str], Comparison]:
+    """The arms with each other and with real stories, by figure."""
+    sets = {name: arm["diversity"] or {} for name, arm in report["arms"].items() if not arm.get("poor")}
+    if report["reference"]:
+        sets["real stories"] = report["reference"]["figures"]
+    return {(key, first, second): apart(sets[first], sets[second], key)
+            for key in _VARIETY for first, second in itertools.combinations(sets, 2)}  # fmt: skip
 
 
 def _next_steps(mdlm: str, cooler: float) -> str:
@@ -164,6 +190,8 @@ def _likelihood_table(report: dict) -> str:
             score = arm["likelihood"].get(corpus)
             if score is not None:
                 error = f" ± {score['standard_error']:.4f}" if score["standard_error"] else ""
+                if interval := score.get("nats_per_token_ci"):
+                    error += f" ({interval[0]:.4f} to {interval[1]:.4f})"
                 kind = "NELBO ≤" if bounds[name] else "NLL ="
                 rows.append(
                     [
@@ -172,6 +200,8 @@ def _likelihood_table(report: dict) -> str:
                         number(score["bits_per_byte"], ".4f"),
                     ]
                 )
+    if bigram := report.get("bigram"):
+        rows.append([bigram["what"], f"NLL = {bigram['nats_per_token']:.4f}", "–"])
     return table(["corpus: arm", "NLL, nats a token", "NLL, bits a byte"], rows)
 
 
@@ -183,6 +213,7 @@ def _diversity_table(report: dict) -> str:
         label, _, style, meaning = FIGURES[key]
         columns = [report["arms"][name]["diversity"] for name in names] + ([reference["figures"]] if reference else [])
         rows.append([label, *(figure_cell(figures, key, style) for figures in columns), meaning])
+    names = [name + (f" {MARK}" if report["arms"][name].get("poor") else "") for name in names]
     return table(["", *names, *(["real stories"] if reference else []), "what it is"], rows, words=(0, -1))
 
 
@@ -190,12 +221,13 @@ def _reference_note(report: dict) -> str:
     reference = report["reference"]
     if reference is None:
         return (
-            "In brackets: 95 % intervals. No reference row: figures of held-out stories are committed for n = 200 and 1,000 only; give "
-            "`--references FILE` to compute them for this number."
+            "In brackets: 95 % intervals. No reference row: figures of held-out stories are committed for "
+            f"n = {', '.join(f'{number:,}' for number in committed_numbers())} only; give `--references FILE` to compute them for this "
+            "number."
         )
     return (
-        f"In brackets: 95 % intervals. Real stories: {reference['source']} (sha256 `{reference['sha256'][:16]}`), as "
-        "many as an arm wrote. An arm does well where it is close to that column, not where it is far above it."
+        f"In brackets: 95 % intervals. Real stories: {reference['source']} (sha256 `{reference['sha256'][:16]}`), {SPREAD_NOTE}. "
+        "An arm does well where it is close to that column, not where it is far above it."
     )
 
 

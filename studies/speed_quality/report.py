@@ -4,7 +4,8 @@ from pathlib import Path
 
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.frontier import draw
-from arche_mdlm.studies.engine.markdown import number, table, with_captions
+from arche_mdlm.studies.engine.markdown import few_judged, number, table, with_captions
+from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE
 
 FILES = ("report.md", "report.json", "frontier.png")
 
@@ -29,7 +30,9 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         "AR's are one a token. Tokens a forward: of the story, its EOS counted, the tail of MDLM's canvas not. Generative "
         "perplexity: exp of the judge's nats a token, with a 95 % bootstrap interval over stories; lower is better only while "
         "the unigram entropy (nats, of a story's own tokens, averaged over stories) stays near the reference: a story that "
-        "repeats itself has a fine perplexity. Distinct-n depends on the number of texts and is compared at equal numbers.",
+        "repeats itself has a fine perplexity. Distinct-n depends on the number of texts and is compared at equal numbers."
+        + few_judged(report),
+        f"Held-out stories: {SPREAD_NOTE}; the judge read one draw." if report["reference"] else "",
         "All texts are in `report.json`, under `cells`, by job.",
     ]
 

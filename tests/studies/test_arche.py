@@ -9,7 +9,7 @@ from arche_mdlm import available_samplers, samplers_mdlm
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.metrics.diversity import diversity
-from arche_mdlm.studies.arche.effects import contrasts, effects, sentence
+from arche_mdlm.studies.arche.effects import contrasts, effects, sentences
 from arche_mdlm.studies.arche.factors import PAPER
 from arche_mdlm.studies.arche.jobs import plain_sampler
 from arche_mdlm.studies.arche.plan import build_plan
@@ -94,7 +94,7 @@ def test_end_to_end(workplace, tmp_path, capsys, monkeypatch):
     assert len(report["cells"]) == 16
     assert all(cell["figures"] for cell in report["cells"])
     assert (output / "factors.png").stat().st_size > 10_000
-    assert "it most is" in printed
+    assert "comparisons that this report looks at" in printed
     assert report["training_commands"]["train-ar-rows"].startswith(
         "arche-mdlm train --preset arche-paper-ar --data stories"
     )
@@ -114,14 +114,14 @@ def test_end_to_end(workplace, tmp_path, capsys, monkeypatch):
 def test_effects_of_the_factors():
     """The paper's level minus the other one, over the four cells of the other two factors."""
 
-    def cell(layout, length, variant):
+    def cell(layout, length, variant, half=0.02):
         value = 0.1 + 0.5 * (variant == "free") + 0.1 * (layout == "rows") * (length == "short")
         return {
             "arm": "ar",
             "layout": layout,
             "length": length,
             "variant": variant,
-            "figures": {"distinct_openings": value},
+            "figures": {"distinct_openings": value, "distinct_openings_ci": [value - half, value + half]},
         }
 
     cells = [cell(a, b, c) for a in ("windows", "rows") for b in ("short", "training") for c in ("once", "free")]
@@ -131,12 +131,18 @@ def test_effects_of_the_factors():
     assert layout["mean"] == pytest.approx(-0.05)
     assert (layout["low"], layout["high"]) == (pytest.approx(-0.1), pytest.approx(0))
     assert length["mean"] == pytest.approx(0.05)
-    said = sentence(cells, "ar", "AR")
+    said = " ".join(sentences(cells))
     assert '"Once" forced instead of free start -50.0%' in said
     assert 'What lowers it most is "Once" forced.' in said
+    assert "Of 6 comparisons" in said
+    rough = [
+        cell(a, b, c, half=0.9) for a in ("windows", "rows") for b in ("short", "training") for c in ("once", "free")
+    ]
+    assert "most is" not in " ".join(sentences(rough))
+    assert "**AR**" not in " ".join(sentences(rough))
     cells[0]["figures"] = None
     assert effects(cells, "ar", "distinct_openings") == []
-    assert sentence(cells, "ar", "AR") == ""
+    assert sentences(cells) == []
 
 
 def test_contrasts_set_the_arms_beside_each_other():

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from arche_mdlm.metrics.policy_likelihood import corpus_policy_nll
 from arche_mdlm.studies.engine import texts as jobs
 from arche_mdlm.studies.families import jobs as own_jobs
 from arche_mdlm.studies.families.comparisons import compare
+from arche_mdlm.studies.families.report import summary_lines
 from arche_mdlm.training.files.own_files import MANIFEST
 from arche_mdlm.training.models.build import build_model
 from arche_mdlm.training.models.loading import load_arm, save_arm, set_generation_defaults
@@ -134,8 +136,8 @@ def test_rows_are_those_of_the_texts(place, report):
 
 def test_the_report_says_what_is_exact_and_of_how_many(place, finished, report):
     text = (finished / "report.md").read_text(encoding="utf-8")
-    assert "| AR | autoregressive | – |" in text
-    assert "| in blocks | block of 8 | – | ≤ " in text
+    assert "| AR † | autoregressive | – |" in text  # texts under 20 words
+    assert "| in blocks † | block of 8 | – | ≤ " in text
     assert "| real stories |" in text
     assert "4 unprompted stories a row" in text
     assert "of the first 3 of these stories" in text
@@ -162,7 +164,7 @@ def test_families_without_an_order_and_with_random_ones(place, tmp_path):
     assert report["models"]["u"]["likelihood"]["nats_per_token"] > 0
     assert set(report["comparisons"]["exact"]) == set(report["comparisons"]["own"]) == {"m"}
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert [line.count("bound only") for line in text.splitlines() if line.startswith("| u | uniform")] == [1]
+    assert [line.count("bound only") for line in text.splitlines() if line.startswith("| u † | uniform")] == [1]
     model, tokenizer = load_arm(place / "eso")
     rows = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in TEXTS[:3]]
     canvases = torch.full((3, LENGTH), tokenizer.pad_token_id)
@@ -170,7 +172,7 @@ def test_families_without_an_order_and_with_random_ones(place, tmp_path):
         canvas[: len(row)] = torch.tensor(row)
     found = order_nll(model.eval(), canvases, num_orders=16, generator=torch.Generator().manual_seed(0))
     assert report["models"]["e"]["exact"]["nats"] == pytest.approx(found.importance_weighted.tolist(), rel=1e-5)
-    assert [line.split(" | ")[4][:2] for line in text.splitlines() if line.startswith("| e | eso")] == ["≤ "]
+    assert [line.split(" | ")[4][:2] for line in text.splitlines() if line.startswith("| e † | eso")] == ["≤ "]
     assert "from 16 of them a story" in text
     assert "No judge." in text
     assert "give `--references FILE`" in text
@@ -207,8 +209,8 @@ def test_differences_are_of_the_same_stories():
             "exact": score([9.0, 9], [10] * 2) | {"num_orders": 4},
         },
     }
-    speeds = {"AR": {"median": 2.0, "low": 1.5, "high": 2.5, "calls": 3}, "a": {"median": 6.0, "low": 5.0, "high": 7.0, "calls": 3},
-              "b": {"median": 9.0, "low": 9.0, "high": 9.0, "calls": 1}}  # fmt: skip
+    speeds = {"AR": {"rates": [1.5, 2.0, 2.5], "calls": 3}, "a": {"rates": [5.0, 6.0, 7.0], "calls": 3},
+              "b": {"rates": [9.0], "calls": 1}}  # fmt: skip
     rows = [
         {"label": label, "steps": None if label == "AR" else 4, "stories_per_second": {"1": own}}
         for label, own in speeds.items()
@@ -221,9 +223,44 @@ def test_differences_are_of_the_same_stories():
     assert found["exact"]["a"]["stories"] == 2
     assert found["own"]["a"]["estimate"] == pytest.approx(-0.1)
     (faster,) = found["faster"]
-    assert (faster["label"], faster["estimate"], faster["low"], faster["high"]) == (
-        "a",
-        3.0,
-        2.0,
-        pytest.approx(7 / 1.5),
-    )
+    assert (faster["label"], faster["estimate"]) == ("a", pytest.approx((5 * 6 * 7 / 7.5) ** (1 / 3)))
+    assert 1 < faster["low"] < faster["estimate"] < faster["high"]
+
+
+def null_report(rng, num_models=3, stories=40):
+    """A report on models that do not differ in anything, beside real stories that do not differ either."""
+    models, rows, ease = {}, [], rng.normal(100, 30, size=stories)
+
+    def likelihood(count):
+        return score((ease[:count] + rng.normal(0, 20, size=count)).tolist(), [50] * count)
+
+    def around(middle, deviation):
+        value = rng.normal(middle, deviation)
+        return value, [value - 1.96 * deviation, value + 1.96 * deviation]
+
+    for label in ("AR", *(f"m{number}" for number in range(num_models))):
+        is_bound = label != "AR"
+        models[label] = {"is_bound": is_bound, "likelihood": likelihood(stories),
+                         "exact": likelihood(stories) | {"num_orders": None} if is_bound else None}  # fmt: skip
+        perplexity, openings = around(4.0, 0.1), around(0.5, 0.05)
+        rates = np.exp(rng.normal(0, 0.1, size=3))
+        rows.append({"label": label, "steps": 8 if is_bound else None,
+                     "generative_perplexity": math.exp(perplexity[0]), "generative_perplexity_ci": np.exp(perplexity[1]).tolist(),
+                     "distinct_openings": openings[0], "distinct_openings_ci": openings[1], "unigram_entropy_nats": 4.0,
+                     "stories_per_second": {"1": {"rates": rates.tolist(), "calls": 3}}})  # fmt: skip
+    openings = around(0.5, 0.05)
+    return {"models": models, "rows": rows, "comparisons": compare(models, rows, seed=0), "judged_by_twin": False,
+            "reference": {"distinct_openings": openings[0], "distinct_openings_ci": openings[1]},
+            "settings": {"batch_sizes": [1]}}  # fmt: skip
+
+
+def test_where_nothing_differs_few_reports_say_that_something_does():
+    """No more than 5 of 100 reports have any sentence, however many comparisons they look at; and a true difference is said."""
+    rng = np.random.default_rng(0)
+    said = ["decide nothing" not in " ".join(summary_lines(null_report(rng))) for _ in range(60)]
+    assert sum(said) <= 60 * 0.05 + 2 * math.sqrt(60 * 0.05 * 0.95)
+    report = null_report(rng)
+    report["rows"][1] |= {"generative_perplexity": 900.0, "generative_perplexity_ci": [800.0, 1000.0]}
+    assert "m0 900.0 (800.0 to 1000.0)" in " ".join(summary_lines(report))
+    report["rows"][1]["poor"] = "worse than a bigram"
+    assert "m0" not in " ".join(summary_lines(report))

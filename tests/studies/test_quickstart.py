@@ -1,7 +1,9 @@
 """The comparison, end to end on an untrained pair: every part of the report is there and adds up."""
 
 import dataclasses
+import gzip
 import json
+import math
 import warnings
 
 import pytest
@@ -11,6 +13,7 @@ from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.metrics.corpus_likelihood import corpus_nll
 from arche_mdlm.metrics.diversity import diversity
+from arche_mdlm.studies.engine.records import figures_again, packed
 from arche_mdlm.studies.quickstart import jobs as comparison
 from arche_mdlm.studies.quickstart.first_look import GAPS, HOLE, with_holes
 from arche_mdlm.training.data.tokenizers_io import train_bpe
@@ -65,6 +68,14 @@ def test_report(pair, tmp_path, capsys):
     for picture in ("diversity.png", "lengths.png"):
         assert (tmp_path / "report" / picture).stat().st_size > 10_000
         assert picture in text
+    laws = report["first_tokens"]["laws"]
+    assert list(laws) == ["data", "MDLM", "AR"]
+    assert laws["data"]["expected_distinct"]["estimate"] == pytest.approx(
+        2 - 2 * math.comb(16, 12) / math.comb(32, 12)
+    )  # of 12 out of 32 stories, half of which begin with either name
+    assert 0 < laws["AR"]["entropy_nats"]["estimate"] <= math.log(300)
+    assert "| data |" in text
+    assert "first_tokens.png" in text
     said = capsys.readouterr().out
     assert "The report is in" in said
     assert said.index("MDLM fills masks") < said.index(" jobs, 0 of them done"), "something to look at comes first"
@@ -107,7 +118,7 @@ def test_a_job_that_fails_is_named_and_all_others_are_kept(pair, tmp_path, monke
     assert not (tmp_path / "x" / "report.md").exists()
     monkeypatch.setattr(stories, "write_batch", None)  # all stories are there
     assert run(pair, tmp_path / "x", "--dry_run") == 0
-    assert "13 jobs, 10 of them done, 3 to do" in capsys.readouterr().out
+    assert "14 jobs, 11 of them done, 3 to do" in capsys.readouterr().out
     assert run(pair, tmp_path / "x") == 0
 
 
@@ -117,15 +128,27 @@ def test_it_is_a_study_like_the_others(pair, tmp_path, capsys):
     words = ["--mdlm", str(pair / "mdlm"), "--ar", str(pair / "ar"), "--output", str(tmp_path / "x"), "--num_samples", "4",
              "--num_diffusion_steps", "2", "--data", str(pair / "held_out.jsonl")]  # fmt: skip
     assert main(["study", "quickstart", *words, "--dry_run"]) == 0
-    assert "13 jobs, 0 of them done" in capsys.readouterr().out
+    assert "14 jobs, 0 of them done" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()
     assert main(["compare", *words]) == 0
     assert main(["study", "quickstart", *words, "--publish", str(tmp_path / "page")]) == 0
-    assert "13 jobs, 13 of them done, 0 to do" in capsys.readouterr().out
+    assert "14 jobs, 14 of them done, 0 to do" in capsys.readouterr().out
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "](page/lengths.png)" in text
     assert "`page.json`" in text
     assert (tmp_path / "page" / "lengths.png").is_file()
+    again = figures_again(tmp_path / "page.jsonl.gz")
+    report = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))
+    assert set(report["code"]) == {"git", "versions"}
+    for name, arm in report["arms"].items():
+        found = again[f"{name}-unprompted"]
+        assert {key: found[key] for key in ("distinct_2", "self_bleu", "mean_words")} == {
+            key: arm["diversity"][key] for key in ("distinct_2", "self_bleu", "mean_words")}  # fmt: skip
+        score = arm["likelihood"]["held_out.jsonl"]["nats_per_token"]
+        assert again[f"{name}-likelihood"]["nats_per_token"] == pytest.approx(score)
+    assert packed(tmp_path / "x") == (tmp_path / "page.jsonl.gz").read_bytes()
+    with gzip.open(tmp_path / "page.jsonl.gz", "rt", encoding="utf-8") as stream:
+        assert not set(TEXTS) & {json.loads(line).get("text") for line in stream}
     assert str(tmp_path) not in text + (tmp_path / "page.json").read_text(encoding="utf-8")
 
 

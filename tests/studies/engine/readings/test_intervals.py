@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from arche_mdlm.studies.engine.intervals import (
+from arche_mdlm.studies.engine.readings.intervals import (
     mean_interval,
     paired_interval,
     ratio_interval,

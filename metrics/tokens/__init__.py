@@ -1,0 +1,1 @@
+"""Laws of single tokens and of pairs of them."""
