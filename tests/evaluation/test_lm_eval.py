@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager  # noqa: E402
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion  # noqa: E402
 from arche_mdlm.commands.main import main  # noqa: E402
-from arche_mdlm.configuration.presets import ModelSettings  # noqa: E402
+from arche_mdlm.configuration.settings import ModelSettings  # noqa: E402
 from arche_mdlm.evaluation.command import with_defaults  # noqa: E402
 from arche_mdlm.evaluation.lm_eval_model import ArcheMDLM  # noqa: E402
 from arche_mdlm.evaluation.pair_likelihood import pair_likelihoods, seed_of  # noqa: E402
