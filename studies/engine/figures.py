@@ -54,4 +54,5 @@ FIGURES = {
     "copied_13_grams": Figure("13-grams of training", "copied 13-grams", ".2%"),
     "mean_words": Figure("words a story", "words a story", ".1f", "length; close to real stories is good"),
     "ended_by_eos": Figure("ended by EOS", "ended by EOS", ".1%"),
+    "cut_texts": Figure("texts cut at their end", "cut", ".0%"),
 }

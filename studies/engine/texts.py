@@ -96,24 +96,30 @@ def _judge(chosen: str, device: str) -> Judge:
 
 def generate(
     model: Any, tokenizer: PreTrainedTokenizerBase, first: int, batch_size: int, seed: int, options: dict
-) -> tuple[torch.Tensor, list[int], list[float]]:
-    """(sequences (B, L) with their BOS, forwards (B,), canvas positions a forward (B,)) of stories first, first + 1, ...
+) -> tuple[torch.Tensor, list[int], list[float], list[int]]:
+    """(sequences (B, L) with their BOS, forwards (B,), canvas positions a forward (B,), tokens cut off behind the end (B,)) of stories
+    first, first + 1, ...
 
     An MDLM story's stream is its own; AR has one a batch. AR's forwards are the tokens written, EOS counted.
     """
     inputs = tokenizer([""] * batch_size, return_tensors="pt").to(model.device)
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     seeds = [own_seed(seed, first + i) for i in range(batch_size)]
-    sequences, forwards, per_forward = arm_of(model).generate(model, inputs, seeds, options)
+    sequences, forwards, per_forward, behind = arm_of(model).generate(model, inputs, seeds, options)
     if forwards is None or per_forward is None:
-        forwards = [_written(row, tokenizer.eos_token_id) for row in sequences.tolist()]
+        forwards = [_written(row, tokenizer) for row in sequences.tolist()]
         per_forward = [1.0] * batch_size
-    return sequences, forwards, per_forward
+    return sequences, forwards, per_forward, behind
 
 
-def _written(ids: list[int], eos: int) -> int:
-    """Tokens behind the BOS, up to and including the first EOS."""
-    return ids.index(eos, 1) if eos in ids[1:] else len(ids) - 1
+def _written(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens behind the BOS, up to the first EOS, which is counted, or pad, which is not."""
+    for place, token in enumerate(ids[1:], 1):
+        if token == tokenizer.eos_token_id:
+            return place
+        if token == tokenizer.pad_token_id:
+            return place - 1
+    return len(ids) - 1
 
 
 def write_texts(
@@ -130,21 +136,22 @@ def write_texts(
 
     If these are fewer than `repeats` and quick, more are timed; a call that takes long is as steady by itself.
     """
-    texts, tokens, ended, forwards, positions, rates = [], [], [], [], [], []
+    texts, tokens, ended, forwards, positions, cut, rates = [], [], [], [], [], [], []
     _warm_up(model, tokenizer, batch_size, options)
     for first in range(0, num_samples, batch_size):
         size = min(batch_size, num_samples - first)
-        (sequences, own_forwards, own_positions), seconds = _timed(
+        (sequences, own_forwards, own_positions, behind), seconds = _timed(
             generate, model, tokenizer, first, size, seed, options
         )
         rates += [size / seconds] if size == batch_size else []
         for ids in sequences.tolist():
-            count = _written(ids, tokenizer.eos_token_id)
+            count = _written(ids, tokenizer)
             texts.append(tokenizer.decode(ids[1 : count + 1], skip_special_tokens=True))
             tokens.append(count)
             ended.append(tokenizer.eos_token_id in ids[1:])
         forwards += own_forwards
         positions += own_positions
+        cut += [count > 0 for count in behind]
     while not rates or (len(rates) < repeats and batch_size / rates[0] < QUICK_SECONDS):
         _, seconds = _timed(generate, model, tokenizer, 0, batch_size, seed, options)
         rates.append(batch_size / seconds)
@@ -154,6 +161,7 @@ def write_texts(
         "positions_per_forward": mean(positions),  # of the canvas, the tail behind EOS counted
         "mean_tokens": mean(tokens),
         "ended_by_eos": mean(ended),
+        "cut_texts": mean(cut),  # had tokens behind their end
         "stories_per_second": _summary(rates),
         "texts": texts,
     }

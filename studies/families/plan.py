@@ -116,7 +116,7 @@ def _described(label: str, arm: Arm, named: set[str]) -> dict:
         "is_bound": kind.is_bound,
         "checkpoint": arm.checkpoint,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "cost": cost_of(arm.checkpoint),
+        "cost": cost_of(arm.source),
         "jobs": {key: name for key, name in jobs.items() if name in named},
     }
 

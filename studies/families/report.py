@@ -79,7 +79,7 @@ def _table(report: dict) -> str:
     sizes = [str(size) for size in report["settings"]["batch_sizes"]]
     header = ["", "family", "training, TFLOP", "NLL, nats a token", "bits a byte", "exact likelihood, nats a token", "steps",
               *(f"stories/s, batch {size}" for size in sizes), "forwards", "gen. perplexity", "entropy",
-              *(FIGURES[key].short for key in _DIVERSITY), "words"]  # fmt: skip
+              *(FIGURES[key].short for key in _DIVERSITY), "words", "cut"]  # fmt: skip
     lines, last = [], None
     for row in report["rows"]:
         label = row["label"]
@@ -147,7 +147,7 @@ def _quality(figures: dict) -> list[str]:
         figure_cell(figures, "unigram_entropy_nats", ".2f"),
     ]
     cells += [figure_cell(figures, key, FIGURES[key].style) for key in _DIVERSITY]
-    return [*cells, number(figures.get("mean_words"), ".0f")]
+    return [*cells, number(figures.get("mean_words"), ".0f"), number(figures.get("cut_texts"), ".0%")]
 
 
 def _notes(report: dict) -> list[str]:
@@ -188,6 +188,7 @@ def _notes(report: dict) -> list[str]:
             "started from, such as an AR model whose attention was opened."
         )
     notes.append(
+        "**Cut**: texts that had tokens behind their first EOS or pad, as few steps write them; `generate` cuts these tokens off. "
         "**Stories/s**: median of the calls (slowest to fastest, where there are several), whole calls of `generate`. **Forwards**: of the "
         "model, a story. **Generative perplexity**: exp of the judge's nats a token; lower is better only while the **entropy** (nats, of "
         "a story's own tokens, averaged over stories) stays near that of real stories."
@@ -197,7 +198,7 @@ def _notes(report: dict) -> list[str]:
             else ""
         )
         + " In brackets: 95 % intervals over stories. A block model takes at least one step a block."
-        + few_judged(report)
+        + few_judged(report),
     )
     if report["reference"]:
         real = report["reference"]

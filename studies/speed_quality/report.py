@@ -33,6 +33,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         "repeats itself has a fine perplexity. Distinct-n depends on the number of texts and is compared at equal numbers."
         + few_judged(report),
         f"Held-out stories: {SPREAD_NOTE}; the judge read one draw." if report["reference"] else "",
+        "**Cut**: texts that had tokens behind their first EOS or pad, as few steps write them; `generate` cuts these tokens off.",
         "All texts are in `report.json`, under `cells`, by job.",
     ]
 
@@ -40,7 +41,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
 def _rows(report: dict) -> str:
     sizes = [str(size) for size in report["settings"]["batch_sizes"]]
     header = ["", "steps", *(f"stories/s, batch {size}" for size in sizes), "forwards", "tokens a forward",
-              "gen. perplexity", "entropy", "Distinct-1", "Distinct-2", "Distinct-4", "words"]  # fmt: skip
+              "gen. perplexity", "entropy", "Distinct-1", "Distinct-2", "Distinct-4", "words", "cut"]  # fmt: skip
     lines = []
     for row in report["rows"]:
         speeds = [_speed(row["stories_per_second"][size]) for size in sizes]
@@ -57,5 +58,5 @@ def _speed(rate: dict) -> str:
 
 def _quality(figures: dict) -> list[str]:
     perplexity = number(figures["generative_perplexity"], ".1f", figures["generative_perplexity_ci"])
-    keys = {"distinct_1": ".3f", "distinct_2": ".3f", "distinct_4": ".3f", "mean_words": ".0f"}
-    return [perplexity, f"{figures['unigram_entropy_nats']:.3f}", *(number(figures[k], f) for k, f in keys.items())]
+    keys = {"distinct_1": ".3f", "distinct_2": ".3f", "distinct_4": ".3f", "mean_words": ".0f", "cut_texts": ".0%"}
+    return [perplexity, f"{figures['unigram_entropy_nats']:.3f}", *(number(figures.get(k), f) for k, f in keys.items())]

@@ -43,6 +43,9 @@ def place(tmp_path_factory, tokenizer):
         model = build_model(ModelSettings(architecture, shape | own), tokenizer)
         set_generation_defaults(model, tokenizer, LENGTH)
         save_arm(model, tokenizer, root / name)
+    steps = [{"step": 5, "tokens": 70, "tflop_per_second": 300.0, "seconds": 4.0}]
+    log = {"run": {"before": {"steps": 9, "tokens": 90, "tflop": 34.0}}, "history": steps}
+    (root / "mdlm" / "training_log.json").write_text(json.dumps(log))
     (root / "held_out.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS), encoding="utf-8")
     return root
 
@@ -95,6 +98,14 @@ def test_the_plan_times_first_and_is_done_once(place, finished, tmp_path, capsys
     assert {path.name for path in finished.iterdir()} == {
         MANIFEST, "frontier.png", "report.json", "report.md", "study.json", "jobs", "work", ".lock"
     }  # fmt: skip
+
+
+def test_the_cost_of_a_training_and_of_its_start_are_those_of_the_log(finished, report):
+    assert report["models"]["masked"]["cost"] == {
+        "steps": 5, "tokens": 70, "tflop": 1200.0, "before": {"steps": 9, "tokens": 90, "tflop": 34.0}
+    }  # fmt: skip
+    assert report["models"]["AR"]["cost"] is None
+    assert "| 1,200 (+ 34 before) |" in (finished / "report.md").read_text(encoding="utf-8")
 
 
 def test_likelihoods_are_those_of_the_models(place, report):

@@ -27,6 +27,7 @@ class Written(NamedTuple):
     sequences: torch.Tensor  # (B, L), prompts included
     num_forward_passes: list[int] | None  # (B,) of the model; None: not counted, a forward a token
     tokens_per_forward: list[float] | None  # (B,)
+    tokens_behind_end: list[int]  # (B,) cut off behind the first end of a text; an AR model writes none
 
 
 class Arm(ABC):
@@ -224,7 +225,8 @@ class DiffusionArm(Arm):
     ) -> Written:
         streams = {"generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
         out = model.generate(**inputs, **options | streams | {"return_dict_in_generate": True})
-        return Written(out.sequences, out.num_forward_passes.tolist(), out.tokens_per_forward.tolist())
+        counts = (out.num_forward_passes, out.tokens_per_forward, out.tokens_behind_end)
+        return Written(out.sequences, *(count.tolist() for count in counts))
 
 
 def _student_and_teacher(
@@ -315,7 +317,7 @@ class AutoregressiveArm(Arm):
             # As a `max_length`: transformers warns where a checkpoint has one and a call gives the other.
             length = inputs["input_ids"].shape[1] + options["max_new_tokens"]
             options = {**options, "max_new_tokens": None, "max_length": length}
-        return Written(model.generate(**inputs, **options), None, None)
+        return Written(model.generate(**inputs, **options), None, None, [0] * len(seeds))
 
 
 DIFFUSION, AUTOREGRESSIVE = DiffusionArm(), AutoregressiveArm()
