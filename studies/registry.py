@@ -8,5 +8,9 @@ STUDIES = {  # name: (module, help)
     ),
     "speed-quality": ("arche_mdlm.studies.speed_quality.command", "speed against quality, by sampler and steps"),
     "controlled": ("arche_mdlm.studies.controlled.command", "the controlled comparison of both arms, over seeds"),
+    "error-rates": (
+        "arche_mdlm.studies.error_rates.command",
+        "token and sequence error by steps and length, on languages with a known law (arXiv 2502.09622)",
+    ),
     "arche": ("arche_mdlm.studies.arche.command", "the protocol of arXiv 2603.22075 and its confounds"),
 }
