@@ -12,5 +12,9 @@ STUDIES = {  # name: (module, help)
         "arche_mdlm.studies.error_rates.command",
         "token and sequence error by steps and length, on languages with a known law (arXiv 2502.09622)",
     ),
+    "overfitting": (
+        "arche_mdlm.studies.overfitting.command",
+        "whether AR overfits a small corpus while MDLM still improves, over seeds (arXiv 2603.22075)",
+    ),
     "arche": ("arche_mdlm.studies.arche.command", "the protocol of arXiv 2603.22075 and its confounds"),
 }

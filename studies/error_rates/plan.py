@@ -28,17 +28,17 @@ def build_plan(settings: ErrorRatesSettings, device: str = "cpu") -> Plan:
         if unknown := sorted(set(getattr(settings, name)) - set(arche_mdlm.available_samplers())):
             raise ValueError(f"{name}={unknown} are not among {', '.join(arche_mdlm.available_samplers())}")
     references, oracles, trainings, texts = {}, {}, {}, {}
-    for kind in settings.languages:
-        for length in settings.lengths:
+    for length in sorted(settings.lengths):  # what takes longest comes last
+        for kind in settings.languages:
             references |= {job.name: job for job in _reference(settings, kind, length)}
             oracles |= {job.name: job for job in _oracle(settings, kind, length)}
-    for kind in settings.trained_languages:
-        for length in settings.lengths:
+        for kind in settings.trained_languages:
             for seed in settings.seeds:
                 train = _training(settings, kind, length, seed, device)
                 trainings[train.name] = train
                 texts |= {job.name: job for job in _texts(settings, kind, length, seed, train)}
-    jobs = [*references.values(), *oracles.values(), *trainings.values(), *texts.values()]
+    found = [*references.values(), *oracles.values(), *trainings.values(), *texts.values()]
+    jobs = sorted(found, key=lambda job: (job.settings["length"], job.seconds if job.name in oracles else 0.0))
     about = {"references": _about(references), "trainings": _about(trainings), "texts": _about(oracles | texts)}
     needs = tuple(job.name for job in jobs)
     jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", about, needs, 30.0, tolerant=True))
