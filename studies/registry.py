@@ -16,5 +16,13 @@ STUDIES = {  # name: (module, help)
         "arche_mdlm.studies.overfitting.command",
         "whether AR overfits a small corpus while MDLM still improves, over seeds (arXiv 2603.22075)",
     ),
+    "data-limited": (
+        "arche_mdlm.studies.data_limited.command",
+        "MDLM against a tuned AR on few unique tokens (arXiv 2507.15857)",
+    ),
+    "low-variance": (
+        "arche_mdlm.studies.low_variance.command",
+        "the objective low_variance against nelbo, paired by seed",
+    ),
     "arche": ("arche_mdlm.studies.arche.command", "the protocol of arXiv 2603.22075 and its confounds"),
 }

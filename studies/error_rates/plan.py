@@ -27,7 +27,10 @@ def build_plan(settings: ErrorRatesSettings, device: str = "cpu") -> Plan:
     for name in ("samplers", "trained_samplers"):
         if unknown := sorted(set(getattr(settings, name)) - set(arche_mdlm.available_samplers())):
             raise ValueError(f"{name}={unknown} are not among {', '.join(arche_mdlm.available_samplers())}")
-    references, oracles, trainings, texts = {}, {}, {}, {}
+    references: dict[str, Job] = {}
+    oracles: dict[str, Job] = {}
+    trainings: dict[str, Job] = {}
+    texts: dict[str, Job] = {}
     for length in sorted(settings.lengths):  # what takes longest comes last
         for kind in settings.languages:
             references |= {job.name: job for job in _reference(settings, kind, length)}

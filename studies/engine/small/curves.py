@@ -80,3 +80,10 @@ def steps_to(curve: Curve, loss: float) -> float | None:
     share = (high - loss) / (high - low)
     left, right = np.log(curve.steps[index - 1]), np.log(curve.steps[index])
     return float(np.exp(left + share * (right - left)))
+
+
+def crossed_best(curves: Sequence[Curve]) -> float:
+    """The least held-out loss of several trainings of one seed, over all their evaluations: chosen on one half of the stories,
+    measured on the other, and the other way round."""
+    first, second = (np.concatenate([curve.halves[half] for curve in curves]) for half in range(2))
+    return float((second[first.argmin()] + first[second.argmin()]) / 2)

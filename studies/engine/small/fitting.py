@@ -114,8 +114,15 @@ def _fit(
     )  # fmt: skip
     batches = StepBatches(rows, planner, settings, model.config, tokenizer.pad_token_id)
     trainer = Trainer(
-        preset, model, tokenizer, batches, evaluator, folder, accelerator, earlier[-1] if earlier else None
-    )  # type: ignore[arg-type]  # it is called as an `Evaluator` is
+        preset,
+        model,
+        tokenizer,
+        batches,
+        evaluator,  # type: ignore[arg-type]  # it is called as an `Evaluator` is
+        folder,
+        accelerator,
+        earlier[-1] if earlier else None,
+    )
     if not trainer.fit():
         raise KeyboardInterrupt
     state = trainer.state

@@ -80,8 +80,12 @@ def training_job(
 def _changes(settings: SubsetSettings, seed: int) -> list[str]:
     every = max(1, settings.steps // settings.evaluations)
     steps = every * settings.evaluations  # the last evaluation is one of the grid
-    shape = {"vocab_size": settings.vocab_size, "max_position_embeddings": settings.context_length, **_SHAPE}
-    course = {"max_steps": steps, "batch_size": settings.batch_size, "seed": seed, "short_canvas_share": 0.0, "optimizer": "muon",
+    shape: dict[str, object] = {
+        "vocab_size": settings.vocab_size,
+        "max_position_embeddings": settings.context_length,
+        **_SHAPE,
+    }
+    course: dict[str, object] = {"max_steps": steps, "batch_size": settings.batch_size, "seed": seed, "short_canvas_share": 0.0, "optimizer": "muon",
               "min_lr_ratio": 1.0, "warmup_steps": min(50, steps), "weight_decay": 0.0, "log_every": every, "eval_every": every,
               "save_every": every, "keep_checkpoints": 1}  # fmt: skip
     found = {f"model.config.{key}": value for key, value in shape.items()}
