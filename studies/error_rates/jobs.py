@@ -1,10 +1,9 @@
-"""The jobs of the study of error rates: reference, train, texts, summarise.
+"""The jobs of the study of error rates that compute: reference, train, texts.
 
 Each is called as `job(settings, inputs, folder)` by `studies.engine.runner`.
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.small.fitting import PartsEvaluator, fit
 from arche_mdlm.studies.error_rates.languages import HiddenMarkovModel, NGramLanguage
 from arche_mdlm.studies.error_rates.oracle import ExactModel
-from arche_mdlm.studies.error_rates.summary import summary
 from arche_mdlm.training.arguments import parse_changes
 from arche_mdlm.training.files.checkpointing import write_json_atomically
 from arche_mdlm.training.models.loading import load_arm
@@ -133,11 +131,3 @@ def generate(model: Any, length: int, settings: dict, steps: int) -> tuple[torch
         parts.append(output.sequences[:, 1:])
         forwards += float(output.num_forward_passes.sum())
     return torch.cat(parts), forwards / number
-
-
-def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """All figures by language, denoiser, sampler and length, and the verdicts on the two claims."""
-    results = {name: result_of(path) for name, path in inputs.items()}
-    found = summary(settings, results)
-    assert not any(math.isnan(entry["entropy"]) for entry in found["references"].values())
-    return found

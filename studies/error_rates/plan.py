@@ -18,6 +18,9 @@ from arche_mdlm.studies.error_rates.settings import LEFT_OUT, ErrorRatesSettings
 from arche_mdlm.training.arguments import parse_changes
 
 _JOBS = "arche_mdlm.studies.error_rates.jobs"
+SUMMARISE = (
+    "arche_mdlm.studies.error_rates.summary:summarise"  # apart: figures are put together anew without computing them
+)
 _ORACLE_RATE = 1.5e8  # canvas positions times hidden states a second, of the exact posterior on one core
 _MODEL_RATE = 2e10  # operations a second of a small model that writes
 
@@ -44,7 +47,7 @@ def build_plan(settings: ErrorRatesSettings, device: str = "cpu") -> Plan:
     jobs = sorted(found, key=lambda job: (job.settings["length"], job.seconds if job.name in oracles else 0.0))
     about = {"references": _about(references), "trainings": _about(trainings), "texts": _about(oracles | texts)}
     needs = tuple(job.name for job in jobs)
-    jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", about, needs, 30.0, tolerant=True))
+    jobs.append(Job(SUMMARY, "summarise", SUMMARISE, about, needs, 30.0, tolerant=True))
     return Plan(tuple(jobs))
 
 
@@ -61,6 +64,11 @@ def describe_language(settings: ErrorRatesSettings, kind: str, length: int) -> d
     return own | {"states": settings.hmm_states, "vocab_size": settings.hmm_vocab_size}
 
 
+def forwards_of(grid: list[int], length: int) -> int:
+    """Of a text; steps that fill nothing are not run."""
+    return sum(min(steps, length) for steps in grid)
+
+
 def _about(jobs: dict[str, Job]) -> dict[str, dict]:
     names = ("language", "denoiser", "sampler", "length", "seed")
     about = {name: {key: job.settings[key] for key in names if key in job.settings} for name, job in jobs.items()}
@@ -72,17 +80,17 @@ def _reference(settings: ErrorRatesSettings, kind: str, length: int) -> Iterator
     yield Job(f"reference-{kind}-{length}", "reference", f"{_JOBS}:reference", own, (), 5.0)
 
 
-def _writing(settings: ErrorRatesSettings, kind: str, length: int) -> dict:
-    return {"language": describe_language(settings, kind, length), "length": length, "steps": step_grid(length),
+def _writing(settings: ErrorRatesSettings, kind: str, length: int, sampler: str) -> dict:
+    return {"language": describe_language(settings, kind, length), "length": length, "steps": step_grid(length, sampler),
             "smoothing": settings.smoothing}  # fmt: skip
 
 
 def _oracle(settings: ErrorRatesSettings, kind: str, length: int) -> Iterator[Job]:
     states = settings.ngram_vocab_size**settings.order if kind == "ngram" else settings.hmm_states
     for sampler in samplers(settings):
-        own = _writing(settings, kind, length) | {"denoiser": "oracle", "sampler": sampler, "seed": None}
+        own = _writing(settings, kind, length, sampler) | {"denoiser": "oracle", "sampler": sampler, "seed": None}
         own |= {"num_samples": settings.num_samples, "batch_size": settings.oracle_batch_size}
-        seconds = sum(own["steps"]) * settings.num_samples * length * (states + 30) / _ORACLE_RATE
+        seconds = forwards_of(own["steps"], length) * settings.num_samples * length * (states + 30) / _ORACLE_RATE
         yield Job(f"texts-oracle-{kind}-{length}-{sampler}", "oracle texts", f"{_JOBS}:texts", own, (), seconds)
 
 
@@ -110,9 +118,9 @@ def _training(settings: ErrorRatesSettings, kind: str, length: int, seed: int, d
 def _texts(settings: ErrorRatesSettings, kind: str, length: int, seed: int, train: Job) -> Iterator[Job]:
     preset = load_preset("mini-mdlm", parse_changes(train.settings["changes"]))
     for sampler in settings.trained_samplers:
-        own = _writing(settings, kind, length) | {"denoiser": "trained", "sampler": sampler, "seed": seed}
+        own = _writing(settings, kind, length, sampler) | {"denoiser": "trained", "sampler": sampler, "seed": seed}
         own |= {"num_samples": settings.trained_samples, "batch_size": settings.batch_size}
-        tokens = sum(own["steps"]) * settings.trained_samples * length
+        tokens = forwards_of(own["steps"], length) * settings.trained_samples * length
         seconds = 5 + 2 * parameters(preset) * tokens / _MODEL_RATE
         name = f"texts-trained-{kind}-{length}-{sampler}-s{seed}"
         yield Job(name, "texts", f"{_JOBS}:texts", own, (train.name,), seconds)

@@ -6,6 +6,7 @@ from pathlib import Path
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.markdown import failures, number, table, with_captions
 from arche_mdlm.studies.error_rates.plots import PICTURES, draw
+from arche_mdlm.studies.error_rates.summary import EXACT_IN_THE_LIMIT
 from arche_mdlm.studies.error_rates.thresholds import FLAT, HALF, TOLERANCE
 
 FILES = ("report.md", "report.json", *PICTURES)
@@ -29,12 +30,14 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         *with_captions(pictures),
         "## Steps needed for a low token error",
         _steps(report, "token"),
-        f"Steps from which on token perplexity stays within {TOLERANCE:.0%} of its value at one step a token, interpolated on a "
-        "logarithmic scale between the numbers of steps that were run. Exponent: b of steps = a L^b.",
+        f"Steps from which on token perplexity stays within {TOLERANCE:.0%} of its limit, interpolated on a logarithmic scale between "
+        "the numbers of steps that were run. The limit is the language's own perplexity for the exact posterior with "
+        f"{', '.join(EXACT_IN_THE_LIMIT)}, whose law tends to the language's, and else the value at the most steps. Exponent: b of "
+        "steps = a L^b, over all lengths and over the longest two: with short texts the number of steps is limited by L itself.",
         "## Steps needed for a low sequence error",
         _steps(report, "sequence"),
         f"Steps from which on at most {HALF:.0%} of the sequences are ones that the language cannot produce. "
-        "*> n*: not even with n steps, one a token; an exponent is then not given.",
+        "*> n*: not even with n steps, the most that were run; an exponent is then not given.",
         f"Verdicts: *flat*, the interval of the exponent is inside ±{FLAT}; *grows*, it is above {FLAT}; else *not decided*.",
         *(part for kind in report["settings"]["languages"] for part in _most_steps(report, kind)),
         *_trained(report),
@@ -70,30 +73,41 @@ def _what(report: dict) -> str:
 
 
 def sentences(report: dict) -> list[str]:
-    """What intervals decide, a sentence a language and denoiser and claim, the samplers by verdict."""
+    """What intervals decide, a sentence a language, denoiser, claim and range of lengths, the samplers by verdict."""
     lines = []
     for kind in LABELS:
         for denoiser, name in DENOISERS.items():
             groups = [g for g in report["groups"] if (g["language"], g["denoiser"]) == (kind, denoiser)]
-            where = f"{LABELS[kind]}, {name}"
-            for measure, claim in (("token", "a low token error"), ("sequence", "a low sequence error")):
-                for verdict, says in (
-                    ("flat", "does not grow with L"),
-                    ("grows", "grows with L"),
-                    ("falls", "falls with L"),
-                ):
-                    own = [g for g in groups if g[measure]["verdict"] == verdict]
-                    if own:
-                        lines.append(f"{where}: the number of steps for {claim} {says} with {_listed(own, measure)}.")
+            for measure in ("token", "sequence"):
+                for part in ("all", "longest"):
+                    said = [text for verdict in SAYS if (text := _sentence(groups, measure, part, verdict))]
+                    lines += [f"{LABELS[kind]}, {name}: {text}" for text in said]
     return lines
 
 
-def _listed(groups: list[dict], measure: str) -> str:
-    found = [
-        f"{g['sampler']} (exponent {number(g[measure]['exponent'], '.2f', (g[measure]['low'], g[measure]['high']))})"
-        for g in groups
+SAYS = {"flat": "does not grow with L", "grows": "grows with L", "falls": "falls with L"}
+
+
+def _sentence(groups: list[dict], measure: str, part: str, verdict: str) -> str:
+    """Of the samplers with a verdict; empty for none. The longest two lengths are only told apart where there are others."""
+    own = [g for g in groups if g[measure][part]["verdict"] == verdict]
+    if part == "longest":
+        own = [g for g in own if len(g[measure]["all"]["lengths"]) > 2]
+    if not own:
+        return ""
+    by_lengths: dict[tuple[int, ...], list[dict]] = {}
+    for group in own:
+        by_lengths.setdefault(tuple(group[measure][part]["lengths"]), []).append(group)
+    parts = [
+        f"from L = {lengths[0]} to {lengths[-1]} with "
+        + ", ".join(f"{g['sampler']} (exponent {_exponent(g[measure][part])})" for g in some)
+        for lengths, some in by_lengths.items()
     ]
-    return ", ".join(found)
+    return f"the number of steps for a low {measure} error {SAYS[verdict]} " + "; ".join(parts) + "."
+
+
+def _exponent(own: dict) -> str:
+    return number(own["exponent"], ".2f", (own["low"], own["high"]))
 
 
 def _steps(report: dict, measure: str) -> str:
@@ -102,10 +116,16 @@ def _steps(report: dict, measure: str) -> str:
     for group in report["groups"]:
         own = group[measure]
         cells = [_needed(own["steps"].get(length)) for length in lengths]
-        exponent = "–" if own["not_reached"] else number(own["exponent"], ".2f", (own["low"], own["high"]))
+        exponents = [part for key in ("all", "longest") for part in _judged(own[key])]
         label = f"{LABELS[group['language']]}, {DENOISERS[group['denoiser']]}"
-        rows.append([label, group["sampler"], *cells, exponent, own["verdict"]])
-    return table(["", "sampler", *(f"L = {length}" for length in lengths), "exponent", "verdict"], rows, (0, 1, -1))
+        rows.append([label, group["sampler"], *cells, *exponents])
+    header = ["", "sampler", *(f"L = {length}" for length in lengths), "exponent", "verdict", "longest two", "verdict"]
+    return table(header, rows, (0, 1, -1, -3))
+
+
+def _judged(own: dict) -> list[str]:
+    """The exponent and its verdict."""
+    return ["–" if own["not_reached"] else _exponent(own), own["verdict"]]
 
 
 def _needed(entry: dict | None) -> str:
@@ -121,7 +141,7 @@ def _needed(entry: dict | None) -> str:
 
 
 def _most_steps(report: dict, kind: str) -> list[str]:
-    """With one step a token: perplexity and share of impossible sequences."""
+    """With the most steps: perplexity and share of impossible sequences."""
     rows = []
     for group in report["groups"]:
         if group["language"] != kind:
@@ -138,7 +158,7 @@ def _most_steps(report: dict, kind: str) -> list[str]:
     if not rows:
         return []
     header = ["", "sampler", "L", "token perplexity", "impossible sequences", "forwards", "texts"]
-    return [f"## One step a token: {LABELS[kind]}", table(header, rows, (0, 1))]
+    return [f"## Most steps: {LABELS[kind]}", table(header, rows, (0, 1))]
 
 
 def _estimate(value: dict, style: str) -> str:

@@ -58,6 +58,15 @@ def different(name: str, values: Sequence, may_be_empty: bool = False) -> None:
         raise ValueError(f"{name}={list(values)} must be different ones, and at least one")
 
 
-def step_grid(length: int) -> list[int]:
-    """Numbers of steps: 1, 2, 4, ... and one step a token, which is the most."""
-    return [*(2**power for power in range(math.ceil(math.log2(length)))), length]
+BY_CHANCE = (
+    "ancestral",
+    "remdm",
+)  # how many positions they fill at a step is drawn, so more steps than tokens are of use
+MOST_STEPS = 256
+
+
+def step_grid(length: int, sampler: str) -> list[int]:
+    """Numbers of steps: 1, 2, 4, ... and one step a token, which is the most for samplers that fill a given number a step."""
+    powers = [2**power for power in range(math.ceil(math.log2(length)))]
+    beyond = [2**power for power in range(1, 10) if length < 2**power <= MOST_STEPS] if sampler in BY_CHANCE else []
+    return [*powers, length, *beyond]

@@ -2,12 +2,22 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.intervals import seeds_interval
 from arche_mdlm.studies.error_rates.thresholds import FLAT, growth_over_seeds, growth_over_texts, means
+
+# With the exact posterior their law tends to the language's as steps grow; the others favour likely text, or fill several at once.
+EXACT_IN_THE_LIMIT = ("ancestral", "remdm", "first_hitting", "entropy", "margin")
+
+
+def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """All figures by language, denoiser, sampler and length, and the verdicts on the two claims; a job of the study."""
+    return summary(settings, {name: result_of(path) for name, path in inputs.items()})
 
 
 def summary(settings: dict, results: Mapping[str, dict]) -> dict:
@@ -28,12 +38,17 @@ def summary(settings: dict, results: Mapping[str, dict]) -> dict:
     for (language, denoiser, sampler), by_seed in groups.items():
         own: dict[str, Any] = {"language": language, "denoiser": denoiser, "sampler": sampler}
         own["curves"] = _curves(list(by_seed.values()))
+        limits = None
+        if denoiser == "oracle" and sampler in EXACT_IN_THE_LIMIT:
+            limits = _limits(settings["references"], results, language)
+        own["limit"] = "the language's own" if limits else "its value at the most steps"
         for measure in ("token", "sequence"):
             if denoiser == "oracle":
-                own[measure] = growth_over_texts(by_seed[None], measure)
+                own[measure] = growth_over_texts(by_seed[None], measure, limits)
             else:
                 own[measure] = growth_over_seeds(list(by_seed.values()), measure)
-            own[measure]["verdict"] = verdict(own[measure], measure)
+            for part in ("all", "longest"):
+                own[measure][part]["verdict"] = verdict(own[measure][part])
         found.append(own)
     kept = ("bound", "entropy", "seconds", "tokens", "steps", "parameters", "device", "versions")
     return {
@@ -50,6 +65,12 @@ def summary(settings: dict, results: Mapping[str, dict]) -> dict:
             name for part in ("texts", "references", "trainings") for name in settings[part] if name not in results
         ],
     }
+
+
+def _limits(references: Mapping[str, dict], results: Mapping[str, dict], language: str) -> dict[int, float]:
+    """Nats a token of the language's own sequences, by length."""
+    return {about["length"]: results[name]["nats"] for name, about in references.items()
+            if about["language"] == language and name in results}  # fmt: skip
 
 
 def _curves(by_seed: list[dict[int, dict]]) -> dict:
@@ -74,7 +95,7 @@ def _mean(values: list[float]) -> dict:
     return seeds_interval(values)._asdict()
 
 
-def verdict(growth: dict, measure: str) -> str:
+def verdict(growth: dict) -> str:
     """What the interval of the exponent decides: "flat", "grows", "falls", "not decided", or why there is none."""
     low, high = growth["low"], growth["high"]
     if growth["not_reached"]:

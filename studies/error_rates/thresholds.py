@@ -36,10 +36,14 @@ def steps_needed(excess: Mapping[int, float]) -> Steps:
     return Steps(float(math.exp(math.log(low) + share * (math.log(high) - math.log(low)))))
 
 
-def token_steps(nats: Mapping[int, float]) -> Steps:
-    """Steps from which on token perplexity is within `TOLERANCE` of its value at the most steps; nats a token by steps."""
-    limit = nats[max(nats)]
-    return steps_needed({steps: abs(math.expm1(value - limit)) - TOLERANCE for steps, value in nats.items()})
+def token_steps(nats: Mapping[int, float], limit: float | None = None) -> Steps:
+    """Steps from which on token perplexity is within `TOLERANCE` of its limit; nats a token by steps.
+
+    Args:
+        limit: nats a token in the limit of many steps; default: those at the most steps.
+    """
+    bound = nats[max(nats)] if limit is None else limit
+    return steps_needed({steps: abs(math.expm1(value - bound)) - TOLERANCE for steps, value in nats.items()})
 
 
 def sequence_steps(share: Mapping[int, float]) -> Steps:
@@ -53,74 +57,90 @@ def exponent(steps: Mapping[int, float]) -> float:
     return float(np.polyfit(lengths, np.log(list(steps.values())), 1)[0])
 
 
-MEASURES = {"token": ("nats", token_steps), "sequence": ("forbidden", sequence_steps)}
+KEYS = {"token": "nats", "sequence": "forbidden"}
 
 
 def means(cells: Cells, key: str) -> dict[int, float]:
     return {steps: float(np.mean(cell[key])) for steps, cell in cells.items()}
 
 
-def needed(cells: Cells, measure: str) -> Steps:
-    """By the means over all texts."""
-    key, rule = MEASURES[measure]
-    return rule(means(cells, key))
+def needed(values: Mapping[int, float], measure: str, limit: float | None = None) -> Steps:
+    """By the mean over texts of a measure, "token" or "sequence", by steps."""
+    return token_steps(values, limit) if measure == "token" else sequence_steps(values)
 
 
-def growth_over_texts(by_length: Mapping[int, Cells], measure: str, seed: int = 0) -> dict:
-    """Steps needed by length, and their exponent, with 95 % intervals by a bootstrap over texts."""
-    key, rule = MEASURES[measure]
-    rng = np.random.default_rng([seed, 17])
-    drawn: dict[int, list[Steps]] = {}
-    for length, cells in by_length.items():
+def growth_over_texts(by_length: Mapping[int, Cells], measure: str, limits: Mapping[int, float] | None = None) -> dict:
+    """Steps needed by length and their exponents, with 95 % intervals by a bootstrap over texts.
+
+    Args:
+        limits: nats a token in the limit of many steps, by length; see `token_steps`.
+    """
+    rng = np.random.default_rng(17)
+    point, drawn = {}, {}
+    for length in sorted(by_length):
+        cells, limit = by_length[length], (limits or {}).get(length)
+        point[length] = needed(means(cells, KEYS[measure]), measure, limit)
         resampled = {}
         for steps, cell in cells.items():
-            values = np.asarray(cell[key], dtype=np.float64)
+            values = np.asarray(cell[KEYS[measure]], dtype=np.float64)
             resampled[steps] = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(-1)
-        drawn[length] = [rule({steps: v[index] for steps, v in resampled.items()}) for index in range(_RESAMPLES)]
-    point = {length: needed(cells, measure) for length, cells in by_length.items()}
-    found: dict = {"steps": {}}
+        drawn[length] = [
+            needed({n: float(v[i]) for n, v in resampled.items()}, measure, limit) for i in range(_RESAMPLES)
+        ]
+    found = {}
     for length, estimate in point.items():
         low, high = np.percentile([one.value for one in drawn[length]], [2.5, 97.5])
-        found["steps"][str(length)] = {"estimate": estimate.value, "bound": estimate.bound,
-                                       "low": min(estimate.value, float(low)), "high": max(estimate.value, float(high))}  # fmt: skip
-    bounds = [one.bound for own in drawn.values() for one in own]
-    if len(point) < 2:
-        return found | _exponent(point, (None, None), bounds)
-    slopes = [exponent({length: drawn[length][index].value for length in point}) for index in range(_RESAMPLES)]
-    low, high = np.percentile(slopes, [2.5, 97.5])
-    return found | _exponent(point, (float(low), float(high)), bounds)
+        found[str(length)] = {"estimate": estimate.value, "bound": estimate.bound,
+                              "low": min(estimate.value, float(low)), "high": max(estimate.value, float(high))}  # fmt: skip
+    never = {length for length in point if _never(point[length], drawn[length])}
+
+    def over(lengths: list[int]) -> dict:
+        if len(lengths) < 2:
+            return _no_exponent(lengths, never)
+        slopes = [exponent({length: drawn[length][i].value for length in lengths}) for i in range(_RESAMPLES)]
+        low, high = (float(end) for end in np.percentile(slopes, [2.5, 97.5]))
+        value = exponent({length: point[length].value for length in lengths})
+        return {"exponent": value, "low": min(low, value), "high": max(high, value), "lengths": lengths,
+                "not_reached": bool(never & set(lengths))}  # fmt: skip
+
+    return {"steps": found, "all": over(list(point)), "longest": over(list(point)[-2:])}
+
+
+def _never(point: Steps, drawn: Sequence[Steps]) -> bool:
+    """Whether not even the most steps are enough, or that cannot be excluded."""
+    return point.bound == "more than" or sum(one.bound == "more than" for one in drawn) > 0.025 * len(drawn)
 
 
 def growth_over_seeds(by_seed: Sequence[Mapping[int, Cells]], measure: str) -> dict:
-    """Steps needed by length, and their exponent: means over seeds of training, with 95 % intervals by Student's t.
+    """Steps needed by length and their exponents: means over seeds of training, with 95 % intervals by Student's t.
 
-    Of a single seed there is no interval.
+    Of a single seed there is no interval. Lengths that some seed lacks are left out.
     """
-    points = [{length: needed(cells, measure) for length, cells in one.items()} for one in by_seed]
+    points = [{n: needed(means(cells, KEYS[measure]), measure) for n, cells in one.items()} for one in by_seed]
     lengths = sorted(set.intersection(*(set(one) for one in points)))
-    found: dict = {"steps": {}}
+    found = {}
     for length in lengths:
-        values = [one[length].value for one in points]
-        own_bounds = sorted({one[length].bound for one in points} - {""}, reverse=True)
-        estimate, low, high = _over_seeds(values)
-        found["steps"][str(length)] = {"estimate": estimate, "bound": own_bounds[0] if own_bounds else "", "low": low, "high": high,
-                                       "seeds": values}  # fmt: skip
-    own = [{length: one[length] for length in lengths} for one in points]
-    bounds = [steps.bound for one in own for steps in one.values()]
-    if len(lengths) < 2:
-        return found | _exponent(own[0], (None, None), bounds)
-    slopes = [exponent({length: steps.value for length, steps in one.items()}) for one in own]
-    estimate, low, high = _over_seeds(slopes)
-    return found | _exponent(own[0], (low, high), bounds) | {"exponent": estimate, "seeds": slopes}
+        own = [one[length] for one in points]
+        bounds = sorted({one.bound for one in own} - {""}, reverse=True)
+        estimate, low, high = _over_seeds([one.value for one in own])
+        found[str(length)] = {"estimate": estimate, "bound": bounds[0] if bounds else "", "low": low, "high": high,
+                              "seeds": [one.value for one in own]}  # fmt: skip
+    never = {length for length in lengths if found[str(length)]["bound"] == "more than"}
+
+    def over(lengths: list[int]) -> dict:
+        if len(lengths) < 2:
+            return _no_exponent(lengths, never)
+        slopes = [exponent({length: one[length].value for length in lengths}) for one in points]
+        estimate, low, high = _over_seeds(slopes)
+        return {"exponent": estimate, "low": low, "high": high, "lengths": lengths, "seeds": slopes,
+                "not_reached": bool(never & set(lengths))}  # fmt: skip
+
+    return {"steps": found, "all": over(lengths), "longest": over(lengths[-2:])}
+
+
+def _no_exponent(lengths: list[int], never: set[int]) -> dict:
+    return {"exponent": None, "low": None, "high": None, "lengths": lengths, "not_reached": bool(never & set(lengths))}
 
 
 def _over_seeds(values: list[float]) -> tuple[float, float | None, float | None]:
     return (values[0], None, None) if len(values) == 1 else seeds_interval(values)
-
-
-def _exponent(point: Mapping[int, Steps], interval: tuple[float | None, float | None], bounds: Sequence[str]) -> dict:
-    """`exponent` with `low` and `high`, None where there is none; `not_reached`: some number of steps is a lower bound."""
-    if len(point) < 2:
-        return {"exponent": None, "low": None, "high": None, "not_reached": "more than" in bounds}
-    value = exponent({length: steps.value for length, steps in point.items()})
-    return {"exponent": value, "low": interval[0], "high": interval[1], "not_reached": "more than" in bounds}

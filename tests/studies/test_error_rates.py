@@ -137,6 +137,7 @@ def test_thresholds_are_interpolated_on_a_logarithmic_scale():
     assert steps_needed({1: 0.5, 2: 0.1}) == (2, "more than")
     assert sequence_steps({1: 1.0, 4: 0.75, 16: 0.25}).value == pytest.approx(8)
     assert token_steps({1: 2.0, 2: 1.5, 4: 1.0, 8: 1.0}).value < 4
+    assert token_steps({1: 2.0, 2: 1.5, 4: 1.0}, limit=0.5) == (4, "more than")
 
 
 def test_the_exponent_of_a_power_law():
@@ -155,40 +156,46 @@ def cells(share, number=400, steps=(1, 2, 4, 8, 16, 32, 64)):
 
 def test_growth_over_texts_holds_a_known_exponent():
     growth = growth_over_texts({8: cells(2), 16: cells(4), 32: cells(8)}, "sequence")
-    assert growth["low"] < 1 < growth["high"]
-    assert growth["high"] - growth["low"] < 0.3
-    assert verdict(growth, "sequence") == "grows"
+    assert growth["all"]["low"] < 1 < growth["all"]["high"]
+    assert growth["all"]["high"] - growth["all"]["low"] < 0.3
+    assert verdict(growth["all"]) == "grows"
+    assert growth["longest"]["lengths"] == [16, 32]
     steps = growth["steps"]["16"]
     assert steps["low"] <= steps["estimate"] <= steps["high"]
     flat = growth_over_texts({8: cells(2), 16: cells(2), 32: cells(2)}, "token")
-    assert verdict(flat, "token") == "flat"
+    assert verdict(flat["all"]) == "flat"
+    alone = growth_over_texts({8: cells(2)}, "token")
+    assert (alone["all"]["exponent"], verdict(alone["all"])) == (None, "no interval")
 
 
 def test_growth_over_seeds():
     one = {8: cells(2), 16: cells(4)}
     growth = growth_over_seeds([one, {8: cells(2.2), 16: cells(4.2)}, one], "sequence")
-    assert growth["low"] < growth["exponent"] < growth["high"]
-    assert growth["seeds"][0] == pytest.approx(1, abs=0.05)
+    own = growth["all"]
+    assert own["low"] < own["exponent"] < own["high"]
+    assert own["seeds"][0] == pytest.approx(1, abs=0.05)
     single = growth_over_seeds([one], "sequence")
-    assert single["low"] is None
-    assert verdict(single, "sequence") == "no interval"
+    assert single["all"]["low"] is None
+    assert verdict(single["all"]) == "no interval"
     never = growth_over_seeds([{8: cells(2), 16: cells(64)}] * 2, "sequence")
-    assert never["not_reached"]
-    assert verdict(never, "sequence") == "not reached"
+    assert never["all"]["not_reached"]
+    assert verdict(never["all"]) == "not reached"
 
 
 def test_an_undecided_interval_is_no_verdict():
     growth = {"exponent": 0.3, "low": 0.1, "high": 0.5, "not_reached": False}
-    assert verdict(growth, "token") == "not decided"
+    assert verdict(growth) == "not decided"
 
 
 # --- the study --------------------------------------------------------------------------------------------------------
 
 
 def test_steps_of_any_length():
-    assert step_grid(8) == [1, 2, 4, 8]
-    assert step_grid(12) == [1, 2, 4, 8, 12]
-    assert step_grid(2) == [1, 2]
+    assert step_grid(8, "entropy") == [1, 2, 4, 8]
+    assert step_grid(12, "entropy") == [1, 2, 4, 8, 12]
+    assert step_grid(2, "entropy") == [1, 2]
+    assert step_grid(48, "ancestral") == [1, 2, 4, 8, 16, 32, 48, 64, 128, 256]
+    assert step_grid(300, "ancestral")[-1] == 300
 
 
 def test_bad_settings():
@@ -236,7 +243,10 @@ def test_report_and_resume(tmp_path, capsys, monkeypatch):
     assert [run(cut) for _ in range(4)] == [130, 130, 130, 0]
     report, again = (json.loads((root / "report.json").read_text()) for root in (whole, cut))
     assert again["groups"] == report["groups"]
-    assert len(calls) == 3 + 8 * 4 + 0, "eight jobs of four numbers of steps, three of them twice"
+    plan = json.loads((cut / "study.json").read_text())["jobs"]
+    assert len(calls) == 3 + sum(len(job["settings"].get("steps", ())) for job in plan), (
+        "each once, three of them twice"
+    )
     check_report(report, whole)
 
 
