@@ -220,9 +220,9 @@ def _without_weights(config: Any, dtype: Any) -> Any:
     model.model.rotary_emb = type(rotary)(config=config)  # its buffers are not in the weights
     if config.time_conditioning == "log_snr":
         embedding = model.model.time_embedding.to_empty(device="cpu")
-        embedding.apply(model._init_weights)
-        for parameter in embedding.outer.parameters():
-            parameter.data.zero_()
+        torch.nn.init.normal_(embedding.inner.weight, std=config.initializer_range)
+        for parameter in (embedding.inner.bias, *embedding.outer.parameters()):
+            torch.nn.init.zeros_(parameter)
     return model
 
 

@@ -8,5 +8,21 @@ STUDIES = {  # name: (module, help)
     ),
     "speed-quality": ("arche_mdlm.studies.speed_quality.command", "speed against quality, by sampler and steps"),
     "controlled": ("arche_mdlm.studies.controlled.command", "the controlled comparison of both arms, over seeds"),
+    "error-rates": (
+        "arche_mdlm.studies.error_rates.command",
+        "token and sequence error by steps and length, on languages with a known law (arXiv 2502.09622)",
+    ),
+    "overfitting": (
+        "arche_mdlm.studies.overfitting.command",
+        "whether AR overfits a small corpus while MDLM still improves, over seeds (arXiv 2603.22075)",
+    ),
+    "data-limited": (
+        "arche_mdlm.studies.data_limited.command",
+        "MDLM against a tuned AR on few unique tokens (arXiv 2507.15857)",
+    ),
+    "low-variance": (
+        "arche_mdlm.studies.low_variance.command",
+        "the objective low_variance against nelbo, paired by seed",
+    ),
     "arche": ("arche_mdlm.studies.arche.command", "the protocol of arXiv 2603.22075 and its confounds"),
 }

@@ -90,9 +90,11 @@ def how_trained(report: dict, runs: list[dict], more: tuple[str, ...] = ()) -> l
     lines = [
         f"- `{report['command']}`",
         f"- trained on: {', '.join(sorted({run['device'] for run in runs}))}; {', '.join(versions)}",
-        f"- data: hash `{report['data_hash']}`",
+        *([f"- data: hash `{report['data_hash']}`"] if report["data_hash"] else []),
         *more,
-        "- every training's command, and every job's key (a hash of its settings, code, data and what it needs), is in "
-        "`report.json` under `training_commands` and `jobs`",
+        "- "
+        + ("every training's command, and " if report["training_commands"] else "")
+        + "every job's key (a hash of its settings, code, data and what it needs), is in `report.json` under "
+        + ("`training_commands` and `jobs`" if report["training_commands"] else "`jobs`"),
     ]
     return ["## How it was made", "\n".join(lines)]

@@ -1,0 +1,1 @@
+"""MDLM against a tuned AR on few unique tokens, for hundreds of epochs."""

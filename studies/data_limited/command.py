@@ -1,0 +1,36 @@
+"""`arche-mdlm study data-limited`: its options, and how it is run. Imports nothing heavy before."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+
+from arche_mdlm.configuration.devices import default_device
+from arche_mdlm.studies.engine.arguments import add_running_arguments
+from arche_mdlm.studies.engine.small.arguments import add_subset_arguments
+from arche_mdlm.training.command_line import Number, count
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_subset_arguments(parser)
+    add = parser.add_argument
+    add(
+        "--unique_tokens",
+        type=count(1000),
+        nargs="+",
+        default=[100_000, 300_000, 1_000_000],
+        help="of the subsets, about",
+    )
+    add("--weight_decays", type=Number(float, 0, 1000), nargs="+", default=[0.0, 0.1, 1.0], help="of AR")
+    add("--dropouts", type=Number(float, 0, 0.99), nargs="+", default=[0.0, 0.1, 0.3], help="of AR's attention")
+    add_running_arguments(parser, "runs/data-limited")
+
+
+def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
+    """Run the remaining jobs and write the report; 1 if a job failed. Or print the plan."""
+    from arche_mdlm.studies.data_limited.plan import DataLimitedSettings, build_plan
+    from arche_mdlm.studies.data_limited.report import FILES, write_report
+    from arche_mdlm.studies.engine.command import run_study, settings_of
+
+    settings = settings_of(DataLimitedSettings, args)
+    return run_study(args, partial(build_plan, settings, default_device()), asdict(settings), write_report, FILES, show)

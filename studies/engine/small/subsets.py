@@ -1,0 +1,113 @@
+"""Jobs that share their code among studies: a random subset of stories with a tokenizer of its own, and a training on it.
+
+Each is called as `job(settings, inputs, folder)` by `studies.engine.runner`.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.studies.engine.small.fitting import PartsEvaluator, fit
+from arche_mdlm.training.arguments import parse_changes
+from arche_mdlm.training.data.corpus import row_lengths
+from arche_mdlm.training.data.preparing import prepare_data
+from arche_mdlm.training.data.sources import open_source
+from arche_mdlm.training.data.tokenizers_io import train_bpe
+
+HALVES = ("held-out-a", "held-out-b")  # of the held-out stories: one chooses a step, the other measures it
+_CHARACTERS = 3.0  # a token of a small vocabulary has fewer
+
+
+def subset(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Draw training stories of about `unique_tokens` tokens, and as many held-out stories as there are rows of evaluation.
+
+    The tokenizer is trained on the training stories. Held-out stories come from `validation_data` or, without it, from
+    the stories that are left. ValueError where there are too few.
+    """
+    stories = _shuffled(settings["data"], settings["seed"])
+    budget = settings["unique_tokens"]
+    candidates = list(_until(stories, budget * _CHARACTERS))
+    tokenizer = train_bpe(candidates, settings["vocab_size"])
+    number = _fitting(candidates, tokenizer, budget)
+    if number == len(candidates) == len(stories):
+        raise ValueError(f"unique_tokens={budget} is more than {settings['data']} has")
+    training = stories[: max(1, number)]
+    tokenizer = train_bpe(training, settings["vocab_size"])
+    tokenizer.save_pretrained(folder / "tokenizer")
+    others = stories[len(training) :]
+    if settings["validation_data"] is not None:
+        others = _shuffled(settings["validation_data"], settings["seed"])
+    rows = settings["evaluation_rows"]
+    if len(others) < 2 * rows:
+        raise ValueError(
+            f"evaluation_rows={rows}: two halves need {2 * rows} held-out stories, there are {len(others)}; give more, or a "
+            "smaller number"
+        )
+    parts = {"train": training, HALVES[0]: others[:rows], HALVES[1]: others[rows : 2 * rows]}
+    for name, texts in parts.items():
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    tokens = sum(map(len, tokenizer(training, verbose=False)["input_ids"]))
+    return {"stories": len(training), "tokens": tokens, "held_out_stories": 2 * rows, "vocab_size": len(tokenizer)}
+
+
+def _shuffled(source: str, seed: int) -> list[str]:
+    """Its different texts, in an order of the seed; ValueError for none."""
+    texts = list(dict.fromkeys(text for text in open_source(source) if text))
+    if not texts:
+        raise ValueError(f"{source!r} has no story")
+    return [texts[index] for index in np.random.default_rng([seed, 11]).permutation(len(texts))]
+
+
+def _until(texts: list[str], characters: float) -> Iterator[str]:
+    total = 0
+    for text in texts:
+        if total >= characters:
+            return
+        total += len(text)
+        yield text
+
+
+def _fitting(texts: list[str], tokenizer: PreTrainedTokenizerBase, budget: int) -> int:
+    """How many of the first texts have at most `budget` tokens together."""
+    lengths = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    return int(np.searchsorted(np.cumsum(lengths), budget, side="right"))
+
+
+def train(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """A training on the subset that the job needs, evaluated on a grid of steps with the same masks; see `fit`.
+
+    Longer stories are cut into rows. `unique_tokens` is what the subset has.
+    """
+    source = next(path for name, path in inputs.items() if name.startswith("subset"))
+    tokenizer = AutoTokenizer.from_pretrained(source / "tokenizer")
+    preset = load_preset(settings["preset"], parse_changes(settings["changes"]))
+    context = preset.data.context_length
+
+    def rows_of(part: str) -> Any:
+        return prepare_data(
+            source / f"{part}.jsonl",
+            tokenizer,
+            context_length=context,
+            long_documents="chunk",
+            cache_dir=folder / "rows",
+        ).dataset
+
+    def sample(part: str) -> list[list[int]]:
+        rows = rows_of(part)
+        rng = np.random.default_rng([settings["data_seed"], 13])
+        chosen = rng.choice(len(rows), min(settings["evaluation_rows"], len(rows)), replace=False)
+        return rows[sorted(chosen.tolist())]["input_ids"]
+
+    def data() -> tuple[Any, Any]:
+        rows = rows_of("train")
+        return rows, row_lengths(rows)
+
+    parts = {part: sample(part) for part in ("train", *HALVES)}
+    evaluator = PartsEvaluator(parts, context, int(tokenizer.pad_token_id), settings["evaluation_draws"])
+    return fit(preset, tokenizer, data, evaluator, folder / "run")

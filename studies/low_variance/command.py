@@ -1,0 +1,27 @@
+"""`arche-mdlm study low-variance`: its options, and how it is run. Imports nothing heavy before."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+
+from arche_mdlm.configuration.devices import default_device
+from arche_mdlm.studies.engine.arguments import add_running_arguments
+from arche_mdlm.studies.engine.small.arguments import add_subset_arguments
+from arche_mdlm.training.command_line import count
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_subset_arguments(parser)
+    parser.add_argument("--unique_tokens", type=count(1000), default=3_000_000, help="of the subset, about")
+    add_running_arguments(parser, "runs/low-variance")
+
+
+def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
+    """Run the remaining jobs and write the report; 1 if a job failed. Or print the plan."""
+    from arche_mdlm.studies.engine.command import run_study, settings_of
+    from arche_mdlm.studies.low_variance.plan import LowVarianceSettings, build_plan
+    from arche_mdlm.studies.low_variance.report import FILES, write_report
+
+    settings = settings_of(LowVarianceSettings, args)
+    return run_study(args, partial(build_plan, settings, default_device()), asdict(settings), write_report, FILES, show)

@@ -1,0 +1,1 @@
+"""Whether AR overfits a small corpus while MDLM still improves, over seeds and subsets."""
