@@ -9,6 +9,7 @@ SHIPPED = {
     "ar": "ar-tinystories-mini",
     "uniform": "uniform-tinystories-mini",
     "block": "block-tinystories-mini",
+    "mdlm-from-ar": "mdlm-from-ar-tinystories-mini",
 }
 PAIR = ("mdlm", "ar")  # the two that are compared by default: masked diffusion and its autoregressive twin
 
