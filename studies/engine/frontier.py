@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from matplotlib.ticker import LogLocator
+
 from arche_mdlm.studies.engine.colours import BLUE, GREEN, ORANGE, PURPLE, VERMILION
 from arche_mdlm.studies.engine.plots import REFERENCE, finish, save, subplots
 from arche_mdlm.training.files.own_files import OutputFolder
@@ -37,6 +39,9 @@ def _frontier(report: dict) -> Any:
         for axis, group in zip(row, groups, strict=True):
             _panel(axis, report, key, size, group)
             axis.set(xscale="log")
+            axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            for minor in (False, True):  # 0.5, 1, 2 in place of powers of ten, which run into each other
+                (axis.xaxis.set_minor_formatter if minor else axis.xaxis.set_major_formatter)("{x:g}")
             if key == "generative_perplexity":
                 axis.set_yscale("log")
             finish(axis)
