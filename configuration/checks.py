@@ -76,7 +76,7 @@ _RANGES: dict[str, dict[str, tuple]] = {
     "training": {
         **dict.fromkeys(
             ("max_steps", "batch_size", "accumulation", "eval_every", "save_every", "log_every", "eval_samples",
-             "eval_rows", "keep_checkpoints", "attention_annealing_steps", "length_multiple", "length_pool", "curriculum_steps",
+             "eval_rows", "eval_train_rows", "keep_checkpoints", "attention_annealing_steps", "length_multiple", "length_pool", "curriculum_steps",
              "distillation_steps"),
             (1, math.inf),
         ),

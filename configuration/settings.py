@@ -95,6 +95,7 @@ class TrainingSettings:
     eval_every: int = 500
     eval_samples: int = 2
     eval_rows: int | None = None
+    eval_train_rows: int | None = 128  # training rows scored at every evaluation, at most eval_rows; null: none
     save_every: int = 500
     keep_checkpoints: int = 2
     log_every: int = 20

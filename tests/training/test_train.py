@@ -15,9 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from arche_mdlm.configuration.settings import DataSettings
 from arche_mdlm.training import train
+from arche_mdlm.training.data.corpus import load_corpus
 from arche_mdlm.training.loop import trainer as loop
 from arche_mdlm.training.loop.trainer import Trainer
+from arche_mdlm.training.models.arms import arm_of
+from arche_mdlm.training.models.loading import load_arm
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = {
@@ -148,6 +152,24 @@ def test_a_run_learns_and_leaves_a_model_that_loads(whole, arm):
 
 
 @pytest.mark.parametrize("arm", ARMS)
+def test_training_rows_in_the_log_are_scored_by_hand(whole, arm):
+    folder = whole(arm)
+    saved = json.loads((folder / "checkpoint-000008" / "trainer_state.json").read_text(encoding="utf-8"))["preset"]
+    model, tokenizer = load_arm(folder / "checkpoint-000008")
+    settings = DataSettings(**saved["data"])
+    corpus = load_corpus(settings, None, tokenizer)
+    rows = corpus.train.dataset[:]  # fewer than 128: all of them
+    likelihood = arm_of(model).score(
+        model.eval(), rows["input_ids"], canvas_length=settings.context_length, pad_token_id=tokenizer.pad_token_id,
+        num_bytes=rows["num_bytes"], num_samples=saved["training"]["eval_samples"], seed=20260322, batch_size=32,
+    )  # fmt: skip
+    last = figures(folder)[-1]
+    assert last["train_nats"] == pytest.approx(likelihood.nats_per_token, rel=1e-6)
+    assert last["train_standard_error"] == pytest.approx(likelihood.standard_error, rel=1e-4)
+    assert last["train_nats"] != last["validation_nats"]
+
+
+@pytest.mark.parametrize("arm", ARMS)
 def test_an_interrupted_run_equals_one_that_was_not(whole, arguments, tmp_path, arm):
     assert train.main(arguments(arm, "--stop_after", "3")) == 0
     assert losses(tmp_path / "run") == losses(whole(arm))[:3]
@@ -195,6 +217,8 @@ KILLED = """
 import os, signal, sys
 from arche_mdlm.training import train
 from arche_mdlm.training.loop.trainer import Trainer
+from arche_mdlm.training.models.arms import arm_of
+from arche_mdlm.training.models.loading import load_arm
 
 real = Trainer._write
 

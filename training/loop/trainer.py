@@ -23,7 +23,7 @@ from arche_mdlm.configuration.settings import Preset
 from arche_mdlm.training.batches.step_batches import StepBatches
 from arche_mdlm.training.files.checkpointing import STATE_FILE, rotate, write_folder_atomically, write_json_atomically
 from arche_mdlm.training.loop.distillation import Teacher
-from arche_mdlm.training.loop.evaluation import Evaluator
+from arche_mdlm.training.loop.evaluation import Evaluator, in_words
 from arche_mdlm.training.loop.optimizers import build_optimizers, decay_start, learning_rate
 from arche_mdlm.training.loop.sharding import (
     full_optimizer_state,
@@ -73,12 +73,13 @@ class Trainer:
         resume_from: Path | None = None,
         record: dict[str, Any] | None = None,
         on_saved: Callable[[Path], None] | None = None,
+        train_evaluator: Evaluator | None = None,
     ) -> None:
         self.preset, self.settings, self.tokenizer = preset, preset.training, tokenizer
         self.record = record or {}  # what else a run that goes on is compared with
         self.on_saved = on_saved  # of the main process, with the folder of each checkpoint
         self.output_dir, self.accelerator = Path(output_dir), accelerator
-        self.batches, self.evaluator = batches, evaluator
+        self.batches, self.evaluator, self.train_evaluator = batches, evaluator, train_evaluator
         self.raw_model = model
         # Saved in its place: its class is still that of the checkpoint, which a sharded model's is not.
         self._blank = _without_weights(model)
@@ -252,14 +253,12 @@ class Trainer:
         model = cast(PreTrainedModel, self.ema.module) if self.ema is not None else self.raw_model
         with self.accelerator.autocast():  # sharded layers come in its type, averages are not wrapped in it
             result = self.evaluator(model, self.accelerator)
+            if self.train_evaluator is not None:
+                result |= self.train_evaluator.on_training_rows(model, self.accelerator)
         reshard(model)
         self._record({"step": self.state.step, **result})
         if self.accelerator.is_main_process:
-            bits = result["validation_bits_per_byte"]  # windows do not know their bytes
-            tqdm.write(
-                f"step {self.state.step}: validation {result['validation_nats']:.4f} nats a token "
-                f"(+- {result['validation_standard_error']:.4f})" + (f", {bits:.4f} bits a byte" if bits else "")
-            )
+            tqdm.write(f"step {self.state.step}: {in_words(result)}")
         return result
 
     def _record(self, entry: dict) -> None:

@@ -153,14 +153,21 @@ def _measured(best: dict, validation: dict, facts: DataFacts, kind: str) -> list
 
 
 def _table(scores: list[dict], bound: bool) -> str:
-    """The validation figures of the run; exact likelihoods come without a standard error."""
-    error = "standard error | " if bound else ""
-    rows = [f"| step | nats a token | {error}bits a byte |", f"|---:|---:|{'---:|' if bound else ''}---:|"]
+    """The validation figures of the run, and those of its training rows if it has some; exact likelihoods come without a standard error."""
+    trained = any("train_nats" in e for e in scores)
+    header = ["step", "nats a token", *["standard error"] * bound, "bits a byte"]
+    header += ["training rows, nats a token", *["standard error"] * bound] if trained else []
+    rows = [header, ["---:"] * len(header)]
     for e in scores:
-        error = f"{e['validation_standard_error']:.4f} | " if bound else ""
-        bits = _number(e["validation_bits_per_byte"])
-        rows.append(f"| {e['step']:,} | {e['validation_nats']:.4f} | {error}{bits} |")
-    return "\n".join(rows)
+        row = [f"{e['step']:,}", *_with_error(e, "validation", bound), _number(e["validation_bits_per_byte"])]
+        rows.append(row + (_with_error(e, "train", bound) if trained else []))
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], lines[1].replace(" ", ""), *lines[2:]])
+
+
+def _with_error(entry: dict, split: str, bound: bool) -> list[str]:
+    """Nats a token of a split, and their standard error where they are a bound's."""
+    return [_number(entry.get(f"{split}_{name}")) for name in ("nats", *["standard_error"] * bound)]
 
 
 def _training(preset: Preset, run: dict, history: list[dict], facts: DataFacts) -> str:

@@ -85,6 +85,7 @@ FREE = {
     "training.compile": True,
     "training.compile_mode": "max-autotune",
     "training.eval_every": 3,
+    "training.eval_train_rows": 3,
     "training.save_every": 3,
     "training.keep_checkpoints": 7,
     "training.log_every": 2,
