@@ -169,6 +169,31 @@ def test_training_rows_in_the_log_are_scored_by_hand(whole, arm):
     assert last["train_nats"] != last["validation_nats"]
 
 
+def test_a_run_ends_at_the_first_evaluation_at_a_likelihood(arguments, tmp_path):
+    each = {"training__eval_every": 2, "training__log_every": 3, "training__save_every": 8}
+    assert train.main(arguments("ar", output_dir=tmp_path / "whole", **each)) == 0
+    entries = figures(tmp_path / "whole")
+    scores = {entry["step"]: entry["validation_nats"] for entry in entries if "validation_nats" in entry}
+    assert list(scores) == [2, 4, 6, 8]
+    assert scores[2] > scores[4]
+    goal = each | {"training__stop_at_nats": scores[4]}
+    assert train.main(arguments("ar", **goal)) == 0
+    ended = figures(tmp_path / "run")
+    assert ended[-1]["step"] == 4
+    assert {e["step"]: e["validation_nats"] for e in ended if "validation_nats" in e} == {s: scores[s] for s in (2, 4)}
+    assert [e["step"] for e in ended if "loss" in e] == [3, 4], "no step is missing in the log"
+    final = load_file(tmp_path / "run" / "final" / "model.safetensors")
+    same = weights(tmp_path / "run", 4)
+    assert all(torch.equal(value, same[name]) for name, value in final.items())
+    assert "- 4 steps of" in (tmp_path / "run" / "final" / "README.md").read_text(encoding="utf-8")
+    # A run that has ended is complete, and one that has not been so good goes on to its last step.
+    assert train.main(arguments("ar", "--resume", **goal)) == 0
+    assert figures(tmp_path / "run")[-1]["step"] == 4
+    never = each | {"training__stop_at_nats": 1e-3}
+    assert train.main(arguments("ar", output_dir=tmp_path / "never", **never)) == 0
+    assert figures(tmp_path / "never")[-1]["step"] == 8
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_interrupted_run_equals_one_that_was_not(whole, arguments, tmp_path, arm):
     assert train.main(arguments(arm, "--stop_after", "3")) == 0

@@ -128,6 +128,8 @@ class Trainer:
     def fit(self, stop_after: int | None = None) -> bool:
         last = self.settings.max_steps
         end = last if stop_after is None else min(last, self.state.step + stop_after)
+        if self._reached():  # a finished run that is asked to go on
+            end = self.state.step
         loader = DataLoader(
             self.batches,
             batch_size=None,
@@ -143,7 +145,7 @@ class Trainer:
             for batch in loader:
                 self.window.add(batch, self._step(batch), self._count_flops(batch))
                 self._after_step(bar)
-                if self._agreed_to_stop():
+                if self._reached() or self._agreed_to_stop():
                     break
         finally:
             bar.close()
@@ -151,7 +153,12 @@ class Trainer:
                 signal.signal(number, handler)
         if self.state.step > 0 and not (self.output_dir / self._folder_name() / STATE_FILE).exists():
             self.save()
-        return self.state.step >= last
+        return self.state.step >= last or self._reached()
+
+    def _reached(self) -> bool:
+        """Whether an evaluation was at or below the likelihood that ends the run."""
+        goal = self.settings.stop_at_nats
+        return goal is not None and self.state.best_nats <= goal
 
     def _step(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimiser step; (loss, gradient norm), not yet read back to the host."""
@@ -209,6 +216,8 @@ class Trainer:
             self.window.stop_clock()
             self.evaluate()
             improved = self.state.best_step == step
+            if self._reached() and self.window.losses:
+                self._log(bar)  # the run ends here
             self.window.restart_clock()
         if improved or step in self._branch_steps or step % settings.save_every == 0 or step == settings.max_steps:
             self.save()

@@ -186,13 +186,18 @@ def _training(preset: Preset, run: dict, history: list[dict], facts: DataFacts) 
     if train.get("chunked"):
         lines.append(f"{train['chunked']:,} texts longer than the context were cut into several rows")
     lines += [
-        f"{preset.training.max_steps:,} steps of {preset.training.batch_size} rows: {tokens:,} tokens seen, {supervised:,} supervised",
+        f"{_steps(preset, history):,} steps of {preset.training.batch_size} rows: {tokens:,} tokens seen, {supervised:,} supervised",
         f"{seconds / 60:.0f} minutes, {tokens / max(seconds, 1e-9):,.0f} tokens/s on {run['device']}",
         f"seed {preset.training.seed}; torch {run['versions']['torch']}, transformers {run['versions']['transformers']}",
     ]
     if run["command"]:
         lines.append(f"command: `{run['command']}`")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _steps(preset: Preset, history: list[dict]) -> int:
+    """How many the run had: `max_steps`, or fewer where it ended at a likelihood."""
+    return preset.training.max_steps if preset.training.stop_at_nats is None else history[-1]["step"]
 
 
 def _limits(preset: Preset, run: dict, history: list[dict], facts: DataFacts, base: str | None) -> str:
