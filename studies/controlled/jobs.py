@@ -18,6 +18,7 @@ from arche_mdlm.studies.controlled.summary import summary
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.readings.first_tokens import DATA, described, law_of_ids, law_of_model
 from arche_mdlm.studies.engine.readings.references import draw, reference_entropy, reference_figures
+from arche_mdlm.studies.engine.records import HASHES, story_hashes
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
 from arche_mdlm.training.batches.batching import BatchPlanner
 from arche_mdlm.training.batches.step_batches import StepBatches
@@ -110,6 +111,7 @@ def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     )  # fmt: skip
     kept = ("nats_per_token", "standard_error", "nats_per_story", "bits_per_byte", "num_tokens", "num_stories", "nats")
     figures = {key: getattr(score, key) for key in kept}
+    figures |= {HASHES: story_hashes(rows["input_ids"], tokenizer)}
     return figures | {"tokens": [len(ids) - 1 for ids in rows["input_ids"]], "bound": arm.is_bound}
 
 
@@ -122,7 +124,8 @@ def exact(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         pad_token_id=tokenizer.pad_token_id, num_bytes=rows["num_bytes"], policy="left_to_right", stop_at_eos=True,
     )  # fmt: skip
     kept = ("nats_per_token", "nats_per_story", "bits_per_byte", "num_tokens", "num_stories", "nats")
-    return {key: getattr(score, key) for key in kept} | {"tokens": [len(ids) - 1 for ids in rows["input_ids"]]}
+    figures = {key: getattr(score, key) for key in kept} | {HASHES: story_hashes(rows["input_ids"], tokenizer)}
+    return figures | {"tokens": [len(ids) - 1 for ids in rows["input_ids"]]}
 
 
 def bigram(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:

@@ -12,12 +12,15 @@ from arche_mdlm.commands.main import main
 from arche_mdlm.studies.controlled.conclusions import MAIN, conclusions, decided_sentences
 from arche_mdlm.studies.controlled.matched import AT_BOUND, MATCHED_COLUMNS, not_reached
 from arche_mdlm.studies.controlled.plan import AR_COLUMNS, build_plan
+from arche_mdlm.studies.controlled.report import FILES
 from arche_mdlm.studies.controlled.settings import ControlledSettings
 from arche_mdlm.studies.controlled.texts import prompts
+from arche_mdlm.studies.engine.command import publish
 from arche_mdlm.studies.engine.jobs import StudyFolder
 from arche_mdlm.studies.engine.keys import data_hash
 from arche_mdlm.studies.engine.readings.intervals import seeds_interval
 from arche_mdlm.training.loop.trainer import Trainer
+from tools.figures_again import main as figures_command
 
 TINY = {
     "data.vocab_size": 280,
@@ -97,6 +100,10 @@ def test_end_to_end_with_a_failure(workplace, tmp_path, capsys, monkeypatch):
     assert str(workplace) not in markdown + json.dumps(report)
     assert str(tmp_path) not in markdown + json.dumps(report)
     check_prompts(StudyFolder(output, build_plan(settings(workplace))), workplace)
+
+    publish(output / "report.md", tmp_path / "page", FILES)
+    assert figures_command([str(tmp_path / "page.jsonl.gz"), "--held_out", str(workplace / "held_out.jsonl")]) == 0
+    assert " 0 differ; 0 jobs of the report not computed" in capsys.readouterr().out
 
     # What is done stays done; what failed is to do.
     assert main(command(workplace, output, "--dry_run")) == 0
