@@ -98,8 +98,12 @@ def figures_again(file: Path, seed: int = 0, held_out: Sequence[str] = ()) -> di
 
 
 def published_figures(report: dict) -> dict[str, dict]:
-    """What a report's JSON has of the same jobs: of `compare`, the controlled study, or the families'."""
-    found = {job: cell | (cell.get("figures") or {}) for job, cell in report.get("cells", {}).items()}
+    """What a report's JSON has of the same jobs: of `compare`, the controlled study, the families', or speed against quality."""
+    # The figures of texts are those of the job that judges them.
+    found = {
+        f"texts-{job[7:]}" if job.startswith("judged-") else job: cell
+        for job, cell in sorted(report.get("cells", {}).items(), reverse=True)
+    }
     for name, arm in report.get("arms", {}).items():
         if arm.get("diversity"):
             found[f"{name}-unprompted"] = arm["diversity"]
