@@ -76,13 +76,13 @@ _RANGES: dict[str, dict[str, tuple]] = {
     "training": {
         **dict.fromkeys(
             ("max_steps", "batch_size", "accumulation", "eval_every", "save_every", "log_every", "eval_samples",
-             "eval_rows", "keep_checkpoints", "attention_annealing_steps", "length_multiple", "length_pool", "curriculum_steps",
+             "eval_rows", "eval_train_rows", "keep_checkpoints", "attention_annealing_steps", "length_multiple", "length_pool", "curriculum_steps",
              "distillation_steps"),
             (1, math.inf),
         ),
         **dict.fromkeys(("warmup_steps", "weight_decay", "seed"), (0, math.inf)),
         **dict.fromkeys(("min_lr_ratio", "short_canvas_share", "given_share"), (0, 1)),
-        **dict.fromkeys(("learning_rate", "muon_learning_rate", "clip_norm"), (0, math.inf, False)),
+        **dict.fromkeys(("learning_rate", "muon_learning_rate", "clip_norm", "stop_at_nats"), (0, math.inf, False)),
         "ema_decay": (0, 1, False, False),
         "decay_share": (0, 1, False),
         "distillation_distance": (0, 1, False),

@@ -69,6 +69,7 @@ class TrainingSettings:
     distillation_divergence: str = "backward"
     max_steps: int = 1000
     epochs: float | None = None  # in place of max_steps: so many passes over the training rows
+    stop_at_nats: float | None = None  # end at the first evaluation whose validation_nats are no more than this
     batch_size: int = 16
     accumulation: int = 1
     optimizer: str = "adamw"  # or "muon" for the layers' matrices, beside AdamW for the rest
@@ -95,6 +96,7 @@ class TrainingSettings:
     eval_every: int = 500
     eval_samples: int = 2
     eval_rows: int | None = None
+    eval_train_rows: int | None = 128  # training rows scored at every evaluation, at most eval_rows; null: none
     save_every: int = 500
     keep_checkpoints: int = 2
     log_every: int = 20

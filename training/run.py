@@ -17,7 +17,7 @@ from arche_mdlm.training.data.corpus import Corpus, load_corpus, source_hashes
 from arche_mdlm.training.files.checkpointing import list_checkpoints, remove_checkpoint, write_json_atomically
 from arche_mdlm.training.launcher import accelerator_arguments, is_main_process
 from arche_mdlm.training.loop.before_after import show_change
-from arche_mdlm.training.loop.evaluation import Evaluator
+from arche_mdlm.training.loop.evaluation import Evaluator, some_rows
 from arche_mdlm.training.loop.export import create_repository, export_best, push, push_checkpoint
 from arche_mdlm.training.loop.provenance import describe_run
 from arche_mdlm.training.loop.resuming import data_changes, refuse_changes
@@ -69,7 +69,7 @@ def run(request: TrainingRequest) -> TrainingResult:
     resume_from = None if plan.start is None else plan.start.checkpoint
     trainer = Trainer(
         plan.preset, model, corpus.tokenizer, batches, evaluator, plan.output_dir, accelerator, resume_from, record,
-        on_saved,
+        on_saved, _train_evaluator(plan, corpus),
     )  # fmt: skip
     if plan.init_from and plan.start is None:
         trainer.evaluate_start()
@@ -177,6 +177,16 @@ def _evaluator(plan: TrainingPlan, corpus: Corpus) -> Evaluator:
     data, training = plan.preset.data, plan.preset.training
     rows, pad = corpus.validation.dataset, corpus.tokenizer.pad_token_id
     return Evaluator(rows, data.context_length, pad, training.eval_samples, training.eval_rows)
+
+
+def _train_evaluator(plan: TrainingPlan, corpus: Corpus) -> Evaluator | None:
+    """Of training rows that the seed chooses, so that memorisation shows; no more of them than of held-out rows."""
+    data, training = plan.preset.data, plan.preset.training
+    if training.eval_train_rows is None:
+        return None
+    number = min(training.eval_train_rows, training.eval_rows or training.eval_train_rows)
+    rows = some_rows(corpus.train.dataset, number, training.seed)
+    return Evaluator(rows, data.context_length, corpus.tokenizer.pad_token_id, training.eval_samples)
 
 
 def _pusher(plan: TrainingPlan, accelerator: Accelerator) -> Callable[[Path], None] | None:

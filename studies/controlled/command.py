@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="texts are compared whole, and cut to so many tokens",
     )
     add("--likelihood_samples", type=count(2), default=default.likelihood_samples, help="draws a story of the NELBO")
+    add(
+        "--exact_stories",
+        type=count(2),
+        default=default.exact_stories,
+        help="held-out stories whose exact likelihood, written from left to right, MDLM is asked for",
+    )
+    add("--no_matched", action="store_false", dest="matched", help="without the two AR columns at MDLM's likelihood")
     add("--judge", default=default.judge, help="smollm2 (extra judge), none, or a folder or repository of a causal LM")
     add("--judge_samples", type=count(2), help="the judge sees the first so many texts of a set (default: all)")
     add("--scale", default="", help="a name for the scale in the reports (default: the preset's)")

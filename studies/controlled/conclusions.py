@@ -3,6 +3,7 @@
 import itertools
 import math
 
+from arche_mdlm.studies.controlled.matched import AT_BOUND, not_reached
 from arche_mdlm.studies.controlled.summary import BASE, sample_key
 from arche_mdlm.studies.engine.figures import FEW_JUDGED, FIGURES
 from arche_mdlm.studies.engine.readings.decisions import Comparison, decide, note, over_seeds
@@ -12,6 +13,7 @@ from arche_mdlm.studies.engine.readings.intervals import seeds_interval
 MAIN = sample_key({"checkpoint": "best", "prompt": "bos", "temperature": 1.0})
 FEW_TEXTS = 100
 _PAPER_OPENINGS = (0.934, 0.033)  # MDLM and AR, arXiv 2603.22075
+_EQUAL_DIVERSITY, _EQUAL_CLOSENESS = "diversity at equal fit", "closeness at equal fit"
 _SWEEP = "best, bos, "
 Key = tuple[str, str, str]
 _MORE_IS_DIVERSE = {"distinct_2": 1, "distinct_4": 1, "self_bleu": -1, "vocabulary_size": 1, "distinct_openings": 1}
@@ -41,11 +43,13 @@ def _left_out(report: dict) -> list[str]:
 
 def decided_sentences(report: dict) -> list[str]:
     """One line a question; empty where nothing is decided."""
-    signs, lines = decide(comparisons(report)), []
+    signs = decide(comparisons(report))
+    lines = _at_equal_fit(report, signs)
     for column in report["arms"]:
         if column.startswith("mdlm"):
             lines += [
                 *_likelihood(report, column, signs),
+                *_left_to_right(report, column, signs),
                 *_diversity(column, signs),
                 *_closeness(column, signs),
                 *_frontier(report, column, signs),
@@ -57,6 +61,14 @@ def comparisons(report: dict) -> dict[Key, Comparison]:
     """All that is looked at: (question, column, figure or temperature); without the columns that `floors` marks."""
     found: dict[Key, Comparison] = {}
     seeds, poor = len(report["seeds"]), report.get("poor", {})
+    equal = report.get("at_equal_fit")
+    if equal and not {equal["column"], AT_BOUND} & set(poor) and not not_reached(report["arms"].get(AT_BOUND, {})):
+        for figure in _MORE_IS_DIVERSE:
+            if figure in equal["differences"]["samples"].get(MAIN, {}):
+                mean = equal["differences"]["samples"][MAIN][figure]["mean"]
+                found[_EQUAL_DIVERSITY, equal["column"], figure] = over_seeds(mean, seeds)
+        for figure, entry in equal["distances"].get(MAIN, {}).items():
+            found[_EQUAL_CLOSENESS, equal["column"], figure] = over_seeds(entry["than_base"], seeds)
     if BASE in poor:
         return found
     for column in report["arms"]:
@@ -64,6 +76,8 @@ def comparisons(report: dict) -> dict[Key, Comparison]:
             own = report["differences"].get(column, {"likelihood": {}, "samples": {}})
             if "best" in own["likelihood"]:
                 found["likelihood", column, ""] = over_seeds(own["likelihood"]["best"]["mean"], seeds)
+            if "exact" in own:
+                found["left to right", column, ""] = over_seeds(own["exact"]["mean"], seeds)
             for figure in _MORE_IS_DIVERSE:
                 if figure in own["samples"].get(MAIN, {}):
                     found["diversity", column, figure] = over_seeds(own["samples"][MAIN][figure]["mean"], seeds)
@@ -95,14 +109,46 @@ def _likelihood(report: dict, column: str, signs: dict[Key, int]) -> list[str]:
     return [f"**{column}, likelihood**: NELBO minus AR's NLL is {_shown(mean)} nats a token. {said[sign]}"]
 
 
+def _left_to_right(report: dict, column: str, signs: dict[Key, int]) -> list[str]:
+    """Two exact likelihoods: of MDLM as it writes a token a step from left to right, and of AR."""
+    sign = signs.get(("left to right", column, ""), 0)
+    if not sign:
+        return []
+    own = report["differences"][column]["exact"]
+    said = {
+        1: "written so, MDLM is the worse density model",
+        -1: "written so, MDLM is the better density model",
+    }[sign]
+    mean = own["mean"]
+    return [f"**{column}, left to right**: its exact NLL of {own['stories']} held-out stories, a token a step from left to right, minus AR's is "
+            f"{mean['estimate']:+.3f} nats a token (95 %, over seeds and over these stories: {mean['low']:+.3f} to {mean['high']:+.3f}): {said}."]  # fmt: skip
+
+
+def _at_equal_fit(report: dict, signs: dict[Key, int]) -> list[str]:
+    """MDLM beside an AR model that was stopped at MDLM's bound: what is left of the differences where the fit is equal."""
+    equal = report.get("at_equal_fit")
+    if not equal:
+        return []
+    column = equal["column"]
+    diverse, close = (_by_sign(question, column, signs) for question in (_EQUAL_DIVERSITY, _EQUAL_CLOSENESS))
+    parts = [f"{label} {', '.join(names)}" for label, names in (
+        ("more diverse by", diverse[1]), ("less diverse by", diverse[-1]),
+        ("closer to held-out stories in", close[-1]), ("farther from them in", close[1])) if names]  # fmt: skip
+    return (
+        [f"**{column}, at equal fit** (against `{AT_BOUND}`: AR stopped at MDLM's bound): {'; '.join(parts)}."]
+        if parts
+        else []
+    )
+
+
 def _by_sign(question: str, column: str, signs: dict[Key, int]) -> dict[int, list[str]]:
     """Short names of the figures that a question decides, by sign."""
     found: dict[int, list[str]] = {1: [], -1: []}
     for (asked, own, figure), sign in signs.items():
         if (asked, own) == (question, column) and sign:
-            found[sign * (_MORE_IS_DIVERSE.get(figure, 1) if question == "diversity" else 1)].append(
-                FIGURES[figure].short
-            )
+            found[
+                sign * (_MORE_IS_DIVERSE.get(figure, 1) if question in ("diversity", _EQUAL_DIVERSITY) else 1)
+            ].append(FIGURES[figure].short)
     return found
 
 

@@ -11,12 +11,14 @@ import torch
 from arche_mdlm.configuration.model_config import make_config
 from arche_mdlm.configuration.settings import ModelSettings, TrainingSettings
 from arche_mdlm.metrics.diversity import diversity_differences
+from arche_mdlm.metrics.policy_likelihood import corpus_policy_nll
 from arche_mdlm.metrics.tokens.bigram import fit_bigram
 from arche_mdlm.studies.controlled import texts as texts_of
 from arche_mdlm.studies.controlled.summary import summary
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.readings.first_tokens import DATA, described, law_of_ids, law_of_model
 from arche_mdlm.studies.engine.readings.references import draw, reference_entropy, reference_figures
+from arche_mdlm.studies.engine.records import HASHES, story_hashes
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
 from arche_mdlm.training.batches.batching import BatchPlanner
 from arche_mdlm.training.batches.step_batches import StepBatches
@@ -109,7 +111,21 @@ def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     )  # fmt: skip
     kept = ("nats_per_token", "standard_error", "nats_per_story", "bits_per_byte", "num_tokens", "num_stories", "nats")
     figures = {key: getattr(score, key) for key in kept}
+    figures |= {HASHES: story_hashes(rows["input_ids"], tokenizer)}
     return figures | {"tokens": [len(ids) - 1 for ids in rows["input_ids"]], "bound": arm.is_bound}
+
+
+def exact(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """MDLM's exact NLL of the first held-out stories, where it writes a token a step from left to right up to the EOS."""
+    model, tokenizer = load_checkpoint(settings, inputs)
+    rows = read_corpus(settings, tokenizer).validation.dataset[: settings["exact_stories"]]
+    score = corpus_policy_nll(
+        model, rows["input_ids"], canvas_length=settings["preset"]["data"]["context_length"],
+        pad_token_id=tokenizer.pad_token_id, num_bytes=rows["num_bytes"], policy="left_to_right", stop_at_eos=True,
+    )  # fmt: skip
+    kept = ("nats_per_token", "nats_per_story", "bits_per_byte", "num_tokens", "num_stories", "nats")
+    figures = {key: getattr(score, key) for key in kept} | {HASHES: story_hashes(rows["input_ids"], tokenizer)}
+    return figures | {"tokens": [len(ids) - 1 for ids in rows["input_ids"]]}
 
 
 def bigram(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
@@ -117,7 +133,9 @@ def bigram(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     corpus = read_corpus(settings)
     train, held_out = (part.dataset[:]["input_ids"] for part in (corpus.train, corpus.validation))
     model = fit_bigram(train, len(corpus.tokenizer))
-    return {"nats_per_token": model.nats_per_token(held_out), "weight": model.weight, "stories": len(held_out)}
+    few = held_out[: settings["exact_stories"]]
+    return {"nats_per_token": model.nats_per_token(held_out), "weight": model.weight, "stories": len(held_out),
+            "exact_stories": len(few), "nats_per_token_exact": model.nats_per_token(few)}  # fmt: skip
 
 
 def first_token(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:

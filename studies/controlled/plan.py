@@ -14,6 +14,13 @@ from typing import Any
 
 from arche_mdlm.configuration.model_config import make_config
 from arche_mdlm.configuration.settings import Preset
+from arche_mdlm.studies.controlled.matched import (
+    AT_BOUND,
+    MATCHED_COLUMNS,
+    likelihood_job,
+    matched_preset,
+    writes_left_to_right,
+)
 from arche_mdlm.studies.controlled.settings import ControlledSettings
 from arche_mdlm.studies.controlled.summary import BASE
 from arche_mdlm.studies.controlled.texts import judge_installed, mauve_installed
@@ -34,7 +41,8 @@ def build_plan(settings: ControlledSettings, device: str = "cpu") -> Plan:
     presets = {"mdlm": settings.arm("mdlm"), "ar": settings.arm("ar")}
     jobs = [_check_job(settings, presets)]
     jobs.append(_reference_job(settings, presets["mdlm"]))
-    jobs.append(Job("bigram", "bigram", f"{_JOBS}:bigram", data_settings(settings, presets["mdlm"]), ("check",), 20.0))
+    few = data_settings(settings, presets["mdlm"]) | {"exact_stories": settings.exact_stories}
+    jobs.append(Job("bigram", "bigram", f"{_JOBS}:bigram", few, ("check",), 20.0))
     for seed in settings.seeds:
         jobs.append(_supervision_job(settings, seed))
         for column in columns(settings):
@@ -45,25 +53,34 @@ def build_plan(settings: ControlledSettings, device: str = "cpu") -> Plan:
         "corpus": corpus,
         "number": settings.num_samples,
         "columns": columns(settings),
+        "first": first_mdlm(settings),
         "seeds": settings.seeds,
         "scale": settings.scale or settings.preset,
     }
     found = {
         job.name: job.settings
         for job in jobs
-        if job.kind in ("train", "likelihood", "first token", "metrics", "paired")
+        if job.kind in ("train", "likelihood", "exact", "first token", "metrics", "paired")
     }
     about = {name: {k: v for k, v in own.items() if k in _ABOUT} for name, own in found.items()}
     jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", kept | {"about": about}, needs, 5.0, tolerant=True))
     return Plan(tuple(jobs), data_hash(presets["mdlm"], settings.validation_data))
 
 
-_ABOUT = ("column", "seed", "checkpoint", "prompt", "temperature")  # by what the summary finds a job's figures
+_ABOUT = ("column", "seed", "checkpoint", "prompt", "temperature", "base")  # by what the summary finds a job's figures
 
 
 def columns(settings: ControlledSettings) -> list[str]:
     """The columns of the comparison: MDLM by objective, AR by the quantity it shares with MDLM."""
-    return [*(f"mdlm-{objective}" for objective in settings.objectives), *AR_COLUMNS]
+    matched: tuple[str, ...] = MATCHED_COLUMNS if settings.matched else ()
+    if not writes_left_to_right(settings.arm("mdlm")):
+        matched = matched[:1]
+    return [*(f"mdlm-{objective}" for objective in settings.objectives), *AR_COLUMNS, *matched]
+
+
+def first_mdlm(settings: ControlledSettings) -> str:
+    """The column whose likelihood the matched ones have."""
+    return f"mdlm-{settings.objectives[0]}"
 
 
 def data_settings(settings: ControlledSettings, preset: Preset) -> dict:
@@ -98,9 +115,13 @@ def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str)
     run, matched = f"{column}-s{seed}", column == "ar-supervised"
     train = f"train-{run}"
     needs = ("check", f"supervision-s{seed}") if matched else ("check",)
+    stopped = column in MATCHED_COLUMNS
+    if stopped:
+        preset = matched_preset(preset, column, settings.exact_stories)
+        needs = ("check", likelihood_job(column, first_mdlm(settings), seed))
     own = about | {"preset": f"{settings.preset}-{arm}", "data": settings.data}
-    own |= {"validation_data": settings.validation_data, "changes": _changes(settings, preset), "matched": matched,
-            "resolved": preset.to_dict()}  # fmt: skip  # the presets' files may change
+    own |= {"validation_data": settings.validation_data, "changes": _changes(settings, preset, stopped), "matched": matched,
+            "stopped": stopped, "resolved": preset.to_dict()}  # fmt: skip  # the presets' files may change
     steps = preset.training.max_steps * (0.5 if matched else 1)
     config = make_config(preset.model.architecture, preset.model.config)
     yield Job(train, "train", TRAIN, own, needs, training_seconds(preset, device, steps), fresh=True)
@@ -113,15 +134,25 @@ def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str)
             chosen | {"num_samples": settings.likelihood_samples}, likelihood_needs, forward_seconds(preset, device, 1200 * draws),
         )  # fmt: skip
     best = about | {"checkpoint": "best"} | data_settings(settings, preset)
+    if arm == "mdlm" and writes_left_to_right(preset):
+        few = best | {"exact_stories": settings.exact_stories}
+        forwards = settings.exact_stories * preset.data.context_length / 2
+        yield Job(
+            f"exact-{run}", "exact", f"{_JOBS}:exact", few, (train,), forward_seconds(preset, device, round(forwards))
+        )
     yield Job(f"first-token-{run}", "first token", f"{_JOBS}:first_token", best, (train,), 5.0)
     for checkpoint, prompt, temperature in sampled(settings):
         yield from _sample_jobs(
             settings, preset, about | {"checkpoint": checkpoint}, prompt, temperature, train, device
         )
-    if column != BASE:
+    bases = [BASE] if column != BASE else []
+    if settings.matched and column == first_mdlm(settings):
+        bases.append(AT_BOUND)
+    for base in bases:
         names = [f"s{seed}-{sample_key_name(*key)}" for key in sampled(settings) if key[2] == 1.0]
-        pairs = tuple(f"sample-{own}-{name}" for name in names for own in (column, BASE))
-        yield Job(f"paired-{run}", "paired", f"{_JOBS}:paired", about | {"base": BASE}, pairs, 5.0 * len(names))
+        pairs = tuple(f"sample-{own}-{name}" for name in names for own in (column, base))
+        name = f"paired-{run}" if base == BASE else f"paired-{run}-{base}"
+        yield Job(name, "paired", f"{_JOBS}:paired", about | {"base": base}, pairs, 5.0 * len(names))
 
 
 def _same(job: str, checkpoint: str, rest: str = "") -> tuple[str, ...]:
@@ -181,8 +212,10 @@ def _measuring(settings: ControlledSettings) -> dict:
     return own | {"mauve": mauve_installed()}
 
 
-def _changes(settings: ControlledSettings, preset: Preset) -> list[str]:
+def _changes(settings: ControlledSettings, preset: Preset, stopped: bool) -> list[str]:
     """`--set` of the training that gives `preset`, its source aside."""
     own = {"training.max_steps": preset.training.max_steps, "training.seed": preset.training.seed,
            "training.objective": preset.training.objective}  # fmt: skip
+    if stopped:
+        own |= {"training.eval_every": preset.training.eval_every, "training.eval_rows": preset.training.eval_rows}
     return [*settings.changes, *(f"{key}={json.dumps(value)}" for key, value in own.items())]

@@ -17,7 +17,11 @@ def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     colours = dict(zip(report["arms"], SERIES, strict=False))
     pictures = {}
     for name, caption, plot in (
-        ("training.png", "Validation during training, a line a seed", _curves),
+        (
+            "training.png",
+            "Likelihood during training, a line a seed: solid held-out stories, dashed training rows",
+            _curves,
+        ),
         (
             "frontier.png",
             "Quality and diversity by temperature, a marker each from the lowest to the highest, mean over seeds; dashed: held-out stories",
@@ -52,18 +56,23 @@ def _curves(report: dict, colours: dict) -> Any:
                 axis.plot(
                     *zip(*scores, strict=True), "o-", ms=3, color=colours[name], label=name if not number else None
                 )
+            trained = [(e["tokens"] / 1e6, e["train"]) for e in _validation(run["history"]) if "train" in e]
+            if trained:
+                axis.plot(*zip(*trained, strict=True), "--", color=colours[name], lw=1)
     axis.set(xlabel="million tokens seen", ylabel="nats a token (MDLM: NELBO)")
     finish(axis, legend=True)
     return figure
 
 
 def _validation(history: list[dict]) -> list[dict]:
-    """Validation figures by the tokens seen until then."""
+    """Nats a token of held-out stories, and of training rows where they were scored (`train`), by the tokens seen until then."""
     tokens, found = 0, []
     for entry in history:
         tokens += entry.get("tokens", 0)
         if "validation_nats" in entry:
             found.append({"tokens": tokens, "nats": entry["validation_nats"]})
+            if "train_nats" in entry:
+                found[-1]["train"] = entry["train_nats"]
     return found
 
 

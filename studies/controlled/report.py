@@ -4,6 +4,8 @@ from pathlib import Path
 from statistics import median
 
 from arche_mdlm.studies.controlled.conclusions import MAIN, comparisons, conclusions
+from arche_mdlm.studies.controlled.matched import AT_BOUND, AT_LEFT_TO_RIGHT
+from arche_mdlm.studies.controlled.matched import note as matched_note
 from arche_mdlm.studies.controlled.plots import draw
 from arche_mdlm.studies.controlled.summary import CUT_FIGURES, LOGARITHMIC, sample_key
 from arche_mdlm.studies.engine import report as engine
@@ -42,11 +44,12 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         "many steps as give AR as many supervised real tokens as MDLM's masks give it). Supervised counts here include the "
         "canvas's tail, where MDLM says that the story is over. Tokens/s: median of the log's entries, other jobs beside it; "
         "MFU and peak memory are measured on GPUs whose peak is known.",
+        matched_note(report["arms"]),
         "## Likelihood on the held-out stories",
         _likelihood(report),
         "AR: exact NLL. MDLM: NELBO, an upper bound on its NLL; nats divided by the story's tokens, EOS counted. "
         "*Masks*: Monte Carlo error of the bound, one standard error; *stories*: half of the 95 % interval over stories, which holds "
-        "that of the masks; both are means over seeds.",
+        "that of the masks; both are means over seeds. " + _of_left_to_right(report),
         floor_note(report["poor"]),
         *section(report["first_tokens"]),
         *_all_samples(report),
@@ -55,6 +58,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         f"{'One seed: no interval over seeds' if _one_seed(report) else 'Over seeds'}, each seed's difference paired by "
         "prompt; the intervals over prompts, of each seed and for all sets of samples, are in `report.json` under "
         "`differences`.",
+        *_equal_fit(report),
         "## Distance to the held-out stories",
         _distances(report),
         f"Absolute distances, mean over seeds; Distinct-n, Self-BLEU and vocabulary of the first "
@@ -157,12 +161,42 @@ def _likelihood(report: dict) -> str:
             mean = group["mean"]
             masks, stories = _noises(group)
             by_seed = ", ".join(f"{entry['nats_per_token']:.4f}" for entry in group["seeds"].values())
+            exact = arm.get("exact") if checkpoint == "best" else None
             rows.append([f"{_marked(report, name)}, {checkpoint}", at_most + _estimate(mean["nats_per_token"], ".4f"),
-                         at_most + _estimate(mean["bits_per_byte"], ".4f"), masks, stories, by_seed])  # fmt: skip
+                         at_most + _estimate(mean["bits_per_byte"], ".4f"), masks, stories, by_seed,
+                         _estimate(exact and exact["mean"]["nats_per_token"], ".4f"),
+                         _estimate(report["differences"].get(name, {}).get("exact", {}).get("mean") if exact else None, "+.4f")])  # fmt: skip
     if report["bigram"]:
-        rows.append(["interpolated bigram", f"{report['bigram']['nats_per_token']:.4f}", "–", "–", "–", "–"])
-    return table(
-        ["arm, checkpoint", "nats a token", "bits a byte", "± masks", "± stories", "nats a token, by seed"], rows
+        bigram = report["bigram"]
+        rows.append(
+            [
+                "interpolated bigram",
+                f"{bigram['nats_per_token']:.4f}",
+                *["–"] * 4,
+                f"{bigram['nats_per_token_exact']:.4f}",
+                "–",
+            ]
+        )
+    header = [
+        "arm, checkpoint",
+        "nats a token",
+        "bits a byte",
+        "± masks",
+        "± stories",
+        "nats a token, by seed",
+        "left to right",
+        "minus AR",
+    ]
+    return table(header, rows)
+
+
+def _of_left_to_right(report: dict) -> str:
+    counts = [own["exact"]["stories"] for own in report["differences"].values() if "exact" in own]
+    if not counts:
+        return ""
+    return (
+        f"*Left to right*: the exact NLL of MDLM's best checkpoint writing a token a step in that order, on the first {counts[0]} held-out stories; "
+        "*minus AR*: the difference from ar-seen's NLL of the same stories, its interval over seeds or over these stories, whichever is wider."
     )
 
 
@@ -232,6 +266,23 @@ def _differences(report: dict) -> str:
             ]
         )
     return table(["", *columns], rows)
+
+
+def _equal_fit(report: dict) -> list[str]:
+    """MDLM minus AR at MDLM's bound, a line a figure."""
+    equal = report.get("at_equal_fit")
+    if not equal:
+        return []
+    found = equal["differences"]
+    rows = [["nats a token, best", _estimate(found["likelihood"].get("best", {}).get("mean"), "+.4f")]]
+    rows += [[FIGURES[figure].short if figure in FIGURES else figure,
+              _estimate(group["mean"], "+,.0f" if figure == "vocabulary_size" else "+.4f")]
+             for figure, group in found["samples"].get(MAIN, {}).items()]  # fmt: skip
+    return [
+        f"## At equal fit: {equal['column']} minus {AT_BOUND}, {_prompt('bos')}, temperature 1.0, best checkpoint",
+        table(["", f"{equal['column']} minus {AT_BOUND}"], rows),
+        f"That of `{AT_LEFT_TO_RIGHT}` is read off the tables above: MDLM's bound may be loose, its left-to-right NLL is exact.",
+    ]
 
 
 def _distances(report: dict) -> str:

@@ -30,6 +30,8 @@ class ControlledSettings:
     batch_size: int = 50  # of sampling
     cut_tokens: int = 100  # texts are compared whole, and cut to so many tokens
     likelihood_samples: int = 16
+    exact_stories: int = 20  # held-out stories whose exact left-to-right likelihood MDLM is asked for
+    matched: bool = True  # AR at the likelihood of the first objective of MDLM, too
     judge: str = "none"
     judge_samples: int | None = None  # the judge sees the first so many texts of a set; None: all
     scale: str = ""  # a name for the reports; the preset's where none is given
@@ -44,7 +46,8 @@ class ControlledSettings:
         values = self.temperatures
         if 1.0 not in values or not all(0 < v < math.inf for v in values) or len(set(values)) < len(values):
             raise ValueError(f"temperatures={list(values)} must be different ones above 0, and 1.0 among them")
-        least = {"num_samples": 4, "num_diffusion_steps": 1, "batch_size": 1, "cut_tokens": 5, "likelihood_samples": 2}
+        least = {"num_samples": 4, "num_diffusion_steps": 1, "batch_size": 1, "cut_tokens": 5, "likelihood_samples": 2,
+                 "exact_stories": 2}  # fmt: skip
         check_least(self, least)
         if self.judge_samples is not None and self.judge_samples < 2:
             raise ValueError(f"judge_samples={self.judge_samples} must be at least 2")

@@ -4,6 +4,9 @@ it is from held-out stories."""
 import math
 from typing import Any
 
+import numpy as np
+
+from arche_mdlm.studies.controlled.matched import AT_BOUND
 from arche_mdlm.studies.engine.readings.floors import why_poor
 from arche_mdlm.studies.engine.readings.intervals import Interval, paired_interval, ratio_interval, seeds_interval
 
@@ -30,7 +33,7 @@ def summary(settings: dict, results: dict[str, dict]) -> dict:
     """The report's figures.
 
     Args:
-        settings: `columns`, `seeds`, `scale`, and `about`: column, seed and the rest of each job.
+        settings: `columns`, `first` (the MDLM column that AR is matched with), `seeds`, `scale`, and `about`: column, seed and the rest of each job.
         results: of the jobs that have one, by name.
     """
     about, seeds = settings["about"], list(settings["seeds"])
@@ -54,8 +57,16 @@ def summary(settings: dict, results: dict[str, dict]) -> dict:
     report["bigram"] = results.get("bigram")
     report["poor"] = {column: why for column, arm in arms.items() if (why := _why_poor(arm, report["bigram"]))}
     report["differences"] = {column: _differences(column, about, results) for column in arms if column != BASE}
-    if reference and reference["figures"]:
-        report["distances"] = {column: _distances(arm, arms[BASE], reference) for column, arm in arms.items()}
+    known = reference if reference and reference["figures"] else None
+    if known:
+        report["distances"] = {column: _distances(arm, arms[BASE], known) for column, arm in arms.items()}
+    if AT_BOUND in arms:
+        first = settings["first"]
+        report["at_equal_fit"] = {
+            "column": first,
+            "differences": _differences(first, about, results, AT_BOUND),
+            "distances": _distances(arms[first], arms[AT_BOUND], known) if known else {},
+        }
     return report
 
 
@@ -74,6 +85,8 @@ def _arm(own: dict[str, dict], results: dict, seeds: list[int]) -> dict:
                 "device",
                 "versions",
                 "history",
+                "best_nats",
+                "stop_at_nats",
             )
             found["training"][seed] = {key: result[key] for key in kept}
         elif name.startswith("likelihood"):
@@ -81,10 +94,16 @@ def _arm(own: dict[str, dict], results: dict, seeds: list[int]) -> dict:
             kept = ("nats_per_token", "standard_error", "nats_per_story", "bits_per_byte", "bound", "num_stories")
             entry = {key: result[key] for key in kept} | {"nats_per_token_ci": over_stories[1:]}
             found["likelihood"].setdefault(about["checkpoint"], {"seeds": {}})["seeds"][seed] = entry
+        elif name.startswith("exact"):
+            kept = ("nats_per_token", "nats_per_story", "bits_per_byte", "num_stories")
+            interval = ratio_interval(result["nats"], result["tokens"])[1:]
+            entry = {key: result[key] for key in kept} | {"nats_per_token_ci": interval}
+            found.setdefault("exact", {"seeds": {}})["seeds"][seed] = entry
         elif name.startswith("metrics"):
             entry = {key: result[key] for key in ("figures", "cut", "notes", "mean_tokens", "ended_by_eos", "examples")}
             found["samples"].setdefault(sample_key(about), {"seeds": {}})["seeds"][seed] = entry
-    for group in found["likelihood"].values():
+    exact = [found["exact"]] if "exact" in found else []
+    for group in (*found["likelihood"].values(), *exact):
         names = ("nats_per_token", "nats_per_story", "bits_per_byte")
         group["mean"] = {name: _over_seeds([entry[name] for entry in group["seeds"].values()]) for name in names}
     for group in found["samples"].values():
@@ -99,13 +118,18 @@ def _arm(own: dict[str, dict], results: dict, seeds: list[int]) -> dict:
 
 
 def _why_poor(arm: dict, bigram: dict | None) -> str | None:
-    """By the likelihood of the best checkpoints, and by the texts at temperature 1 of the seed whose are shortest."""
+    """By the likelihood of the best checkpoints (MDLM's bound, or its exact one from left to right where that is better than a bigram), and by the texts at temperature 1 of the seed whose are shortest."""
     likelihood = arm["likelihood"].get("best")
     key = sample_key({"checkpoint": "best", "prompt": "bos", "temperature": 1.0})
     entries = arm["samples"].get(key, {"seeds": {}})["seeds"].values()
     words = [(entry["figures"] or {"median_words": 0})["median_words"] for entry in entries]
     nats = likelihood and likelihood["mean"]["nats_per_token"]["estimate"]
-    return why_poor(min(words, default=None), nats, bigram["nats_per_token"] if bigram else None)
+    floor = bigram["nats_per_token"] if bigram else None
+    if (
+        bigram and "exact" in arm and nats is not None and nats > floor
+    ):  # a bound may be loose, the exact likelihood is not
+        nats, floor = arm["exact"]["mean"]["nats_per_token"]["estimate"], bigram["nats_per_token_exact"]
+    return why_poor(min(words, default=None), nats, floor)
 
 
 def sample_key(about: dict) -> str:
@@ -131,15 +155,17 @@ def _over_seeds(values: list) -> dict | None:
     return seeds_interval(values)._asdict()
 
 
-def _differences(column: str, about: dict, results: dict) -> dict:
-    """Column minus AR, by seed paired by story or prompt, and over the seeds: `likelihood` by checkpoint, `samples` by set
-    of samples and figure."""
+def _differences(column: str, about: dict, results: dict, base: str = BASE) -> dict:
+    """Column minus an AR column, by seed paired by story or prompt, and over the seeds: `likelihood` by checkpoint, `exact` (where MDLM has
+    one), `samples` by set of samples and figure."""
     found: dict[str, dict] = {"likelihood": {}, "samples": {}}
     for name, own in about.items():
-        partner = name.replace(f"-{column}-s", f"-{BASE}-s", 1)
+        partner = name.replace(f"-{column}-s", f"-{base}-s", 1)
         if own["column"] != column or name not in results:
             continue
         if name.startswith("paired"):
+            if own["base"] != base:
+                continue
             for key, figures in results[name].items():
                 for figure, interval in figures.items():
                     _add(found["samples"].setdefault(sample_key(_parsed(key)), {}), figure, own["seed"], interval)
@@ -160,7 +186,34 @@ def _differences(column: str, about: dict, results: dict) -> dict:
         *(g for figures in found["samples"].values() for g in figures.values()),
     ):
         group["mean"] = _over_seeds([interval["estimate"] for interval in group["seeds"].values()])
+    if exact := _exact_differences(column, about, results, base):
+        found["exact"] = exact
     return found
+
+
+def _exact_differences(column: str, about: dict, results: dict, base: str) -> dict | None:
+    """MDLM's exact left-to-right NLL minus AR's on the same few stories, nats a token: by seed paired by story, and the mean over seeds, whose
+    interval holds that over the stories too, as they are few. None where a seed lacks one."""
+    pairs = []
+    for name, own in about.items():
+        partner = f"likelihood-{base}-s{own['seed']}-best"
+        if own["column"] == column and name.startswith("exact") and name in results and partner in results:
+            pairs.append(
+                (str(own["seed"]), results[name], np.asarray(results[partner]["nats"][: len(results[name]["nats"])]))
+            )
+    if not pairs:
+        return None
+    per_token = pairs[0][1]["num_stories"] / pairs[0][1]["num_tokens"]  # the same stories in all
+
+    def scaled(interval: Interval) -> dict:
+        return Interval(*(value * per_token for value in interval))._asdict()
+
+    seeds = {seed: scaled(paired_interval(exact["nats"], nats)) for seed, exact, nats in pairs}
+    over_stories = scaled(
+        paired_interval(*(np.mean(part, axis=0) for part in zip(*((e["nats"], n) for _, e, n in pairs), strict=True)))
+    )
+    mean = _widest([_over_seeds([interval["estimate"] for interval in seeds.values()]), over_stories])
+    return {"seeds": seeds, "mean": mean, "stories": pairs[0][1]["num_stories"]}
 
 
 def _parsed(key: str) -> dict:

@@ -53,18 +53,25 @@ def _train(settings: dict, inputs: dict[str, Path], output: Path) -> dict:
     state, described = read_state(last), json.loads((output / "run.json").read_text(encoding="utf-8"))
     kept = ("best_step", "seconds", "tokens", "supervised", "history")
     return {"best": "run/final", "last": f"run/{last.name}", "steps": state["step"], **{k: state[k] for k in kept},
+            "best_nats": state["best_nats"], "stop_at_nats": state["preset"]["training"]["stop_at_nats"],
             "parameters": described["parameters"], "device": described["device"],
             "versions": described["versions"]}  # fmt: skip
 
 
 def _request(settings: dict, inputs: dict[str, Path], output: Path) -> TrainingRequest:
-    """What the training is asked; a matched one has as many steps as the supervision job has found."""
+    """What the training is asked; a matched one has as many steps as the supervision job has found, a stopped one ends at the likelihood that
+    another model has on the stories of its evaluations."""
     changes = parse_changes(settings["changes"])
     if settings["data"] is not None:
         changes["data.source"] = settings["data"]
     if settings["matched"]:
         found = next(path for name, path in inputs.items() if name.startswith("supervision"))
         changes["training.max_steps"] = result_of(found)["ar_steps"]
+    if settings.get("stopped"):
+        found = next(path for name, path in inputs.items() if name.startswith(("likelihood", "exact")))
+        changes["training.stop_at_nats"] = nats_of_first(
+            result_of(found), settings["resolved"]["training"]["eval_rows"]
+        )
     return TrainingRequest(
         preset=settings["preset"],
         changes=changes,
@@ -75,8 +82,13 @@ def _request(settings: dict, inputs: dict[str, Path], output: Path) -> TrainingR
     )
 
 
+def nats_of_first(likelihood: dict, stories: int | None) -> float:
+    """Nats a token of the first stories (None: all) of a result with the `nats` and `tokens` of each."""
+    return sum(likelihood["nats"][:stories]) / sum(likelihood["tokens"][:stories])
+
+
 def training_command(own: dict) -> str:
-    """The command line of a training by its settings; a matched one's number of steps aside."""
+    """The command line of a training by its settings; a matched one's number of steps, or the likelihood at which it ends, aside."""
     words = ["arche-mdlm", "train", "--preset", own["preset"]]
     for option in ("data", "validation_data"):
         words += [f"--{option}", portable(own[option])] if own[option] is not None else []

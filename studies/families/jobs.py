@@ -13,6 +13,7 @@ from arche_mdlm.metrics.policy_likelihood import corpus_policy_nll
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.pair import Arm
 from arche_mdlm.studies.engine.readings.floors import why_poor
+from arche_mdlm.studies.engine.records import HASHES, story_hashes
 from arche_mdlm.studies.engine.texts import machine, row_figures
 from arche_mdlm.studies.families.comparisons import compare
 from arche_mdlm.training.data.preparing import prepare_data
@@ -24,27 +25,27 @@ _BATCH = 32
 
 def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """AR's exact NLL or a diffusion model's bound, of the first stories of `data`."""
-    model, rows, options = _read(settings)
+    model, rows, options, hashes = _read(settings)
     score = arm_of(model).score(
         model, rows, num_samples=settings["num_samples"], seed=settings["seed"], batch_size=_BATCH, **options
     )
-    return _figures(score, rows)
+    return _figures(score, rows) | {HASHES: hashes}
 
 
 def exact(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """The exact NLL of writing a token a step from left to right up to the EOS; where the model's orders are random, a bound on it from
     `num_orders` of them, of the whole canvas."""
-    model, rows, options = _read(settings)
+    model, rows, options, hashes = _read(settings)
     if family_of(model).order.has_ranks:
         generator = torch.Generator().manual_seed(settings["seed"])
         score = corpus_order_nll(model, rows, num_orders=settings["num_orders"], generator=generator, **options)
-        return _figures(score, rows) | {"num_orders": settings["num_orders"]}
+        return _figures(score, rows) | {HASHES: hashes} | {"num_orders": settings["num_orders"]}
     score = corpus_policy_nll(model, rows, policy="left_to_right", stop_at_eos=True, **options)
-    return _figures(score, rows) | {"num_orders": None}
+    return _figures(score, rows) | {HASHES: hashes} | {"num_orders": None}
 
 
-def _read(settings: dict) -> tuple[Any, list, dict]:
-    """(model, rows of ids, what else a score needs)."""
+def _read(settings: dict) -> tuple[Any, list, dict, list[str]]:
+    """(model, rows of ids, what else a score needs, the sha256 of each story)."""
     torch.set_num_threads(settings["threads"])
     model, tokenizer = Arm(**settings["arm"]).load()
     length = context_length(model)
@@ -52,7 +53,7 @@ def _read(settings: dict) -> tuple[Any, list, dict]:
     chosen = found.dataset[: settings["stories"]]
     num_bytes = chosen.get("num_bytes")
     options = {"canvas_length": length, "pad_token_id": tokenizer.pad_token_id, "num_bytes": num_bytes}
-    return model, chosen["input_ids"], options
+    return model, chosen["input_ids"], options, story_hashes(chosen["input_ids"], tokenizer)
 
 
 def _figures(score: CorpusLikelihood, rows: list) -> dict:

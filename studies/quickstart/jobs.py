@@ -19,6 +19,7 @@ from arche_mdlm.studies.engine.readings.references import (
     fitting_stories,
     reference_figures,
 )
+from arche_mdlm.studies.engine.records import HASHES, story_hashes
 from arche_mdlm.studies.quickstart.first_look import fill
 from arche_mdlm.training.data.preparing import prepare_data
 from arche_mdlm.training.loop.evaluation import Evaluator
@@ -58,7 +59,8 @@ def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     length, count = context_length(model), settings["stories"]
     rows = prepare_data(settings["data"], tokenizer, layout="rows", context_length=length, split="train")
     score = Evaluator(rows.dataset, length, tokenizer.pad_token_id, settings["num_samples"], count).score(model)
-    tokens = [len(ids) - 1 for ids in rows.dataset[:count]["input_ids"]]
+    chosen = rows.dataset[:count]["input_ids"]
+    tokens = [len(ids) - 1 for ids in chosen]
     interval = list(ratio_interval(score.nats, tokens)[1:]) if count > 1 else None
     return {
         "nats_per_token": score.nats_per_token,
@@ -68,6 +70,7 @@ def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         "stories": count,
         "nats": score.nats,
         "tokens": tokens,
+        HASHES: story_hashes(chosen, tokenizer),
     }
 
 

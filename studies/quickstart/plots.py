@@ -78,6 +78,9 @@ def plot_training(logs: dict[str, list[dict]], path: Path) -> None:
         steps = [e["step"] for e in scores]
         label = f"{name} ({'NELBO' if name == 'MDLM' else 'NLL'})"
         right.plot(steps, [e["validation_bits_per_byte"] for e in scores], "o-", color=ARMS[name], label=label)
+        trained = [(e["step"], bits) for e in scores if (bits := e.get("train_bits_per_byte")) is not None]
+        if trained:
+            right.plot(*zip(*trained, strict=True), "--", color=ARMS[name], label=f"{label}, training rows")
     left.set(xlabel="step", ylabel="training objective, nats", title="training (objectives are not comparable)")
     right.set(xlabel="step", ylabel="bits a byte", title="validation")
     for axis in (left, right):

@@ -5,6 +5,8 @@ from pathlib import Path
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.frontier import draw
 from arche_mdlm.studies.engine.markdown import few_judged, number, table, with_captions
+from arche_mdlm.studies.engine.readings.floors import MARK, why_poor
+from arche_mdlm.studies.engine.readings.floors import note as floor_note
 from arche_mdlm.studies.engine.readings.references import SPREAD_NOTE
 
 FILES = ("report.md", "report.json", "frontier.png")
@@ -26,6 +28,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         f"Judge: {judge['id']} ({judge['dtype']}, first token `{judge['first_token']}`)." if judge else "No judge.",
         *with_captions(pictures),
         _rows(report),
+        floor_note({f"{row['label']}, {row['steps'] or 'AR'}": why for row in report["rows"] if (why := _poor(row))}),
         "Stories/s: median of the calls (lowest to highest, where there are several), whole calls of `generate`. Forwards: of the model, a story; "
         "AR's are one a token. Tokens a forward: of the story, its EOS counted, the tail of MDLM's canvas not. Generative "
         "perplexity: exp of the judge's nats a token, with a 95 % bootstrap interval over stories; lower is better only while "
@@ -38,6 +41,11 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
     ]
 
 
+def _poor(row: dict) -> str | None:
+    """Why the figures of a row's texts mean little; None where they do not."""
+    return why_poor(row.get("median_words"), None, None)
+
+
 def _rows(report: dict) -> str:
     sizes = [str(size) for size in report["settings"]["batch_sizes"]]
     header = ["", "steps", *(f"stories/s, batch {size}" for size in sizes), "forwards", "tokens a forward",
@@ -46,7 +54,15 @@ def _rows(report: dict) -> str:
     for row in report["rows"]:
         speeds = [_speed(row["stories_per_second"][size]) for size in sizes]
         cost = [f"{row['num_forwards']:.1f}", f"{row['tokens_per_forward']:.2f}"]
-        lines.append([row["label"], str(row["steps"] or "–"), *speeds, *cost, *_quality(row)])
+        lines.append(
+            [
+                row["label"] + (f" {MARK}" if _poor(row) else ""),
+                str(row["steps"] or "–"),
+                *speeds,
+                *cost,
+                *_quality(row),
+            ]
+        )
     if report["reference"]:
         lines.append(["held-out stories", *["–"] * (len(sizes) + 3), *_quality(report["reference"])])
     return table(header, lines)

@@ -10,13 +10,17 @@ import torch
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.studies.controlled.conclusions import MAIN, conclusions, decided_sentences
+from arche_mdlm.studies.controlled.matched import AT_BOUND, MATCHED_COLUMNS, not_reached
 from arche_mdlm.studies.controlled.plan import AR_COLUMNS, build_plan
+from arche_mdlm.studies.controlled.report import FILES
 from arche_mdlm.studies.controlled.settings import ControlledSettings
 from arche_mdlm.studies.controlled.texts import prompts
+from arche_mdlm.studies.engine.command import publish
 from arche_mdlm.studies.engine.jobs import StudyFolder
 from arche_mdlm.studies.engine.keys import data_hash
 from arche_mdlm.studies.engine.readings.intervals import seeds_interval
 from arche_mdlm.training.loop.trainer import Trainer
+from tools.figures_again import main as figures_command
 
 TINY = {
     "data.vocab_size": 280,
@@ -97,6 +101,10 @@ def test_end_to_end_with_a_failure(workplace, tmp_path, capsys, monkeypatch):
     assert str(tmp_path) not in markdown + json.dumps(report)
     check_prompts(StudyFolder(output, build_plan(settings(workplace))), workplace)
 
+    publish(output / "report.md", tmp_path / "page", FILES)
+    assert figures_command([str(tmp_path / "page.jsonl.gz"), "--held_out", str(workplace / "held_out.jsonl")]) == 0
+    assert " 0 differ; 0 jobs of the report not computed" in capsys.readouterr().out
+
     # What is done stays done; what failed is to do.
     assert main(command(workplace, output, "--dry_run")) == 0
     plan = build_plan(settings(workplace))
@@ -107,7 +115,7 @@ def test_end_to_end_with_a_failure(workplace, tmp_path, capsys, monkeypatch):
 
 def check_report(report):
     assert report["seeds"] == [0, 1]
-    assert set(report["arms"]) == {"mdlm-nelbo", "mdlm-masked_mean", *AR_COLUMNS}
+    assert set(report["arms"]) == {"mdlm-nelbo", "mdlm-masked_mean", *AR_COLUMNS, *MATCHED_COLUMNS}
     assert "train-mdlm-masked_mean-s0" in report["arms"]["mdlm-masked_mean"]["missing"]
     training = {name: arm["training"] for name, arm in report["arms"].items()}
     assert training["mdlm-masked_mean"] == {}
@@ -139,11 +147,40 @@ def check_report(report):
     assert report["poor"]["ar-seen"].startswith("its median text has")  # 4 steps of training
     assert any("Left out of all sentences" in line for line in report["conclusions"])
     laws = report["first_tokens"]["laws"]
-    assert list(laws) == ["data", "mdlm-nelbo", *AR_COLUMNS]
+    assert list(laws) == ["data", "mdlm-nelbo", *AR_COLUMNS, *MATCHED_COLUMNS]
     assert laws["data"]["expected_distinct"]["estimate"] >= 1
     assert laws["ar-seen"]["entropy_nats"]["low"] < laws["ar-seen"]["entropy_nats"]["estimate"]
     check_differences(report)
+    check_matched(report)
     assert report["reference"]["figures"]["mean_words"] == pytest.approx(6.5)  # half of them have a "to"
+
+
+def check_matched(report):
+    """AR ended at the first evaluation at or below MDLM's likelihood of the same stories, and is compared with it."""
+    mdlm = report["arms"]["mdlm-nelbo"]
+    for column in MATCHED_COLUMNS:
+        for seed, run in report["arms"][column]["training"].items():
+            entry = mdlm["likelihood"]["best"]["seeds"][seed] if column == AT_BOUND else mdlm["exact"]["seeds"][seed]
+            goal = entry["nats_per_token"]  # of all eight held-out stories
+            assert run["stop_at_nats"] == pytest.approx(goal, rel=1e-9)
+            scores = [(e["step"], e["validation_nats"]) for e in run["history"] if "validation_nats" in e]
+            assert [step for step, _ in scores] == list(range(1, run["steps"] + 1))  # evaluated at each step
+            assert all(nats > goal for _, nats in scores[:-1])
+            assert (scores[-1][1] <= goal) or (run["steps"] == 4 and seed in not_reached(report["arms"][column]))
+    assert not not_reached(report["arms"][AT_BOUND])
+    equal = report["at_equal_fit"]
+    assert equal["column"] == "mdlm-nelbo"
+    key = "best, opening, 1.0"
+    of = {name: report["arms"][name]["samples"][key]["seeds"]["1"]["figures"] for name in ("mdlm-nelbo", AT_BOUND)}
+    found = equal["differences"]["samples"][key]["distinct_2"]["seeds"]["1"]
+    assert found["estimate"] == pytest.approx(of["mdlm-nelbo"]["distinct_2"] - of[AT_BOUND]["distinct_2"])
+    exact = report["differences"]["mdlm-nelbo"]["exact"]
+    assert exact["stories"] == 8  # all there are
+    ar = report["arms"]["ar-seen"]["likelihood"]["best"]["seeds"]["0"]["nats_per_token"]
+    assert exact["seeds"]["0"]["estimate"] == pytest.approx(mdlm["exact"]["seeds"]["0"]["nats_per_token"] - ar)
+    low, high = (exact["mean"][key] for key in ("low", "high"))
+    assert low <= exact["seeds"]["0"]["estimate"] or low <= exact["seeds"]["1"]["estimate"]
+    assert high >= exact["mean"]["estimate"] >= low
 
 
 def check_differences(report):
@@ -183,14 +220,19 @@ def check_prompts(folder, workplace):
 
 def test_plan_changes_only_where_settings_do(workplace):
     def changed(**changes):
-        before, after = build_plan(settings(workplace)), build_plan(settings(workplace, **changes))
+        own = {"matched": False}
+        before, after = build_plan(settings(workplace, **own)), build_plan(settings(workplace, **own, **changes))
         return {job.kind for job in after if before.keys.get(job.name) != after.keys[job.name]}
 
     assert changed(num_samples=5) == {"sample", "metrics", "paired", "references", "summarise"}
     assert changed(likelihood_samples=4) == {"likelihood", "summarise"}
     assert changed(cut_tokens=6) == {"metrics", "references", "summarise"}
     assert changed(judge_samples=2) == {"metrics", "references", "summarise"}
+    assert changed(exact_stories=3) == {"bigram", "exact", "summarise"}
     assert "train" in changed(max_steps=5)
+    own, few = (build_plan(settings(workplace, likelihood_samples=n)) for n in (2, 4))
+    trained = {job.name for job in own if job.kind == "train" and own.keys[job.name] != few.keys[job.name]}
+    assert trained == {f"train-{AT_BOUND}-s{seed}" for seed in (0, 1)}  # which ends at that likelihood
     plan, other = build_plan(settings(workplace)), build_plan(settings(workplace, num_diffusion_steps=3))
     ar = [job.name for job in plan if "ar-seen" in job.name]
     assert all(plan.keys[name] == other.keys[name] for name in ar)
@@ -336,6 +378,62 @@ def test_columns_without_text_are_in_no_sentence():
     )
 
 
+def equal_report(difference, run, poor=()):
+    """MDLM beside an AR model at its bound, and far from the other."""
+    report = conclusions_report(interval(0.5, 0.001), interval(0.3, 0.001))
+    report["arms"][AT_BOUND] = {"training": {"0": {"best_step": 8, "steps": 8} | run}, "samples": {}}
+    report["at_equal_fit"] = {
+        "column": "mdlm-nelbo",
+        "differences": {"likelihood": {}, "samples": {MAIN: {"distinct_openings": {"mean": difference}}}},
+        "distances": {},
+    }
+    return report | {"poor": dict.fromkeys(poor, "short")}
+
+
+def test_the_first_sentence_is_of_equal_fit():
+    reached, far = {"stop_at_nats": 3.0, "best_nats": 2.9}, {"stop_at_nats": 3.0, "best_nats": 3.1}
+    first, *rest = decided_sentences(equal_report(interval(-0.2, 0.001), reached))
+    assert "at equal fit" in first
+    assert "less diverse by openings" in first
+    assert any("more diverse than AR by openings" in line for line in rest)
+    for other in (
+        equal_report(interval(0.0, 0.1), reached),
+        equal_report(interval(-0.2, 0.001), far),
+        equal_report(interval(-0.2, 0.001), reached, poor=(AT_BOUND,)),
+    ):
+        assert not any("at equal fit" in line for line in decided_sentences(other))
+    both = decided_sentences(equal_report(interval(-0.2, 0.001), reached, poor=("ar-seen",)))
+    assert len(both) == 1  # the base says nothing, this comparison does not need it
+
+
+def test_an_exact_likelihood_is_in_a_sentence_where_it_is_decided():
+    for estimate, word in ((0.4, "worse"), (-0.4, "better"), (0.001, None)):
+        report = conclusions_report(interval(0.0, 0.1), interval(0.0, 0.1))
+        report["differences"]["mdlm-nelbo"]["exact"] = {"mean": interval(estimate, 0.01), "stories": 20}
+        said = [line for line in decided_sentences(report) if "left to right" in line]
+        assert bool(said) == (word is not None)
+        assert word is None or f"{estimate:+.3f} nats a token" in said[0]
+        assert word is None or f"MDLM is the {word} density model" in said[0]
+
+
+def test_a_loose_bound_alone_is_no_reason_to_leave_a_column_out():
+    from arche_mdlm.studies.controlled.summary import _why_poor
+
+    bigram = {"nats_per_token": 3.0, "nats_per_token_exact": 3.1}
+
+    def why(bound, exact=None):
+        arm = {"likelihood": {"best": {"mean": {"nats_per_token": {"estimate": bound}}}},
+               "samples": {MAIN: {"seeds": {"0": {"figures": {"median_words": 100}}}}}}  # fmt: skip
+        return _why_poor(arm | ({"exact": {"mean": {"nats_per_token": {"estimate": exact}}}} if exact else {}), bigram)
+
+    assert why(2.9) is None
+    assert why(2.9, 3.5) is None
+    assert "3.20 nats" in why(3.2)
+    assert why(3.2, 3.05) is None
+    assert "3.15 nats" in why(3.2, 3.15)
+    assert "bigram's 3.10" in why(3.2, 3.15)
+
+
 def test_where_nothing_differs_few_reports_say_that_something_does():
     rng = np.random.default_rng(0)
     figures = ("distinct_2", "distinct_4", "self_bleu", "vocabulary_size", "distinct_openings")
@@ -402,6 +500,7 @@ def test_no_prompt_is_a_bos(tiny_mdlm, tiny_ar, tokenizer):
         ({"seeds": (1, 1)}, "seeds="),
         ({"temperatures": (0.7,)}, "temperatures="),
         ({"num_samples": 1}, "num_samples=1"),
+        ({"exact_stories": 1}, "exact_stories=1"),
         ({"judge_samples": 1}, "judge_samples=1"),
         ({"prompts": ()}, "prompts="),
     ],

@@ -1,5 +1,6 @@
 """The comparison of families, end to end on untrained models: every part of the report is there and adds up."""
 
+import gzip
 import json
 import math
 
@@ -14,12 +15,14 @@ from arche_mdlm.metrics.judge import load_judge
 from arche_mdlm.metrics.order_likelihood import order_nll
 from arche_mdlm.metrics.policy_likelihood import corpus_policy_nll
 from arche_mdlm.studies.engine import texts as jobs
+from arche_mdlm.studies.engine.command import publish
 from arche_mdlm.studies.families import jobs as own_jobs
 from arche_mdlm.studies.families.comparisons import compare
-from arche_mdlm.studies.families.report import summary_lines
+from arche_mdlm.studies.families.report import FILES, summary_lines
 from arche_mdlm.training.files.own_files import MANIFEST
 from arche_mdlm.training.models.build import build_model
 from arche_mdlm.training.models.loading import load_arm, save_arm, set_generation_defaults
+from tools.figures_again import main as figures_command
 
 TEXTS = [f"The {a} saw the {b}. The end." for a in ("dog", "cat", "bird") for b in ("tree", "sun", "mat")]
 LENGTH = 24
@@ -275,3 +278,12 @@ def test_where_nothing_differs_few_reports_say_that_something_does():
     assert "m0 900.0 (800.0 to 1000.0)" in " ".join(summary_lines(report))
     report["rows"][1]["poor"] = "worse than a bigram"
     assert "m0" not in " ".join(summary_lines(report))
+
+
+@pytest.mark.filterwarnings("ignore:data has")
+def test_the_published_figures_are_those_of_the_published_texts(finished, tmp_path, capsys):
+    publish(finished / "report.md", tmp_path / "page", FILES)
+    assert figures_command([str(tmp_path / "page.jsonl.gz")]) == 0
+    said = capsys.readouterr().out
+    assert " figures of 10 jobs compared, 0 differ" in said  # five likelihoods, and the texts of five rows
+    assert "sha256" in gzip.decompress((tmp_path / "page.jsonl.gz").read_bytes()).decode()

@@ -13,13 +13,14 @@ from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.metrics.corpus_likelihood import corpus_nll
 from arche_mdlm.metrics.diversity import diversity
-from arche_mdlm.studies.engine.records import figures_again, packed
+from arche_mdlm.studies.engine.records import figures_again, packed, sha256_of
 from arche_mdlm.studies.quickstart import jobs as comparison
 from arche_mdlm.studies.quickstart.first_look import GAPS, HOLE, with_holes
 from arche_mdlm.training.data.tokenizers_io import train_bpe
 from arche_mdlm.training.models.build import build_model
 from arche_mdlm.training.models.loading import load_arm, save_arm, set_generation_defaults
 from arche_mdlm.writing import stories
+from tools.figures_again import main as figures_command
 
 TEXTS = [f"{a} {b} {c} a {d}. The end." for a in ("Tom", "Lily") for b in ("saw", "had") for c in ("then", "now")
          for d in ("dog", "cat", "ball", "tree")]  # fmt: skip
@@ -146,9 +147,21 @@ def test_it_is_a_study_like_the_others(pair, tmp_path, capsys):
             key: arm["diversity"][key] for key in ("distinct_2", "self_bleu", "mean_words")}  # fmt: skip
         score = arm["likelihood"]["held_out.jsonl"]["nats_per_token"]
         assert again[f"{name}-likelihood"]["nats_per_token"] == pytest.approx(score)
+    assert figures_command([str(tmp_path / "page.jsonl.gz")]) == 0
+    assert " 0 differ" in capsys.readouterr().out
+    report["arms"]["MDLM"]["diversity"]["distinct_2"] += 1e-6
+    (tmp_path / "page.json").write_text(json.dumps(report), encoding="utf-8")
+    assert figures_command([str(tmp_path / "page.jsonl.gz")]) == 1
+    assert "MDLM-unprompted, distinct_2: published" in capsys.readouterr().out
     assert packed(tmp_path / "x") == (tmp_path / "page.jsonl.gz").read_bytes()
     with gzip.open(tmp_path / "page.jsonl.gz", "rt", encoding="utf-8") as stream:
-        assert not set(TEXTS) & {json.loads(line).get("text") for line in stream}
+        records = [json.loads(line) for line in stream]
+    assert not set(TEXTS) & {record.get("text") for record in records}
+    (named,) = [record for record in records if "sha256" in record]  # the same stories for both arms
+    used = {record["held_out"]: record for record in records if "nats" in record}
+    assert set(used) == {named["held_out"]}
+    assert len(named["sha256"]) == len(used[named["held_out"]]["nats"])
+    assert set(named["sha256"]) <= {sha256_of(text) for text in TEXTS}
     assert str(tmp_path) not in text + (tmp_path / "page.json").read_text(encoding="utf-8")
 
 

@@ -112,7 +112,9 @@ def check_report(pair, output):
     assert str(pair) not in json.dumps(report)
     markdown = (output / "report.md").read_text(encoding="utf-8")
     assert "| held-out stories |" in markdown
-    assert "| confidence | 4 |" in markdown
+    assert "| confidence † | 4 |" in markdown  # short texts
+    assert "† shown, but left out of all sentences: " in markdown
+    assert "confidence, 4: its median text has " in markdown
     assert (output / "frontier.png").stat().st_size > 10_000
 
 

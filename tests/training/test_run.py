@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from arche_mdlm.configuration.presets import NULL
 from arche_mdlm.training import run as run_module
 from arche_mdlm.training import train
 from arche_mdlm.training.arguments import build_parser, request_of
@@ -80,3 +81,21 @@ def test_the_command_line_builds_the_request():
         stop_after=7,
     )
     assert request_of(build_parser().parse_args([])) == TrainingRequest()
+
+
+@pytest.mark.parametrize(("train_rows", "rows", "expected"), [(7, None, 7), (7, 4, 4), (3, 4, 3), (None, 4, None)])
+def test_no_more_training_rows_are_scored_than_held_out_ones(tmp_path, monkeypatch, train_rows, rows, expected):
+    scored = []
+
+    class Stopped(Exception):
+        pass
+
+    def trainer(*args):
+        scored.append(args[-1] and len(args[-1].rows))
+        raise Stopped
+
+    monkeypatch.setattr(run_module, "Trainer", trainer)
+    changes = CHANGES | {"training.eval_train_rows": train_rows or NULL, "training.eval_rows": rows or NULL}
+    with pytest.raises(Stopped):
+        run(TrainingRequest(preset="quickstart-ar", changes=changes, output_dir=tmp_path))
+    assert scored == [expected]

@@ -15,9 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from arche_mdlm.configuration.settings import DataSettings
 from arche_mdlm.training import train
+from arche_mdlm.training.data.corpus import load_corpus
 from arche_mdlm.training.loop import trainer as loop
 from arche_mdlm.training.loop.trainer import Trainer
+from arche_mdlm.training.models.arms import arm_of
+from arche_mdlm.training.models.loading import load_arm
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = {
@@ -148,6 +152,49 @@ def test_a_run_learns_and_leaves_a_model_that_loads(whole, arm):
 
 
 @pytest.mark.parametrize("arm", ARMS)
+def test_training_rows_in_the_log_are_scored_by_hand(whole, arm):
+    folder = whole(arm)
+    saved = json.loads((folder / "checkpoint-000008" / "trainer_state.json").read_text(encoding="utf-8"))["preset"]
+    model, tokenizer = load_arm(folder / "checkpoint-000008")
+    settings = DataSettings(**saved["data"])
+    corpus = load_corpus(settings, None, tokenizer)
+    rows = corpus.train.dataset[:]  # fewer than 128: all of them
+    likelihood = arm_of(model).score(
+        model.eval(), rows["input_ids"], canvas_length=settings.context_length, pad_token_id=tokenizer.pad_token_id,
+        num_bytes=rows["num_bytes"], num_samples=saved["training"]["eval_samples"], seed=20260322, batch_size=32,
+    )  # fmt: skip
+    last = figures(folder)[-1]
+    assert last["train_nats"] == pytest.approx(likelihood.nats_per_token, rel=1e-6)
+    assert last["train_standard_error"] == pytest.approx(likelihood.standard_error, rel=1e-4)
+    assert last["train_nats"] != last["validation_nats"]
+
+
+def test_a_run_ends_at_the_first_evaluation_at_a_likelihood(arguments, tmp_path):
+    each = {"training__eval_every": 2, "training__log_every": 3, "training__save_every": 8}
+    assert train.main(arguments("ar", output_dir=tmp_path / "whole", **each)) == 0
+    entries = figures(tmp_path / "whole")
+    scores = {entry["step"]: entry["validation_nats"] for entry in entries if "validation_nats" in entry}
+    assert list(scores) == [2, 4, 6, 8]
+    assert scores[2] > scores[4]
+    goal = each | {"training__stop_at_nats": scores[4]}
+    assert train.main(arguments("ar", **goal)) == 0
+    ended = figures(tmp_path / "run")
+    assert ended[-1]["step"] == 4
+    assert {e["step"]: e["validation_nats"] for e in ended if "validation_nats" in e} == {s: scores[s] for s in (2, 4)}
+    assert [e["step"] for e in ended if "loss" in e] == [3, 4], "no step is missing in the log"
+    final = load_file(tmp_path / "run" / "final" / "model.safetensors")
+    same = weights(tmp_path / "run", 4)
+    assert all(torch.equal(value, same[name]) for name, value in final.items())
+    assert "- 4 steps of" in (tmp_path / "run" / "final" / "README.md").read_text(encoding="utf-8")
+    # A run that has ended is complete, and one that has not been so good goes on to its last step.
+    assert train.main(arguments("ar", "--resume", **goal)) == 0
+    assert figures(tmp_path / "run")[-1]["step"] == 4
+    never = each | {"training__stop_at_nats": 1e-3}
+    assert train.main(arguments("ar", output_dir=tmp_path / "never", **never)) == 0
+    assert figures(tmp_path / "never")[-1]["step"] == 8
+
+
+@pytest.mark.parametrize("arm", ARMS)
 def test_an_interrupted_run_equals_one_that_was_not(whole, arguments, tmp_path, arm):
     assert train.main(arguments(arm, "--stop_after", "3")) == 0
     assert losses(tmp_path / "run") == losses(whole(arm))[:3]
@@ -195,6 +242,8 @@ KILLED = """
 import os, signal, sys
 from arche_mdlm.training import train
 from arche_mdlm.training.loop.trainer import Trainer
+from arche_mdlm.training.models.arms import arm_of
+from arche_mdlm.training.models.loading import load_arm
 
 real = Trainer._write
 

@@ -1,4 +1,4 @@
-"""Deterministic evaluation on the whole validation split: exact NLL of the AR arm, NELBO of the diffusion arm."""
+"""Deterministic evaluation, on the validation split and on some training rows: exact NLL of the AR arm, NELBO of the diffusion arm."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +42,15 @@ class Evaluator:
             "validation_nats_per_story": score.nats_per_story,
         }
 
+    def on_training_rows(self, model: PreTrainedModel, accelerator: Accelerator | None = None) -> dict[str, Any]:
+        """`train_nats` (a token), `train_standard_error`, `train_bits_per_byte`, where `rows` are training rows."""
+        score = self.score(model, accelerator)
+        return {
+            "train_nats": score.nats_per_token,
+            "train_standard_error": score.standard_error,
+            "train_bits_per_byte": score.bits_per_byte,
+        }
+
     def score(self, model: PreTrainedModel, accelerator: Accelerator | None = None) -> CorpusLikelihood:
         """The same with the nats of each row."""
         count = len(self.rows) if self.max_rows is None else min(self.max_rows, len(self.rows))
@@ -61,3 +70,21 @@ class Evaluator:
             batch_size=self.batch_size,
             processes=accelerator,
         )
+
+
+def some_rows(rows: Any, number: int, seed: int) -> Any:
+    """`number` rows of a `datasets.Dataset` drawn without replacement, in its order, always the same for a seed; all if it has fewer."""
+    if number >= len(rows):
+        return rows
+    chosen = np.random.default_rng(seed).choice(len(rows), number, replace=False)
+    return rows.select(sorted(chosen.tolist()))
+
+
+def in_words(result: dict) -> str:
+    """An evaluation as a line."""
+    bits = result["validation_bits_per_byte"]  # windows do not know their bytes
+    said = f"validation {result['validation_nats']:.4f} nats a token (+- {result['validation_standard_error']:.4f})"
+    said += f", {bits:.4f} bits a byte" if bits else ""
+    if "train_nats" in result:
+        said += f"; training rows {result['train_nats']:.4f} nats a token (+- {result['train_standard_error']:.4f})"
+    return said

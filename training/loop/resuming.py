@@ -14,8 +14,8 @@ from arche_mdlm.training.loop.provenance import portable
 FREE = frozenset(
     ["name", "description", "model.config.attn_implementation"]
     + [f"data.{name}" for name in ("source", "streaming", "num_workers", "description", "license", "language")]
-    + [f"training.{name}" for name in ("accumulation", "compile", "compile_mode", "eval_every", "save_every",
-                                       "keep_checkpoints", "log_every", "branches")]
+    + [f"training.{name}" for name in ("accumulation", "compile", "compile_mode", "eval_every", "eval_train_rows",
+                                       "save_every", "keep_checkpoints", "log_every", "branches")]
 )  # fmt: skip
 # What the checkpoint itself decides, so that nothing can change it.
 _FIXED = ("model.", "data.tokenizer", "data.vocab_size", "training.optimizer", "init_from")

@@ -23,7 +23,7 @@ from arche_mdlm.configuration.settings import Preset
 from arche_mdlm.training.batches.step_batches import StepBatches
 from arche_mdlm.training.files.checkpointing import STATE_FILE, rotate, write_folder_atomically, write_json_atomically
 from arche_mdlm.training.loop.distillation import Teacher
-from arche_mdlm.training.loop.evaluation import Evaluator
+from arche_mdlm.training.loop.evaluation import Evaluator, in_words
 from arche_mdlm.training.loop.optimizers import build_optimizers, decay_start, learning_rate
 from arche_mdlm.training.loop.sharding import (
     full_optimizer_state,
@@ -73,12 +73,13 @@ class Trainer:
         resume_from: Path | None = None,
         record: dict[str, Any] | None = None,
         on_saved: Callable[[Path], None] | None = None,
+        train_evaluator: Evaluator | None = None,
     ) -> None:
         self.preset, self.settings, self.tokenizer = preset, preset.training, tokenizer
         self.record = record or {}  # what else a run that goes on is compared with
         self.on_saved = on_saved  # of the main process, with the folder of each checkpoint
         self.output_dir, self.accelerator = Path(output_dir), accelerator
-        self.batches, self.evaluator = batches, evaluator
+        self.batches, self.evaluator, self.train_evaluator = batches, evaluator, train_evaluator
         self.raw_model = model
         # Saved in its place: its class is still that of the checkpoint, which a sharded model's is not.
         self._blank = _without_weights(model)
@@ -127,6 +128,8 @@ class Trainer:
     def fit(self, stop_after: int | None = None) -> bool:
         last = self.settings.max_steps
         end = last if stop_after is None else min(last, self.state.step + stop_after)
+        if self._reached():  # a finished run that is asked to go on
+            end = self.state.step
         loader = DataLoader(
             self.batches,
             batch_size=None,
@@ -142,7 +145,7 @@ class Trainer:
             for batch in loader:
                 self.window.add(batch, self._step(batch), self._count_flops(batch))
                 self._after_step(bar)
-                if self._agreed_to_stop():
+                if self._reached() or self._agreed_to_stop():
                     break
         finally:
             bar.close()
@@ -150,7 +153,12 @@ class Trainer:
                 signal.signal(number, handler)
         if self.state.step > 0 and not (self.output_dir / self._folder_name() / STATE_FILE).exists():
             self.save()
-        return self.state.step >= last
+        return self.state.step >= last or self._reached()
+
+    def _reached(self) -> bool:
+        """Whether an evaluation was at or below the likelihood that ends the run."""
+        goal = self.settings.stop_at_nats
+        return goal is not None and self.state.best_nats <= goal
 
     def _step(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimiser step; (loss, gradient norm), not yet read back to the host."""
@@ -208,6 +216,8 @@ class Trainer:
             self.window.stop_clock()
             self.evaluate()
             improved = self.state.best_step == step
+            if self._reached() and self.window.losses:
+                self._log(bar)  # the run ends here
             self.window.restart_clock()
         if improved or step in self._branch_steps or step % settings.save_every == 0 or step == settings.max_steps:
             self.save()
@@ -252,14 +262,12 @@ class Trainer:
         model = cast(PreTrainedModel, self.ema.module) if self.ema is not None else self.raw_model
         with self.accelerator.autocast():  # sharded layers come in its type, averages are not wrapped in it
             result = self.evaluator(model, self.accelerator)
+            if self.train_evaluator is not None:
+                result |= self.train_evaluator.on_training_rows(model, self.accelerator)
         reshard(model)
         self._record({"step": self.state.step, **result})
         if self.accelerator.is_main_process:
-            bits = result["validation_bits_per_byte"]  # windows do not know their bytes
-            tqdm.write(
-                f"step {self.state.step}: validation {result['validation_nats']:.4f} nats a token "
-                f"(+- {result['validation_standard_error']:.4f})" + (f", {bits:.4f} bits a byte" if bits else "")
-            )
+            tqdm.write(f"step {self.state.step}: {in_words(result)}")
         return result
 
     def _record(self, entry: dict) -> None:

@@ -153,14 +153,21 @@ def _measured(best: dict, validation: dict, facts: DataFacts, kind: str) -> list
 
 
 def _table(scores: list[dict], bound: bool) -> str:
-    """The validation figures of the run; exact likelihoods come without a standard error."""
-    error = "standard error | " if bound else ""
-    rows = [f"| step | nats a token | {error}bits a byte |", f"|---:|---:|{'---:|' if bound else ''}---:|"]
+    """The validation figures of the run, and those of its training rows if it has some; exact likelihoods come without a standard error."""
+    trained = any("train_nats" in e for e in scores)
+    header = ["step", "nats a token", *["standard error"] * bound, "bits a byte"]
+    header += ["training rows, nats a token", *["standard error"] * bound] if trained else []
+    rows = [header, ["---:"] * len(header)]
     for e in scores:
-        error = f"{e['validation_standard_error']:.4f} | " if bound else ""
-        bits = _number(e["validation_bits_per_byte"])
-        rows.append(f"| {e['step']:,} | {e['validation_nats']:.4f} | {error}{bits} |")
-    return "\n".join(rows)
+        row = [f"{e['step']:,}", *_with_error(e, "validation", bound), _number(e["validation_bits_per_byte"])]
+        rows.append(row + (_with_error(e, "train", bound) if trained else []))
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], lines[1].replace(" ", ""), *lines[2:]])
+
+
+def _with_error(entry: dict, split: str, bound: bool) -> list[str]:
+    """Nats a token of a split, and their standard error where they are a bound's."""
+    return [_number(entry.get(f"{split}_{name}")) for name in ("nats", *["standard_error"] * bound)]
 
 
 def _training(preset: Preset, run: dict, history: list[dict], facts: DataFacts) -> str:
@@ -179,13 +186,18 @@ def _training(preset: Preset, run: dict, history: list[dict], facts: DataFacts) 
     if train.get("chunked"):
         lines.append(f"{train['chunked']:,} texts longer than the context were cut into several rows")
     lines += [
-        f"{preset.training.max_steps:,} steps of {preset.training.batch_size} rows: {tokens:,} tokens seen, {supervised:,} supervised",
+        f"{_steps(preset, history):,} steps of {preset.training.batch_size} rows: {tokens:,} tokens seen, {supervised:,} supervised",
         f"{seconds / 60:.0f} minutes, {tokens / max(seconds, 1e-9):,.0f} tokens/s on {run['device']}",
         f"seed {preset.training.seed}; torch {run['versions']['torch']}, transformers {run['versions']['transformers']}",
     ]
     if run["command"]:
         lines.append(f"command: `{run['command']}`")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _steps(preset: Preset, history: list[dict]) -> int:
+    """How many the run had: `max_steps`, or fewer where it ended at a likelihood."""
+    return preset.training.max_steps if preset.training.stop_at_nats is None else history[-1]["step"]
 
 
 def _limits(preset: Preset, run: dict, history: list[dict], facts: DataFacts, base: str | None) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from arche_mdlm.training.data.preparing import prepare_data
-from arche_mdlm.training.loop.evaluation import Evaluator
+from arche_mdlm.training.loop.evaluation import Evaluator, some_rows
 from arche_mdlm.training.models import arms
 
 
@@ -42,3 +42,23 @@ def test_rows_are_read_where_they_lie(rows, arm, tiny_mdlm, tiny_ar, monkeypatch
     if arm == "mdlm":
         rest["generator"].manual_seed(rest["generator"].initial_seed())
     assert result["validation_nats"] == real(model, expected["input_ids"], **rest).nats_per_token
+
+
+def test_training_rows_are_chosen_by_the_seed(rows):
+    chosen = some_rows(rows, 4, 0)["input_ids"]
+    assert chosen == some_rows(rows, 4, 0)["input_ids"] != some_rows(rows, 4, 1)["input_ids"]
+    every = rows["input_ids"]
+    places = [every.index(row) for row in chosen]
+    assert places == sorted(places)
+    assert some_rows(rows, len(rows), 0)["input_ids"] == every
+    drawn = [tuple(map(tuple, some_rows(rows, 2, seed)["input_ids"])) for seed in range(40)]
+    assert {row for pair in drawn for row in pair} == set(map(tuple, every))
+
+
+@pytest.mark.parametrize("arm", ["mdlm", "ar"])
+def test_training_rows_are_scored_as_held_out_ones_are(rows, arm, tiny_mdlm, tiny_ar):
+    model = tiny_mdlm if arm == "mdlm" else tiny_ar
+    evaluator = Evaluator(rows, 24, 2)
+    held_out, trained = evaluator(model), evaluator.on_training_rows(model)
+    for name in ("nats", "standard_error", "bits_per_byte"):
+        assert trained[f"train_{name}"] == held_out[f"validation_{name}"]

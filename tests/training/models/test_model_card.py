@@ -71,6 +71,18 @@ def test_the_figure_is_of_the_rows_that_were_evaluated(tmp_path):
     assert "Validation split (the first 4 of 9 texts" in card_of(tmp_path, few)[1]
 
 
+def test_the_table_has_the_training_rows_where_they_were_scored(tmp_path, monkeypatch):
+    preset = load_preset("quickstart-mdlm")
+    assert "training rows" not in card_of(tmp_path, preset)[1]
+    scored = {"train_nats": 1.25, "train_standard_error": 0.125, "train_bits_per_byte": 0.4}
+    unscored = HISTORY[1] | {"step": 0}  # of an older version, before the run went on
+    monkeypatch.setitem(globals(), "HISTORY", [unscored, HISTORY[0], HISTORY[1] | scored])
+    body = card_of(tmp_path, preset)[1]
+    assert "| bits a byte | training rows, nats a token | standard error |\n" in body
+    assert "| 0 | 1.5000 | 0.2500 | 0.5000 | – | – |\n" in body
+    assert "| 2 | 1.5000 | 0.2500 | 0.5000 | 1.2500 | 0.1250 |\n" in body
+
+
 def test_long_texts_are_counted(tmp_path):
     part = {"source": "a", "stories": 7, "tokens": 15, "sha256": "ab", "left_out": 3}
     body = card_of(tmp_path, load_preset("quickstart-mdlm"), data={"train": part, "validation": part})[1]
