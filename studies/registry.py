@@ -18,7 +18,7 @@ STUDIES = {  # name: (module, help)
     ),
     "data-limited": (
         "arche_mdlm.studies.data_limited.command",
-        "MDLM against a tuned AR on few unique tokens (arXiv 2507.15857)",
+        "MDLM against a tuned AR on few unique tokens (arXiv 2511.03276)",
     ),
     "low-variance": (
         "arche_mdlm.studies.low_variance.command",
