@@ -67,6 +67,7 @@ class Generate:
                 sequences=sequences,
                 num_forward_passes=torch.full((len(input_ids),), 7),
                 tokens_per_forward=torch.ones(len(input_ids)),
+                tokens_behind_end=torch.zeros(len(input_ids), dtype=torch.long),
             )
 
         from arche_mdlm import MDLMForMaskedDiffusion
