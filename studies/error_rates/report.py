@@ -131,7 +131,7 @@ def _judged(own: dict) -> list[str]:
 def _needed(entry: dict | None) -> str:
     if entry is None:
         return "–"
-    if entry["bound"] == "more than" and entry.get("seeds") is None:
+    if entry["bound"] == "more than" and (entry.get("seeds") is None or entry["low"] == entry["high"]):
         return f"> {entry['estimate']:.0f}"
     if entry["bound"] == "at most" and entry["low"] == entry["high"]:
         return f"≤ {entry['estimate']:.0f}"
