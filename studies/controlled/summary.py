@@ -8,7 +8,7 @@ import numpy as np
 
 from arche_mdlm.studies.controlled.matched import AT_BOUND
 from arche_mdlm.studies.engine.readings.floors import why_poor
-from arche_mdlm.studies.engine.readings.intervals import Interval, paired_interval, ratio_interval, seeds_interval
+from arche_mdlm.studies.engine.readings.intervals import Interval, over_seeds, paired_interval, ratio_interval
 
 BASE = "ar-seen"  # what the other columns are held against
 FIGURES = (
@@ -148,11 +148,7 @@ def _figure_over_seeds(name: str, values: list) -> dict | None:
 def _over_seeds(values: list) -> dict | None:
     """Mean of one figure a seed, with its interval from two seeds on; None without figures."""
     values = [value for value in values if value is not None]
-    if not values:
-        return None
-    if len(values) == 1:
-        return {"estimate": values[0], "low": None, "high": None}
-    return seeds_interval(values)._asdict()
+    return over_seeds(values) if values else None
 
 
 def _differences(column: str, about: dict, results: dict, base: str = BASE) -> dict:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from arche_mdlm.studies.engine.inputs import result_of
-from arche_mdlm.studies.engine.small.curves import Curve, crossed_best, over_seeds
+from arche_mdlm.studies.engine.readings.intervals import over_seeds
+from arche_mdlm.studies.engine.small.curves import Curve, crossed_best, run_figures, subsets_of
 
 
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
@@ -16,13 +17,11 @@ def summary(settings: dict, results: Mapping[str, dict]) -> dict:
     """As `summarise`, of results by the names of the jobs."""
     about = {name: own for name, own in settings["trainings"].items() if name in results}
     curves = {name: Curve.of(results[name]["history"]) for name in about}
-    kept = ("steps", "tokens", "seconds", "parameters", "device", "versions")
-    runs = {name: own | {key: results[name][key] for key in kept} | _of(curves[name]) for name, own in about.items()}
+    runs = {name: own | run_figures(results[name]) | _of(curves[name]) for name, own in about.items()}
     whole = _whole(settings["trainings"], about)
     sizes = {str(size): _size(size, about, curves, whole) for size in sorted({own["size"] for own in about.values()})}
     missing = [name for name in settings["trainings"] if name not in results]
-    subsets = {own["subset"]: results[own["subset"]] for own in about.values() if own["subset"] in results}
-    return {"sizes": sizes, "runs": runs, "subsets": subsets, "missing": missing}
+    return {"sizes": sizes, "runs": runs, "subsets": subsets_of(about, results), "missing": missing}
 
 
 def _of(curve: Curve) -> dict:

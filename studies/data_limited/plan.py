@@ -10,13 +10,8 @@ import math
 from dataclasses import dataclass
 from itertools import product
 
-from arche_mdlm.configuration.presets import load_preset
-from arche_mdlm.studies.engine.command import SUMMARY
-from arche_mdlm.studies.engine.jobs import Job, Plan
-from arche_mdlm.studies.engine.keys import data_hash
-from arche_mdlm.studies.engine.small.plan import SubsetSettings, subset_job, training_job
-
-_JOBS = "arche_mdlm.studies.data_limited.jobs"
+from arche_mdlm.studies.engine.jobs import Plan
+from arche_mdlm.studies.engine.small.plan import SubsetSettings, subset_job, training_job, whole_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +51,4 @@ def build_plan(settings: DataLimitedSettings, device: str = "cpu") -> Plan:
                 job = training_job(settings, subset, "ar", f"ar-wd{decay:g}-do{dropout:g}", device, **own)
                 trainings[job.name] = about | {"arm": "ar", "weight_decay": decay, "dropout": dropout}
                 jobs.append(job)
-    needs = tuple(job.name for job in jobs)
-    jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", {"trainings": trainings}, needs, 5.0, tolerant=True))
-    preset = load_preset("mini-ar", {"data.source": settings.data})
-    return Plan(tuple(jobs), data_hash(preset, settings.validation_data))
+    return whole_plan(settings, jobs, trainings, "arche_mdlm.studies.data_limited.jobs:summarise")

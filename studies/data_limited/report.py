@@ -6,8 +6,9 @@ from typing import Any
 
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.colours import ARMS
-from arche_mdlm.studies.engine.markdown import failures, number, table, with_captions
+from arche_mdlm.studies.engine.markdown import failures, interval_cell, table, with_captions
 from arche_mdlm.studies.engine.plots import finish, save, subplots
+from arche_mdlm.studies.engine.readings.intervals import sign_of
 from arche_mdlm.training.files.own_files import OutputFolder
 
 FILES = ("report.md", "report.json", "curves.png")
@@ -76,20 +77,16 @@ def sentences(report: dict) -> list[str]:
     lines = []
     for size, own in report["sizes"].items():
         difference = own["difference"]
-        if difference is None or difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
+        if not (sign := sign_of(difference)):
             continue
-        says = "is below tuned AR's best loss" if difference["high"] < 0 else "stays above tuned AR's best loss"
+        says = "is below tuned AR's best loss" if sign < 0 else "stays above tuned AR's best loss"
         lines.append(f"With {int(size):,} unique tokens MDLM's best bound {says}: "
-                     f"{number(difference['estimate'], '+.4f', (difference['low'], difference['high']))} nats a token.")  # fmt: skip
+                     f"{interval_cell(difference, '+.4f')} nats a token.")  # fmt: skip
     return lines
 
 
-def _cell(value: dict | None, style: str) -> str:
-    return number(None, style) if value is None else number(value["estimate"], style, (value["low"], value["high"]))
-
-
 def _best(report: dict) -> str:
-    rows = [[f"{int(size):,}", _cell(own["ar"], ".4f"), _cell(own["mdlm"], ".4f"), _cell(own["difference"], "+.4f")]
+    rows = [[f"{int(size):,}", interval_cell(own["ar"], ".4f"), interval_cell(own["mdlm"], ".4f"), interval_cell(own["difference"], "+.4f")]
             for size, own in report["sizes"].items()]  # fmt: skip
     return table(["unique tokens", "AR, tuned", "MDLM, bound", "MDLM minus AR, paired"], rows)
 

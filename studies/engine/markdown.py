@@ -30,6 +30,11 @@ def figure_cell(figures: Mapping | None, name: str, style: str) -> str:
     return number((figures or {}).get(name), style, (figures or {}).get(f"{name}_ci"))
 
 
+def interval_cell(value: Mapping | None, style: str) -> str:
+    """`estimate` with `low` and `high`; "–" for None."""
+    return number(None, style) if value is None else number(value["estimate"], style, (value["low"], value["high"]))
+
+
 def few_judged(report: dict) -> str:
     """A warning, behind a sentence, where a table's judge has read few texts a row."""
     count = report["settings"]["num_samples"]

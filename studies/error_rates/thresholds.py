@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arche_mdlm.studies.engine.readings.intervals import seeds_interval
+from arche_mdlm.studies.engine.readings.intervals import over_seeds
 
 TOLERANCE = 0.05  # of token perplexity from its limit
 HALF = 0.5  # share of sequences that the language cannot produce
@@ -122,17 +122,16 @@ def growth_over_seeds(by_seed: Sequence[Mapping[int, Cells]], measure: str) -> d
     for length in lengths:
         own = [one[length] for one in points]
         bounds = sorted({one.bound for one in own} - {""}, reverse=True)
-        estimate, low, high = _over_seeds([one.value for one in own])
-        found[str(length)] = {"estimate": estimate, "bound": bounds[0] if bounds else "", "low": low, "high": high,
-                              "seeds": [one.value for one in own]}  # fmt: skip
+        values = [one.value for one in own]
+        found[str(length)] = over_seeds(values) | {"bound": bounds[0] if bounds else "", "seeds": values}
     never = {length for length in lengths if found[str(length)]["bound"] == "more than"}
 
     def over(lengths: list[int]) -> dict:
         if len(lengths) < 2:
             return _no_exponent(lengths, never)
         slopes = [exponent({length: one[length].value for length in lengths}) for one in points]
-        estimate, low, high = _over_seeds(slopes)
-        return {"exponent": estimate, "low": low, "high": high, "lengths": lengths, "seeds": slopes,
+        mean = over_seeds(slopes)
+        return {"exponent": mean["estimate"], "low": mean["low"], "high": mean["high"], "lengths": lengths, "seeds": slopes,
                 "not_reached": bool(never & set(lengths))}  # fmt: skip
 
     return {"steps": found, "all": over(lengths), "longest": over(lengths[-2:])}
@@ -140,7 +139,3 @@ def growth_over_seeds(by_seed: Sequence[Mapping[int, Cells]], measure: str) -> d
 
 def _no_exponent(lengths: list[int], never: set[int]) -> dict:
     return {"exponent": None, "low": None, "high": None, "lengths": lengths, "not_reached": bool(never & set(lengths))}
-
-
-def _over_seeds(values: list[float]) -> tuple[float, float | None, float | None]:
-    return (values[0], None, None) if len(values) == 1 else seeds_interval(values)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from arche_mdlm.studies.engine.inputs import result_of
-from arche_mdlm.studies.engine.small.curves import Curve, over_seeds, steps_to
+from arche_mdlm.studies.engine.readings.intervals import over_seeds
+from arche_mdlm.studies.engine.small.curves import Curve, run_figures, steps_to, subsets_of
 
 
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
@@ -20,8 +21,7 @@ def summary(settings: dict, results: Mapping[str, dict]) -> dict:
     for name, about in settings["trainings"].items():
         if name in results:
             curves.setdefault(about["objective"], {})[str(about["seed"])] = Curve.of(results[name]["history"])
-            kept = ("steps", "tokens", "seconds", "parameters", "device", "versions")
-            runs[name] = about | {key: results[name][key] for key in kept}
+            runs[name] = about | run_figures(results[name])
     found = {}
     for objective, by_seed in curves.items():
         own = list(by_seed.values())
@@ -40,12 +40,7 @@ def summary(settings: dict, results: Mapping[str, dict]) -> dict:
     if differences:
         report["difference"] = over_seeds([own["difference"] for own in differences.values()])
         report["log_ratio"] = over_seeds([own["log_ratio"] for own in differences.values()])
-    subsets = {
-        about["subset"]: results[about["subset"]]
-        for about in settings["trainings"].values()
-        if about["subset"] in results
-    }
-    return report | {"subsets": subsets}
+    return report | {"subsets": subsets_of(settings["trainings"], results)}
 
 
 def _pair(base: Curve, other: Curve) -> dict:

@@ -5,26 +5,17 @@
 
 from dataclasses import dataclass
 
-from arche_mdlm.configuration.presets import load_preset
-from arche_mdlm.studies.engine.command import SUMMARY
-from arche_mdlm.studies.engine.jobs import Job, Plan
-from arche_mdlm.studies.engine.keys import data_hash
-from arche_mdlm.studies.engine.settings import check_least
-from arche_mdlm.studies.engine.small.plan import SubsetSettings, subset_job, training_job
+from arche_mdlm.studies.engine.jobs import Plan
+from arche_mdlm.studies.engine.small.plan import OneSizeSettings, subset_job, training_job, whole_plan
 
 OBJECTIVES = ("nelbo", "low_variance")
-_JOBS = "arche_mdlm.studies.low_variance.jobs"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowVarianceSettings(SubsetSettings):
+class LowVarianceSettings(OneSizeSettings):
     """The settings of `arche-mdlm study low-variance`."""
 
     unique_tokens: int = 3_000_000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_least(self, {"unique_tokens": 1000})
 
 
 def build_plan(settings: LowVarianceSettings, device: str = "cpu") -> Plan:
@@ -37,7 +28,4 @@ def build_plan(settings: LowVarianceSettings, device: str = "cpu") -> Plan:
             job = training_job(settings, subset, "mdlm", objective, device, **{"training.objective": objective})
             trainings[job.name] = {"objective": objective, "seed": seed, "subset": subset.name}
             jobs.append(job)
-    needs = tuple(job.name for job in jobs)
-    jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", {"trainings": trainings}, needs, 5.0, tolerant=True))
-    preset = load_preset("mini-mdlm", {"data.source": settings.data})
-    return Plan(tuple(jobs), data_hash(preset, settings.validation_data))
+    return whole_plan(settings, jobs, trainings, "arche_mdlm.studies.low_variance.jobs:summarise")

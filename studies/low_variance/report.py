@@ -7,8 +7,9 @@ from typing import Any
 
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.colours import BLUE, VERMILION
-from arche_mdlm.studies.engine.markdown import failures, number, table, with_captions
+from arche_mdlm.studies.engine.markdown import failures, interval_cell, number, table, with_captions
 from arche_mdlm.studies.engine.plots import finish, save, subplots
+from arche_mdlm.studies.engine.readings.intervals import sign_of
 from arche_mdlm.training.files.own_files import OutputFolder
 
 FILES = ("report.md", "report.json", "curves.png")
@@ -71,16 +72,17 @@ def sentences(report: dict) -> list[str]:
         ("log_ratio", "needs fewer steps", "needs more steps"), ("difference", "ends at a lower bound", "ends at a higher bound"),
     ):  # fmt: skip
         own = report.get(key)
-        if own is None or own["low"] is None or own["low"] <= 0 <= own["high"]:
+        sign = sign_of(own)
+        if own is None or not sign:
             continue
-        says = better if own["high"] < 0 else worse
+        says = better if sign < 0 else worse
         lines.append(f"`low_variance` {says} than `nelbo`: {_described(key, own)}.")
     return lines
 
 
 def _described(key: str, own: dict) -> str:
     if key == "difference":
-        return f"{number(own['estimate'], '+.4f', (own['low'], own['high']))} nats a token"
+        return f"{interval_cell(own, '+.4f')} nats a token"
     ratio, low, high = (math.exp(own[name]) for name in ("estimate", "low", "high"))
     return f"{number(ratio, '.2f', (low, high))} times as many to an equal bound"
 

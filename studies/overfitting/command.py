@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run the remaining jobs and write the report; 1 if a job failed. Or print the plan."""
     from arche_mdlm.studies.engine.command import run_study, settings_of
+    from arche_mdlm.studies.engine.small.plan import OneSizeSettings
     from arche_mdlm.studies.overfitting.plan import build_plan
     from arche_mdlm.studies.overfitting.report import FILES, write_report
-    from arche_mdlm.studies.overfitting.settings import OverfittingSettings
 
-    settings = settings_of(OverfittingSettings, args)
+    settings = settings_of(OneSizeSettings, args)
     return run_study(args, partial(build_plan, settings, default_device()), asdict(settings), write_report, FILES, show)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from arche_mdlm.studies.engine.inputs import result_of
-from arche_mdlm.studies.engine.small.curves import Curve, over_seeds
-from arche_mdlm.studies.overfitting.settings import ARMS
+from arche_mdlm.studies.engine.readings.intervals import over_seeds
+from arche_mdlm.studies.engine.small.curves import Curve, run_figures, subsets_of
 
+ARMS = ("ar", "mdlm")
 STATISTICS = ("rise", "late_gain", "gap")
 
 
@@ -28,13 +29,9 @@ def summary(settings: dict, results: Mapping[str, dict]) -> dict:
         values = [found["mdlm"]["seeds"][seed][name] - found["ar"]["seeds"][seed][name] for seed in both]
         if values:
             differences[name] = over_seeds(values)
-    subsets = {
-        about["subset"]: results[about["subset"]]
-        for about in settings["trainings"].values()
-        if about["subset"] in results
-    }
-    missing = [name for name in settings["trainings"] if name not in results]
-    return {"arms": found, "differences": differences, "subsets": subsets, "missing": missing}
+    trainings = settings["trainings"]
+    missing = [name for name in trainings if name not in results]
+    return {"arms": found, "differences": differences, "subsets": subsets_of(trainings, results), "missing": missing}
 
 
 def _arm(own: Mapping[str, dict], results: Mapping[str, dict]) -> dict:
@@ -47,7 +44,7 @@ def _arm(own: Mapping[str, dict], results: Mapping[str, dict]) -> dict:
             "rise": curve.rise(), "late_gain": curve.late_gain(), "gap": curve.gap(),
             "best_step": curve.steps[best], "best": float(curve.held_out[best]), "last": float(curve.held_out[-1]),
             "train": curve.train.tolist(), "held_out": curve.held_out.tolist(), "halves": curve.halves.tolist(),
-            **{key: run[key] for key in ("steps", "tokens", "seconds", "parameters", "device", "versions")},
+            **run_figures(run),
         }  # fmt: skip
     grid = range(len(curves[0].steps))
     bands = {

@@ -5,17 +5,12 @@
 Claim of Vicentino 2026 (arXiv 2603.22075): AR overfits early, and MDLM still improves at the end.
 """
 
-from arche_mdlm.configuration.presets import load_preset
-from arche_mdlm.studies.engine.command import SUMMARY
-from arche_mdlm.studies.engine.jobs import Job, Plan
-from arche_mdlm.studies.engine.keys import data_hash
-from arche_mdlm.studies.engine.small.plan import subset_job, training_job
-from arche_mdlm.studies.overfitting.settings import ARMS, OverfittingSettings
-
-_JOBS = "arche_mdlm.studies.overfitting.jobs"
+from arche_mdlm.studies.engine.jobs import Plan
+from arche_mdlm.studies.engine.small.plan import OneSizeSettings, subset_job, training_job, whole_plan
+from arche_mdlm.studies.overfitting.jobs import ARMS
 
 
-def build_plan(settings: OverfittingSettings, device: str = "cpu") -> Plan:
+def build_plan(settings: OneSizeSettings, device: str = "cpu") -> Plan:
     """All jobs, with estimates; a seed's before those of the next one. ValueError for settings of no model."""
     jobs, trainings = [], {}
     for seed in settings.seeds:
@@ -25,7 +20,4 @@ def build_plan(settings: OverfittingSettings, device: str = "cpu") -> Plan:
             job = training_job(settings, subset, arm, arm, device)
             trainings[job.name] = {"arm": arm, "seed": seed, "subset": subset.name}
             jobs.append(job)
-    needs = tuple(job.name for job in jobs)
-    jobs.append(Job(SUMMARY, "summarise", f"{_JOBS}:summarise", {"trainings": trainings}, needs, 5.0, tolerant=True))
-    preset = load_preset("mini-ar", {"data.source": settings.data})
-    return Plan(tuple(jobs), data_hash(preset, settings.validation_data))
+    return whole_plan(settings, jobs, trainings, "arche_mdlm.studies.overfitting.jobs:summarise")

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from arche_mdlm.studies.engine import report as engine
-from arche_mdlm.studies.engine.markdown import failures, number, table, with_captions
+from arche_mdlm.studies.engine.markdown import failures, interval_cell, table, with_captions
+from arche_mdlm.studies.engine.readings.intervals import sign_of
 from arche_mdlm.studies.overfitting.plots import PICTURES, draw
 
 FILES = ("report.md", "report.json", *PICTURES)
@@ -68,54 +69,44 @@ def sentences(report: dict) -> list[str]:
         if arm not in report["arms"]:
             continue
         means = report["arms"][arm]["means"]
-        rise, gain = _sign(means["rise"]), _sign(means["late_gain"])
+        rise, gain = sign_of(means["rise"]), sign_of(means["late_gain"])
         decided[arm] = (rise, gain)
         if rise > 0:
             lines.append(
-                f"{label} overfits: its last held-out loss is {_cell(means['rise'], '.4f')} nats a token above its best."
+                f"{label} overfits: its last held-out loss is {interval_cell(means['rise'], '.4f')} nats a token above its best."
             )
         if gain > 0:
             lines.append(
-                f"{label} still improves in the last quarter of its steps, by {_cell(means['late_gain'], '.4f')} nats a token."
+                f"{label} still improves in the last quarter of its steps, by {interval_cell(means['late_gain'], '.4f')} nats a token."
             )
         elif gain < 0:
             lines.append(
-                f"{label} gets worse in the last quarter of its steps, by {_cell(_minus(means['late_gain']), '.4f')} nats a token."
+                f"{label} gets worse in the last quarter of its steps, by {interval_cell(_minus(means['late_gain']), '.4f')} nats a token."
             )
     difference = report["differences"].get("rise")
-    if difference and _sign(difference) < 0:
+    if sign_of(difference) < 0:
         lines.append(
-            f"MDLM overfits less than AR: its rise is {_cell(_minus(difference), '.4f')} nats a token smaller, paired by seed."
+            f"MDLM overfits less than AR: its rise is {interval_cell(_minus(difference), '.4f')} nats a token smaller, paired by seed."
         )
-    if difference and _sign(difference) > 0:
+    if sign_of(difference) > 0:
         lines.append(
-            f"MDLM overfits more than AR: its rise is {_cell(difference, '.4f')} nats a token larger, paired by seed."
+            f"MDLM overfits more than AR: its rise is {interval_cell(difference, '.4f')} nats a token larger, paired by seed."
         )
     if decided.get("ar", (0, 0))[0] > 0 and decided.get("mdlm", (1, 0))[0] <= 0 and decided["mdlm"][1] > 0:
         lines.append("So the claim holds here: AR overfits, and MDLM does not and still improves.")
     return lines
 
 
-def _sign(interval: dict) -> int:
-    if interval["low"] is None:
-        return 0
-    return 1 if interval["low"] > 0 else -1 if interval["high"] < 0 else 0
-
-
 def _minus(interval: dict) -> dict:
     return {"estimate": -interval["estimate"], "low": -interval["high"], "high": -interval["low"]}
-
-
-def _cell(value: dict | None, style: str) -> str:
-    return number(None, style) if value is None else number(value["estimate"], style, (value["low"], value["high"]))
 
 
 def _figures(report: dict) -> str:
     arms = [arm for arm in LABELS if arm in report["arms"]]
     rows = []
     for key, (label, style) in _ROWS.items():
-        cells = [_cell(report["arms"][arm]["means"][key], style) for arm in arms]
-        rows.append([label, *cells, _cell(report["differences"].get(key), "+.4f")])
+        cells = [interval_cell(report["arms"][arm]["means"][key], style) for arm in arms]
+        rows.append([label, *cells, interval_cell(report["differences"].get(key), "+.4f")])
     return table(["", *(LABELS[arm] for arm in arms), "MDLM minus AR, paired"], rows)
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from arche_mdlm.commands.main import main
+from arche_mdlm.studies.engine.readings.intervals import over_seeds
 from arche_mdlm.studies.engine.small import subsets
-from arche_mdlm.studies.engine.small.curves import Curve, over_seeds, steps_to
+from arche_mdlm.studies.engine.small.curves import Curve, steps_to
 from arche_mdlm.studies.overfitting.report import sentences
 
 WORDS = [

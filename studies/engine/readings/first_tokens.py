@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from arche_mdlm.metrics.tokens.first_token import FirstTokenLaw, first_token_law
 from arche_mdlm.studies.engine.markdown import number, table
 from arche_mdlm.studies.engine.plots import finish, subplots
-from arche_mdlm.studies.engine.readings.intervals import seeds_interval
+from arche_mdlm.studies.engine.readings.intervals import over_seeds
 from arche_mdlm.training.models.arms import arm_of
 
 DATA = "data"  # the label of the texts' own law
@@ -55,8 +55,8 @@ def described(laws: Mapping[str, Sequence[dict]], tokenizer: PreTrainedTokenizer
         if known[label]:
             entries[label] = {
                 "what": own[0]["what"],
-                "entropy_nats": _over([law.entropy for law in known[label]]),
-                "expected_distinct": _over([law.expected_distinct(number_of_texts) for law in known[label]]),
+                "entropy_nats": over_seeds([law.entropy for law in known[label]]),
+                "expected_distinct": over_seeds([law.expected_distinct(number_of_texts) for law in known[label]]),
                 "num_texts": known[label][0].num_texts,
             }
         elif own:
@@ -87,13 +87,6 @@ def _shown(token_id: int, tokenizer: PreTrainedTokenizerBase) -> str:
     return (
         text if text.isprintable() and text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(token_id))
     )
-
-
-def _over(values: list[float]) -> dict:
-    """Mean over seeds; with its interval from two on."""
-    if len(values) < 2:
-        return {"estimate": values[0], "low": None, "high": None}
-    return seeds_interval(values)._asdict()
 
 
 def section(found: dict | None) -> list[str]:

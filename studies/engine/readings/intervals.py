@@ -5,8 +5,8 @@ has their intervals. Over a few seeds Student's t is used: three values, resampl
 interval that contains the true value only three times in four.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -62,6 +62,20 @@ def seeds_interval(estimates: Numbers) -> Interval:
     half = stats.t.ppf(0.975, len(values) - 1) * float(values.std(ddof=1)) / np.sqrt(len(values))
     mean = float(values.mean())
     return Interval(mean, mean - half, mean + half)
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """`seeds_interval` as a report has it: `estimate`, `low`, `high`; of one seed without ends (None)."""
+    if len(values) == 1:
+        return {"estimate": values[0], "low": None, "high": None}
+    return seeds_interval(values)._asdict()
+
+
+def sign_of(interval: Mapping[str, Any] | None) -> int:
+    """Of a difference whose interval lies on one side of 0; 0 where it does not, or there is none."""
+    if interval is None or interval["low"] is None:
+        return 0
+    return 1 if interval["low"] > 0 else -1 if interval["high"] < 0 else 0
 
 
 def _column(name: str, values: Numbers) -> np.ndarray:

@@ -1,12 +1,14 @@
 """Likelihood on a grid of steps: the curve of a training, and what it says of overfitting."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from arche_mdlm.studies.engine.readings.intervals import seeds_interval
 from arche_mdlm.studies.engine.small.subsets import HALVES
+
+_RUN_FIGURES = ("steps", "tokens", "seconds", "parameters", "device", "versions")
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,6 @@ class Curve:
         return int(self.held_out.argmin())
 
 
-def over_seeds(values: Sequence[float]) -> dict:
-    """Mean with its 95 % interval over seeds (Student's t), None of one seed."""
-    if len(values) < 2:
-        return {"estimate": values[0], "low": None, "high": None}
-    return seeds_interval(values)._asdict()
-
-
 def steps_to(curve: Curve, loss: float) -> float | None:
     """The step at which the held-out loss first falls to `loss`, interpolated on a logarithmic scale; None: never."""
     below = np.flatnonzero(curve.held_out <= loss)
@@ -87,3 +82,13 @@ def crossed_best(curves: Sequence[Curve]) -> float:
     measured on the other, and the other way round."""
     first, second = (np.concatenate([curve.halves[half] for curve in curves]) for half in range(2))
     return float((second[first.argmin()] + first[second.argmin()]) / 2)
+
+
+def run_figures(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of how a training was made."""
+    return {name: result[name] for name in _RUN_FIGURES}
+
+
+def subsets_of(trainings: Mapping[str, dict], results: Mapping[str, dict]) -> dict[str, dict]:
+    """The results of the subsets that trainings (their descriptions by name) were made on."""
+    return {own["subset"]: results[own["subset"]] for own in trainings.values() if own["subset"] in results}

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.configuration.settings import Preset
+from arche_mdlm.studies.engine.command import SUMMARY
 from arche_mdlm.studies.engine.estimates import forward_seconds, training_seconds
-from arche_mdlm.studies.engine.jobs import Job
+from arche_mdlm.studies.engine.jobs import Job, Plan
+from arche_mdlm.studies.engine.keys import data_hash
 from arche_mdlm.studies.engine.settings import check_least
 from arche_mdlm.training.arguments import parse_changes
 from arche_mdlm.training.models.arms import ARMS
@@ -49,6 +51,30 @@ class SubsetSettings:
     def steps(self) -> int:
         """Of each training."""
         return self.positions // (self.batch_size * self.context_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneSizeSettings(SubsetSettings):
+    """Of a study whose subsets all have as many tokens."""
+
+    unique_tokens: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, {"unique_tokens": 1000})
+
+
+def whole_plan(settings: SubsetSettings, jobs: list[Job], trainings: dict[str, dict], summarise: str) -> Plan:
+    """The jobs of subsets and trainings, and the last one, which reads them.
+
+    Args:
+        trainings: what the trainings are, by the names of their jobs.
+        summarise: the last job's function, as `module:function`.
+    """
+    needs = tuple(job.name for job in jobs)
+    last = Job(SUMMARY, "summarise", summarise, {"trainings": trainings}, needs, 5.0, tolerant=True)
+    preset = load_preset("mini-mdlm", {"data.source": settings.data})
+    return Plan((*jobs, last), data_hash(preset, settings.validation_data))
 
 
 def subset_job(settings: SubsetSettings, unique_tokens: int, seed: int) -> Job:
