@@ -10,19 +10,16 @@ import shlex
 import sys
 from pathlib import Path
 
-import torch
-import transformers
-
 from arche_mdlm.compiling_mdlm import can_compile
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.training.command_line import exit_status
 from arche_mdlm.training.loop.provenance import portable
 from benchmarks import suites
-from benchmarks.report import Report, describe_machine, destination, write
+from benchmarks.options import add_run_options, begin, check_rounds
+from benchmarks.report import Report, write
 from benchmarks.train_step import Shape, fastest_dtype
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-MIN_ROUNDS = 5
 _CPU_SHAPE = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6}
 _CPU_SIZES = {"batch_size": 16, "length": 256, "sample_batch_size": 32}
 _GPU_SIZES = {"batch_size": 32, "length": 512, "sample_batch_size": 1000}
@@ -46,17 +43,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--sample_steps", type=int, default=100, help="denoising steps, as in the paper")
     add("--few_steps", type=int, default=16, help="denoising steps against AR with its KV cache")
     add("--texts", type=int, default=1000, help="texts of the metrics")
-    add("--rounds", type=int, default=MIN_ROUNDS, help=f"measured rounds, at least {MIN_ROUNDS}")
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of our steps; auto: the faster one")
     add("--compile", choices=("auto", "yes", "no"), default="auto", help="measure our compiled layers too; auto: if there is "
         "a compiler and without --quick")  # fmt: skip
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=int, help="of PyTorch on the CPU")
     add("--quick", action="store_true", help="tiny sizes: shows that everything runs; the figures mean nothing")
-    add("--output", type=Path, default=RESULTS)
+    add_run_options(parser, RESULTS)
     args = parser.parse_args(argv)
-    if args.rounds < MIN_ROUNDS:
-        parser.error(f"--rounds {args.rounds} is less than {MIN_ROUNDS}")
+    check_rounds(parser, args)
     fill = _GPU_SIZES if args.device.startswith("cuda") else _CPU_SIZES | _CPU_SHAPE
     for name, value in ({**fill, **_QUICK} if args.quick else fill).items():
         if args.quick or getattr(args, name) is None:
@@ -80,12 +73,7 @@ def make_shape(args: argparse.Namespace) -> Shape:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    destination(args.output)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    transformers.utils.logging.set_verbosity_error()
-    device = torch.device(args.device)
-    machine, shape = describe_machine(device), make_shape(args)
+    (device, machine), shape = begin(args), make_shape(args)
     report = Report(shlex.join(["python", "-m", "benchmarks", *portable(sys.argv[1:] if argv is None else argv)]))
     dtype, trials = args.dtype, None
     compiles = args.compile == "yes" or (args.compile == "auto" and not args.quick and can_compile(device))

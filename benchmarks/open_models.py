@@ -11,15 +11,14 @@ import sys
 from pathlib import Path
 
 import torch
-import transformers
 
 from arche_mdlm import MDLMForMaskedDiffusion
 from arche_mdlm.checkpoints import shipped
 from arche_mdlm.metrics.likelihood import nelbo
 from arche_mdlm.training.loop.provenance import portable
 from benchmarks import llada
-from benchmarks.__main__ import MIN_ROUNDS
-from benchmarks.report import Report, describe_machine, destination, note, write
+from benchmarks.options import add_run_options, begin, check_rounds
+from benchmarks.report import Report, note, write
 from benchmarks.timing import side_by_side
 
 RESULTS = Path(__file__).parent / "results" / "open_models.json"
@@ -38,13 +37,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--block_length", type=int, default=32)
     add("--draws", type=int, default=128, help="of the likelihood, as LLaDA has it")
     add("--draws_batch_size", type=int, default=16, help="canvases a forward of the likelihood")
-    add("--rounds", type=int, default=MIN_ROUNDS, help=f"at least {MIN_ROUNDS}")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=int, help="of PyTorch on the CPU")
-    add("--output", type=Path, default=RESULTS)
+    add_run_options(parser, RESULTS)
     args = parser.parse_args(argv)
-    if args.rounds < MIN_ROUNDS:
-        parser.error(f"--rounds {args.rounds} is less than {MIN_ROUNDS}")
+    check_rounds(parser, args)
     if args.length % args.block_length or args.steps * args.block_length % args.length:
         parser.error(
             f"--length {args.length} must be a multiple of --block_length {args.block_length}, and --steps {args.steps} "
@@ -83,12 +78,7 @@ def without_end(model: MDLMForMaskedDiffusion) -> MDLMForMaskedDiffusion:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    destination(args.output)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    transformers.utils.logging.set_verbosity_error()
-    device = torch.device(args.device)
-    machine = describe_machine(device)
+    device, machine = begin(args)
     model = without_end(MDLMForMaskedDiffusion.from_pretrained(args.model, dtype=torch.float32)).to(device).eval()
     command = ["python", "-m", "benchmarks.open_models", *portable(sys.argv[1:] if argv is None else argv)]
     report = Report(shlex.join(command))

@@ -12,14 +12,13 @@ import sys
 from pathlib import Path
 
 import torch
-import transformers
 
 from arche_mdlm import available_samplers
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.training.loop.provenance import portable
 from benchmarks import sampling
-from benchmarks.__main__ import MIN_ROUNDS
-from benchmarks.report import Report, describe_machine, note, write
+from benchmarks.options import add_run_options, begin, check_rounds
+from benchmarks.report import Report, note, write
 from benchmarks.timing import side_by_side
 
 RESULTS = Path(__file__).parent / "results" / "samplers.json"
@@ -41,13 +40,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=100)
     add("--few_steps", type=int, default=16, help="against AR")
     add("--samplers", nargs="+", choices=available_samplers(), default=available_samplers())
-    add("--rounds", type=int, default=MIN_ROUNDS, help=f"of the exact sampler and of AR, at least {MIN_ROUNDS}")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=int, help="of PyTorch on the CPU")
-    add("--output", type=Path, default=RESULTS)
+    add_run_options(parser, RESULTS, " of the exact sampler and of AR")
     args = parser.parse_args(argv)
-    if args.rounds < MIN_ROUNDS:
-        parser.error(f"--rounds {args.rounds} is less than {MIN_ROUNDS}")
+    check_rounds(parser, args)
     return args
 
 
@@ -68,11 +63,7 @@ def timed(contestants: dict[str, sampling.Contestant], rounds: int, device: torc
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    transformers.utils.logging.set_verbosity_error()
-    device = torch.device(args.device)
-    machine = describe_machine(device)
+    device, machine = begin(args)
     (mdlm, ar), settings = make_models(args, device)
     report = Report(
         shlex.join(["python", "-m", "benchmarks.samplers", *portable(sys.argv[1:] if argv is None else argv)])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_stories import write_stories
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.studies.engine.readings.intervals import over_seeds
@@ -12,35 +13,10 @@ from arche_mdlm.studies.engine.small import subsets
 from arche_mdlm.studies.engine.small.curves import Curve, steps_to
 from arche_mdlm.studies.overfitting.report import sentences
 
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "bird",
-    "tree",
-    "sun",
-    "saw",
-    "ran",
-    "sat",
-    "big",
-    "red",
-    "little",
-    "and",
-    "then",
-    "home",
-    "again",
-    "happy",
-]
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    file = tmp_path_factory.mktemp("data") / "stories.jsonl"
-    texts = [" ".join(rng.choice(WORDS, 30)) + "." for _ in range(400)]
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return file
+    return write_stories(tmp_path_factory.mktemp("data"), 400)
 
 
 def settings_of(data, **changes):

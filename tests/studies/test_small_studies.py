@@ -3,8 +3,8 @@
 import json
 import math
 
-import numpy as np
 import pytest
+from random_stories import write_stories
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.studies.data_limited import jobs as data_limited
@@ -12,35 +12,10 @@ from arche_mdlm.studies.data_limited.report import sentences as size_sentences
 from arche_mdlm.studies.low_variance import jobs as low_variance
 from arche_mdlm.studies.low_variance.report import sentences as objective_sentences
 
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "bird",
-    "tree",
-    "sun",
-    "saw",
-    "ran",
-    "sat",
-    "big",
-    "red",
-    "little",
-    "and",
-    "then",
-    "home",
-    "again",
-    "happy",
-]
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    file = tmp_path_factory.mktemp("data") / "stories.jsonl"
-    texts = [" ".join(rng.choice(WORDS, 30)) + "." for _ in range(300)]
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return file
+    return write_stories(tmp_path_factory.mktemp("data"), 300)
 
 
 def run(study, data, output, *extra):

@@ -8,19 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_training import MODEL
 
 from arche_mdlm.training import train
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = {
-    "data.vocab_size": 280,
-    "data.context_length": 32,
-    "data.validation_fraction": 0.2,
-    "model.config.vocab_size": 280,
-    "model.config.hidden_size": 32,
-    "model.config.intermediate_size": 64,
-    "model.config.num_hidden_layers": 2,
-    "model.config.max_position_embeddings": 32,
+    **MODEL,
     "training.max_steps": 4,
     "training.batch_size": 8,
     "training.warmup_steps": 2,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_training import MODEL
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arche_mdlm.configuration.settings import DataSettings
@@ -25,14 +26,7 @@ from arche_mdlm.training.models.loading import load_arm
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = {
-    "data.vocab_size": 280,
-    "data.context_length": 32,
-    "data.validation_fraction": 0.2,
-    "model.config.vocab_size": 280,
-    "model.config.hidden_size": 32,
-    "model.config.intermediate_size": 64,
-    "model.config.num_hidden_layers": 2,
-    "model.config.max_position_embeddings": 32,
+    **MODEL,
     "training.max_steps": 8,
     "training.batch_size": 8,
     "training.warmup_steps": 2,

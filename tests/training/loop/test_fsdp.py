@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_training import MODEL
 from transformers import AutoModelForCausalLM
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
@@ -22,14 +23,7 @@ from arche_mdlm.training.loop.sharding import sharding_plugin
 REPOSITORY = Path(__file__).parents[3]
 LAUNCH_FILE = REPOSITORY / "configuration" / "accelerate" / "fsdp2_8_gpus.yaml"
 SETTINGS = {
-    "data.vocab_size": 280,
-    "data.context_length": 32,
-    "data.validation_fraction": 0.2,
-    "model.config.vocab_size": 280,
-    "model.config.hidden_size": 32,
-    "model.config.intermediate_size": 64,
-    "model.config.num_hidden_layers": 2,
-    "model.config.max_position_embeddings": 32,
+    **MODEL,
     "training.max_steps": 6,
     "training.batch_size": 8,
     "training.accumulation": 2,

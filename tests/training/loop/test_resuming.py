@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from tiny_training import MODEL
 
 from arche_mdlm.configuration.presets import NULL, load_preset, preset_from_dict
 from arche_mdlm.configuration.settings import DataSettings, ModelSettings, TrainingSettings
@@ -186,14 +187,7 @@ def test_the_steps_of_equal_epochs_are_no_change():
 # --- the command ------------------------------------------------------------------------------------------------------
 
 SETTINGS = {
-    "data.vocab_size": 280,
-    "data.context_length": 32,
-    "data.validation_fraction": 0.2,
-    "model.config.vocab_size": 280,
-    "model.config.hidden_size": 32,
-    "model.config.intermediate_size": 64,
-    "model.config.num_hidden_layers": 2,
-    "model.config.max_position_embeddings": 32,
+    **MODEL,
     "training.max_steps": 4,
     "training.batch_size": 8,
     "training.warmup_steps": 2,
