@@ -8,8 +8,8 @@ from .diversity import (
     diversity_differences,
     diversity_of_draws,
     per_story_self_bleu,
-    unsplit_share,
 )
+from .words import unsplit_share
 
 SCRIPT = str(Path(__file__).parent)  # for `evaluate.load(SCRIPT)`, from any folder
 

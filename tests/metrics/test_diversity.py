@@ -463,7 +463,7 @@ def test_the_module_loads_by_path_offline_from_a_checkout(tmp_path):
 def test_the_space_starts_from_any_folder(tmp_path):
     space = tmp_path / "app"
     space.mkdir()
-    for name in ("app.py", "diversity.py", "README.md"):
+    for name in ("app.py", "diversity.py", "corpus.py", "intervals.py", "words.py", "README.md"):
         (space / name).write_bytes((FOLDER / name).read_bytes())
     code = (
         "import evaluate.utils\n"
