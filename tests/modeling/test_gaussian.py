@@ -90,7 +90,7 @@ def test_a_batch_is_uniform_noise_with_means_of_embeddings():
     tokens = torch.tensor([[4, 0, 1, 3]]).expand(4000, -1)
     open = (torch.arange(4) > 0).expand(4000, -1)
     batch = relaxed_batch(tokens, open, family, 0.02, WINDOW, seeded())
-    assert bool((batch.mixture_ids != 2).all()), "the mask is no noise"
+    assert bool((batch.mixture_ids != 2).all()), "noise is never the mask"
     assert bool((batch.mixture_ids[:, 0, 0] == 4).all())
     assert bool((batch.mixture_weights[:, 0, 0] == 1).all())
     assert bool((batch.timesteps[:, 0] == 0).all())

@@ -80,7 +80,7 @@ def test_the_rise_is_not_biased_by_the_least_of_many_noisy_values():
     naive = np.mean([c.held_out[-1] - c.held_out.min() for c in curves])
     crossed = over_seeds([c.rise() for c in curves])
     assert naive > 1
-    # The last one is compared with itself where it is the best, which is no bias.
+    # The last one is compared with itself where it is the best: that adds no bias.
     assert crossed["low"] < 0 < crossed["high"]
 
 

@@ -63,7 +63,7 @@ def test_a_batch_keeps_what_is_given_and_its_distance():
     for end in (late, early):
         assert torch.equal(end.input_ids[:, :2], tokens[:, :2])
         assert bool((end.timesteps[:, :2] == 0).all())
-        assert bool((end.input_ids != 2).all()), "the mask is no noise"
+        assert bool((end.input_ids != 2).all()), "noise is never the mask"
         assert bool((end.labels[:, 2:] == tokens[:, 2:]).all())
         assert bool((end.labels[:, :2] == -100).all())
     latents = GaussianLatents(4)
