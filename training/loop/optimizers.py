@@ -36,12 +36,17 @@ def decay_start(max_steps: int, decay_share: float) -> int:
     return round((1 - decay_share) * max_steps)
 
 
-def build_optimizers(model: nn.Module, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: nn.Module, settings: TrainingSettings, device: torch.device | None = None
+) -> list[torch.optim.Optimizer]:
     """The optimisers of a run; each group of parameters has its peak rate under `"peak"`.
 
     `"adamw"`: fused AdamW for everything. `"muon"`: Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/;
-    PyTorch's own) at `muon_learning_rate` for the matrices of the layers, AdamW for the rest: embeddings, head, norms, biases.
+    PyTorch's own, or `Float32Muon`) at `muon_learning_rate` for the matrices of the layers, AdamW for the rest: embeddings, head, norms, biases.
     Weight decay on matrices only, or on all (`decay_all`, as the arche paper has it).
+
+    Args:
+        device: that the model will be trained on; default: where it is.
 
     Raises:
         ValueError: for `"muon"` where this version of PyTorch has none.
@@ -54,13 +59,22 @@ def build_optimizers(model: nn.Module, settings: TrainingSettings) -> list[torch
     optimizers: list[torch.optim.Optimizer] = [_adamw(others, settings)]
     if matrices:
         optimizers.append(
-            torch.optim.Muon(
+            _muon(device or matrices[0].device, settings)(
                 [{"params": matrices, "peak": settings.muon_learning_rate}],
                 lr=settings.muon_learning_rate,
                 weight_decay=settings.weight_decay,
             )
         )
     return optimizers
+
+
+def _muon(device: torch.device, settings: TrainingSettings) -> type[torch.optim.Muon]:
+    """PyTorch's works in bfloat16, which only a run that trains in it has a CPU's units for."""
+    if device.type != "cpu" or settings.mixed_precision == "bf16":
+        return torch.optim.Muon
+    from arche_mdlm.training.loop.muon import Float32Muon  # PyTorch before 2.9 has no Muon to derive it from
+
+    return Float32Muon
 
 
 def _matrices(model: nn.Module) -> list[nn.Parameter]:

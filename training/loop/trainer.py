@@ -120,7 +120,9 @@ class Trainer:
             self.ema.to(self.accelerator.device)
         if self.teacher is not None:
             self.teacher.model.to(self.accelerator.device)
-        model, *optimizers = self.accelerator.prepare(model, *build_optimizers(model, self.settings))
+        model, *optimizers = self.accelerator.prepare(
+            model, *build_optimizers(model, self.settings, self.accelerator.device)
+        )
         return model, optimizers
 
     # ------------------------------------------------------------------ the loop

@@ -35,6 +35,50 @@ def test_adamw_alone_has_everything_once():
     assert names_of(adamw, model) == {name for name, _ in model.named_parameters()}
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has Muon from 2.9 on")
+class TestFloat32Muon:
+    @staticmethod
+    def after(kind: type[torch.optim.Optimizer], steps: int = 3) -> tuple[list[torch.Tensor], dict]:
+        generator = torch.Generator().manual_seed(0)
+        matrices = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((8, 24), (24, 8), (16, 16))]
+        optimizer = kind(matrices, lr=0.1, weight_decay=0.2)
+        for _ in range(steps):
+            for matrix in matrices:
+                matrix.grad = torch.randn(matrix.shape, generator=generator)
+            optimizer.step()
+        return matrices, optimizer.state_dict()
+
+    def test_does_what_pytorch_s_does(self):
+        """Up to the rounding of bfloat16, of which each step has about 1 % of the update's norm."""
+        from arche_mdlm.training.loop.muon import Float32Muon
+
+        (own, state), (theirs, their_state) = self.after(Float32Muon), self.after(torch.optim.Muon)
+        start, _ = self.after(torch.optim.Muon, 0)
+        for ours, other, first in zip(own, theirs, start, strict=True):
+            assert (ours - other).norm() < 0.03 * (other - first).norm()
+        assert state["param_groups"] == their_state["param_groups"]
+        for index in state["state"]:
+            torch.testing.assert_close(state["state"][index], their_state["state"][index])
+
+    def test_its_singular_values_are_near_1(self):
+        from arche_mdlm.training.loop.muon import orthogonalised
+
+        matrix = torch.randn(12, 40, generator=torch.Generator().manual_seed(1))
+        values = torch.linalg.svdvals(orthogonalised(matrix, (3.4445, -4.775, 2.0315), 5, 1e-7))
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+
+    @pytest.mark.parametrize(
+        ("precision", "device", "float32"),
+        [("no", None, True), ("no", "cpu", True), ("bf16", "cpu", False), ("no", "cuda", False)],
+    )
+    def test_is_for_float32_on_a_cpu(self, precision, device, float32):
+        model = MDLMForMaskedDiffusion(MDLMConfig(**SHAPE, mask_token_id=63))
+        settings = TrainingSettings(optimizer="muon", mixed_precision=precision)
+        _, muon = build_optimizers(model, settings, device and torch.device(device))
+        assert (type(muon) is not torch.optim.Muon) == float32
+
+
 def test_without_muon_in_pytorch_it_is_refused(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(ValueError, match="'muon' needs PyTorch 2.9 or newer"):
