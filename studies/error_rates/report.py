@@ -5,9 +5,11 @@ from pathlib import Path
 
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.markdown import failures, number, table, with_captions
+from arche_mdlm.studies.engine.readings.decisions import note
 from arche_mdlm.studies.error_rates.plots import PICTURES, draw
 from arche_mdlm.studies.error_rates.summary import EXACT_IN_THE_LIMIT
 from arche_mdlm.studies.error_rates.thresholds import FLAT, HALF, TOLERANCE
+from arche_mdlm.studies.error_rates.verdicts import with_verdicts
 
 FILES = ("report.md", "report.json", *PICTURES)
 LABELS = {"ngram": "n-gram language", "hmm": "hidden Markov model"}
@@ -16,7 +18,9 @@ DENOISERS = {"oracle": "exact posterior", "trained": "trained model"}
 
 def write_report(report: dict, settings: dict, failed: dict[str, str], output: Path) -> Path:
     """Write report.md, report.json and, with matplotlib, pictures into `output`; returns report.md."""
-    return engine.write_report(output, FILES, {"settings": settings, **report}, failed, draw, _sections)
+    groups, signs = with_verdicts(report["groups"])
+    report = {"settings": settings, **report, "groups": groups, "decided": note(signs)}
+    return engine.write_report(output, FILES, report, failed, draw, _sections)
 
 
 def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
@@ -27,6 +31,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         *([f"Not done yet: {len(report['missing'])} jobs (`report.json`)."] if report["missing"] else []),
         "## What can be said",
         "\n".join(f"- {line}" for line in sentences(report)) or "Nothing: no interval decides it.",
+        report["decided"],
         *with_captions(pictures),
         "## Steps needed for a low token error",
         _steps(report, "token"),
@@ -38,7 +43,8 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         _steps(report, "sequence"),
         f"Steps from which on at most {HALF:.0%} of the sequences are ones that the language cannot produce. "
         "*> n*: not even with n steps, the most that were run; an exponent is then not given.",
-        f"Verdicts: *flat*, the interval of the exponent is inside ±{FLAT}; *grows*, it is above {FLAT}; else *not decided*.",
+        f"Verdicts, after Holm's correction for all of them: *flat*, the exponent is between -{FLAT} and {FLAT}; *grows*, it is above "
+        f"{FLAT}; else *not decided*.",
         *(part for kind in report["settings"]["languages"] for part in _most_steps(report, kind)),
         *_trained(report),
         *_made(report),

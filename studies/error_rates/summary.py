@@ -1,4 +1,4 @@
-"""From the jobs' results to the report: curves by steps, steps needed by length, and what the intervals decide."""
+"""From the jobs' results to the report: curves by steps, and steps needed by length."""
 
 import math
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ import numpy as np
 
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.readings.intervals import seeds_interval
-from arche_mdlm.studies.error_rates.thresholds import FLAT, growth_over_seeds, growth_over_texts, means
+from arche_mdlm.studies.error_rates.thresholds import growth_over_seeds, growth_over_texts, means
 
 # With the exact posterior their law tends to the language's as steps grow; the others favour likely text, or fill several at once.
 EXACT_IN_THE_LIMIT = ("ancestral", "remdm", "first_hitting", "entropy", "margin")
 
 
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """All figures by language, denoiser, sampler and length, and the verdicts on the two claims; a job of the study."""
+    """All figures by language, denoiser, sampler and length; a job of the study."""
     return summary(settings, {name: result_of(path) for name, path in inputs.items()})
 
 
@@ -47,8 +47,6 @@ def summary(settings: dict, results: Mapping[str, dict]) -> dict:
                 own[measure] = growth_over_texts(by_seed[None], measure, limits)
             else:
                 own[measure] = growth_over_seeds(list(by_seed.values()), measure)
-            for part in ("all", "longest"):
-                own[measure][part]["verdict"] = verdict(own[measure][part])
         found.append(own)
     kept = ("bound", "entropy", "seconds", "tokens", "steps", "parameters", "device", "versions")
     return {
@@ -93,17 +91,3 @@ def _mean(values: list[float]) -> dict:
     if len(values) < 2:
         return {"estimate": values[0], "low": None, "high": None}
     return seeds_interval(values)._asdict()
-
-
-def verdict(growth: dict) -> str:
-    """What the interval of the exponent decides: "flat", "grows", "falls", "not decided", or why there is none."""
-    low, high = growth["low"], growth["high"]
-    if growth["not_reached"]:
-        return "not reached"
-    if growth["exponent"] is None or low is None or high is None:
-        return "no interval"
-    if low > -FLAT and high < FLAT:
-        return "flat"
-    if low > FLAT:
-        return "grows"
-    return "falls" if high < -FLAT else "not decided"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.markdown import failures, interval_cell, table, with_captions
-from arche_mdlm.studies.engine.readings.intervals import sign_of
+from arche_mdlm.studies.engine.readings.decisions import Comparison, decide, note, over_seeds
 from arche_mdlm.studies.overfitting.plots import PICTURES, draw
 
 FILES = ("report.md", "report.json", *PICTURES)
@@ -32,6 +32,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         *([f"Not in it: {len(report['missing'])} trainings (`report.json`)."] if report["missing"] else []),
         "## What can be said",
         "\n".join(f"- {line}" for line in sentences(report)) or "Nothing: no interval decides it.",
+        note(decide(comparisons(report))),
         *with_captions(pictures),
         "## Figures",
         _figures(report),
@@ -62,39 +63,39 @@ def _what(report: dict) -> str:
     )  # fmt: skip
 
 
+def comparisons(report: dict) -> dict[tuple[str, str], Comparison]:
+    """All that is looked at, by (arm, statistic) and ("both", statistic): MDLM minus AR."""
+    seeds = len(report["settings"]["seeds"])
+    found = {
+        (arm, name): over_seeds(report["arms"][arm]["means"][name], seeds)
+        for arm in LABELS if arm in report["arms"] for name in ("rise", "late_gain")
+    }  # fmt: skip
+    return found | {("both", "rise"): over_seeds(report["differences"].get("rise"), seeds)}
+
+
 def sentences(report: dict) -> list[str]:
-    """Only what an interval over seeds decides."""
-    lines, decided = [], {}
+    """Only what is decided after the correction for all comparisons."""
+    signs, lines = decide(comparisons(report)), []
     for arm, label in LABELS.items():
         if arm not in report["arms"]:
             continue
         means = report["arms"][arm]["means"]
-        rise, gain = sign_of(means["rise"]), sign_of(means["late_gain"])
-        decided[arm] = (rise, gain)
-        if rise > 0:
-            lines.append(
-                f"{label} overfits: its last held-out loss is {interval_cell(means['rise'], '.4f')} nats a token above its best."
-            )
-        if gain > 0:
-            lines.append(
-                f"{label} still improves in the last quarter of its steps, by {interval_cell(means['late_gain'], '.4f')} nats a token."
-            )
-        elif gain < 0:
-            lines.append(
-                f"{label} gets worse in the last quarter of its steps, by {interval_cell(_minus(means['late_gain']), '.4f')} nats a token."
-            )
+        rise, gain = (interval_cell(means[name], ".4f") for name in ("rise", "late_gain"))
+        if signs[arm, "rise"] > 0:
+            lines.append(f"{label} overfits: its last held-out loss is {rise} nats a token above its best.")
+        if signs[arm, "late_gain"] > 0:
+            lines.append(f"{label} still improves in the last quarter of its steps, by {gain} nats a token.")
+        elif signs[arm, "late_gain"] < 0:
+            worse = interval_cell(_minus(means["late_gain"]), ".4f")
+            lines.append(f"{label} gets worse in the last quarter of its steps, by {worse} nats a token.")
     difference = report["differences"].get("rise")
-    if sign_of(difference) < 0:
-        lines.append(
-            f"MDLM overfits less than AR: its rise is {interval_cell(_minus(difference), '.4f')} nats a token smaller, paired by seed."
-        )
-    if sign_of(difference) > 0:
-        lines.append(
-            f"MDLM overfits more than AR: its rise is {interval_cell(difference, '.4f')} nats a token larger, paired by seed."
-        )
-    if decided.get("ar", (0, 0))[0] > 0 and decided.get("mdlm", (1, 0))[0] <= 0 and decided["mdlm"][1] > 0:
-        lines.append("So the claim holds here: AR overfits, and MDLM does not and still improves.")
-    return lines
+    if signs["both", "rise"]:
+        less = signs["both", "rise"] < 0
+        size = interval_cell(_minus(difference) if less else difference, ".4f")
+        lines.append(f"MDLM overfits {'less' if less else 'more'} than AR: its rise is {size} nats a token "
+                     f"{'smaller' if less else 'larger'}, paired by seed.")  # fmt: skip
+    holds = (signs.get(("ar", "rise"), 0), signs["both", "rise"], signs.get(("mdlm", "late_gain"), 0)) == (1, -1, 1)
+    return [*lines, *(["So the claim holds here: AR overfits, MDLM less, and MDLM still improves."] if holds else [])]
 
 
 def _minus(interval: dict) -> dict:

@@ -12,7 +12,6 @@ from arche_mdlm.commands.main import main
 from arche_mdlm.studies.error_rates import jobs
 from arche_mdlm.studies.error_rates.jobs import language_tokenizer, make_language, measure
 from arche_mdlm.studies.error_rates.settings import ErrorRatesSettings, step_grid
-from arche_mdlm.studies.error_rates.summary import verdict
 from arche_mdlm.studies.error_rates.thresholds import (
     exponent,
     growth_over_seeds,
@@ -21,6 +20,7 @@ from arche_mdlm.studies.error_rates.thresholds import (
     steps_needed,
     token_steps,
 )
+from arche_mdlm.studies.error_rates.verdicts import with_verdicts
 
 
 def seeded(seed=0):
@@ -158,14 +158,13 @@ def test_growth_over_texts_holds_a_known_exponent():
     growth = growth_over_texts({8: cells(2), 16: cells(4), 32: cells(8)}, "sequence")
     assert growth["all"]["low"] < 1 < growth["all"]["high"]
     assert growth["all"]["high"] - growth["all"]["low"] < 0.3
-    assert verdict(growth["all"]) == "grows"
     assert growth["longest"]["lengths"] == [16, 32]
     steps = growth["steps"]["16"]
     assert steps["low"] <= steps["estimate"] <= steps["high"]
     flat = growth_over_texts({8: cells(2), 16: cells(2), 32: cells(2)}, "token")
-    assert verdict(flat["all"]) == "flat"
+    assert flat["all"]["exponent"] == pytest.approx(0, abs=1e-9)
     alone = growth_over_texts({8: cells(2)}, "token")
-    assert (alone["all"]["exponent"], verdict(alone["all"])) == (None, "no interval")
+    assert alone["all"]["exponent"] is None
 
 
 def test_growth_over_seeds():
@@ -176,15 +175,27 @@ def test_growth_over_seeds():
     assert own["seeds"][0] == pytest.approx(1, abs=0.05)
     single = growth_over_seeds([one], "sequence")
     assert single["all"]["low"] is None
-    assert verdict(single["all"]) == "no interval"
     never = growth_over_seeds([{8: cells(2), 16: cells(64)}] * 2, "sequence")
     assert never["all"]["not_reached"]
-    assert verdict(never["all"]) == "not reached"
 
 
 def test_an_undecided_interval_is_no_verdict():
-    growth = {"exponent": 0.3, "low": 0.1, "high": 0.5, "not_reached": False}
-    assert verdict(growth) == "not decided"
+    def growth(exponent, half, **more):
+        return {"exponent": exponent, "low": exponent - half, "high": exponent + half, "not_reached": False} | more
+
+    def verdicts(*growths):
+        groups = [{"token": {"all": one, "longest": one}, "sequence": {"all": one, "longest": one}} for one in growths]
+        return [group["token"]["all"]["verdict"] for group in with_verdicts(groups)[0]]
+
+    assert verdicts(growth(0.3, 0.2)) == ["not decided"]
+    assert verdicts(growth(1.0, 0.2), growth(-1.0, 0.2), growth(0.0, 0.05)) == ["grows", "falls", "flat"]
+    assert verdicts(growth(1.0, 0.0), growth(0.24, 0.0)) == ["grows", "not decided"], "no resample differs"
+    assert verdicts(growth(0.5, 0.24)) == ["not decided"], (
+        "by itself it lies above 0.25, but eight exponents are looked at"
+    )
+    assert verdicts(growth(1.0, 0.2, not_reached=True)) == ["not reached"]
+    assert verdicts({"exponent": None, "low": None, "high": None, "not_reached": False}) == ["no interval"]
+    assert verdicts(growth(1.0, 0.2, seeds=[1.0, 0.98])) == ["not decided"], "two seeds have one degree of freedom"
 
 
 # --- the study --------------------------------------------------------------------------------------------------------

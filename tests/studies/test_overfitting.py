@@ -84,20 +84,35 @@ def test_the_rise_is_not_biased_by_the_least_of_many_noisy_values():
     assert crossed["low"] < 0 < crossed["high"]
 
 
+def reading(ar, mdlm, gain, difference, seeds=5):
+    means = {"ar": {"rise": ar, "late_gain": interval(0, 1)}, "mdlm": {"rise": mdlm, "late_gain": gain}}
+    arms = {arm: {"means": own} for arm, own in means.items()}
+    return {"arms": arms, "differences": {"rise": difference}, "settings": {"seeds": list(range(seeds))}}
+
+
+def interval(estimate, half):
+    return {"estimate": estimate, "low": estimate - half, "high": estimate + half}
+
+
 def test_what_is_said_is_what_an_interval_decides():
-    def report(ar, mdlm, gain):
-        means = {"ar": {"rise": ar, "late_gain": interval(0, 1)}, "mdlm": {"rise": mdlm, "late_gain": gain}}
-        return {"arms": {arm: {"means": own} for arm, own in means.items()}, "differences": {}}
-
-    def interval(estimate, half):
-        return {"estimate": estimate, "low": estimate - half, "high": estimate + half}
-
-    said = sentences(report(interval(0.3, 0.1), interval(0.0, 0.05), interval(0.2, 0.1)))
+    said = sentences(reading(interval(0.3, 0.1), interval(0.0, 0.05), interval(0.2, 0.1), interval(-0.3, 0.1)))
     assert said[0].startswith("AR overfits")
     assert said[-1].startswith("So the claim holds")
-    assert sentences(report(interval(0.3, 0.4), interval(0.0, 0.05), interval(0.0, 0.1))) == []
+    open_ = reading(interval(0.3, 0.1), interval(0.0, 0.05), interval(0.2, 0.1), interval(-0.3, 0.4))
+    assert not [line for line in sentences(open_) if line.startswith("So the claim holds")], "MDLM may overfit as much"
+    assert sentences(reading(interval(0.3, 0.4), interval(0.0, 0.05), interval(0.0, 0.1), interval(-0.3, 0.4))) == []
+    nearly = interval(0.3, 0.29)
+    assert sentences(reading(nearly, interval(0.0, 0.05), interval(0.0, 0.1), interval(0.0, 0.4))) == [], (
+        "one interval of five"
+    )
     one = {"estimate": 0.3, "low": None, "high": None}
-    assert sentences(report(one, one, one)) == []
+    assert sentences(reading(one, one, one, one, seeds=1)) == []
+
+
+def test_where_nothing_differs_few_reports_say_that_something_does():
+    rng = np.random.default_rng(0)
+    said = sum(bool(sentences(reading(*(over_seeds(rng.normal(size=5)) for _ in range(4))))) for _ in range(300))
+    assert said <= 0.05 * 300 + 2 * (300 * 0.05 * 0.95) ** 0.5
 
 
 def run(data, output, *extra):
