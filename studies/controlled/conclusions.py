@@ -3,7 +3,7 @@
 import itertools
 import math
 
-from arche_mdlm.studies.controlled.matched import AT_BOUND, not_reached
+from arche_mdlm.studies.controlled.matched import WHERE_STOPPED, not_reached
 from arche_mdlm.studies.controlled.summary import BASE, sample_key
 from arche_mdlm.studies.engine.figures import FEW_JUDGED, FIGURES
 from arche_mdlm.studies.engine.readings.decisions import Comparison, decide, note, over_seeds
@@ -13,7 +13,7 @@ from arche_mdlm.studies.engine.readings.intervals import seeds_interval
 MAIN = sample_key({"checkpoint": "best", "prompt": "bos", "temperature": 1.0})
 FEW_TEXTS = 100
 _PAPER_OPENINGS = (0.934, 0.033)  # MDLM and AR, arXiv 2603.22075
-_EQUAL_DIVERSITY, _EQUAL_CLOSENESS = "diversity at equal fit", "closeness at equal fit"
+_EQUAL_DIVERSITY, _EQUAL_CLOSENESS = "diversity beside ", "closeness beside "  # and a column of AR at MDLM's likelihood
 _SWEEP = "best, bos, "
 Key = tuple[str, str, str]
 _MORE_IS_DIVERSE = {"distinct_2": 1, "distinct_4": 1, "self_bleu": -1, "vocabulary_size": 1, "distinct_openings": 1}
@@ -61,14 +61,15 @@ def comparisons(report: dict) -> dict[Key, Comparison]:
     """All that is looked at: (question, column, figure or temperature); without the columns that `floors` marks."""
     found: dict[Key, Comparison] = {}
     seeds, poor = len(report["seeds"]), report.get("poor", {})
-    equal = report.get("at_equal_fit")
-    if equal and not {equal["column"], AT_BOUND} & set(poor) and not not_reached(report["arms"].get(AT_BOUND, {})):
+    for base, equal in report.get("at_equal_fit", {}).items():
+        if {equal["column"], base} & set(poor) or not_reached(report["arms"].get(base, {})):
+            continue
         for figure in _MORE_IS_DIVERSE:
             if figure in equal["differences"]["samples"].get(MAIN, {}):
                 mean = equal["differences"]["samples"][MAIN][figure]["mean"]
-                found[_EQUAL_DIVERSITY, equal["column"], figure] = over_seeds(mean, seeds)
+                found[_EQUAL_DIVERSITY + base, equal["column"], figure] = over_seeds(mean, seeds)
         for figure, entry in equal["distances"].get(MAIN, {}).items():
-            found[_EQUAL_CLOSENESS, equal["column"], figure] = over_seeds(entry["than_base"], seeds)
+            found[_EQUAL_CLOSENESS + base, equal["column"], figure] = over_seeds(entry["than_base"], seeds)
     if BASE in poor:
         return found
     for column in report["arms"]:
@@ -125,20 +126,19 @@ def _left_to_right(report: dict, column: str, signs: dict[Key, int]) -> list[str
 
 
 def _at_equal_fit(report: dict, signs: dict[Key, int]) -> list[str]:
-    """MDLM beside an AR model that was stopped at MDLM's bound: what is left of the differences where the fit is equal."""
-    equal = report.get("at_equal_fit")
-    if not equal:
-        return []
-    column = equal["column"]
-    diverse, close = (_by_sign(question, column, signs) for question in (_EQUAL_DIVERSITY, _EQUAL_CLOSENESS))
-    parts = [f"{label} {', '.join(names)}" for label, names in (
-        ("more diverse by", diverse[1]), ("less diverse by", diverse[-1]),
-        ("closer to held-out stories in", close[-1]), ("farther from them in", close[1])) if names]  # fmt: skip
-    return (
-        [f"**{column}, at equal fit** (against `{AT_BOUND}`: AR stopped at MDLM's bound): {'; '.join(parts)}."]
-        if parts
-        else []
-    )
+    """MDLM beside AR models that were stopped at MDLM's likelihood: what is left of the differences where the fit is equal."""
+    lines = []
+    for base, equal in report.get("at_equal_fit", {}).items():
+        diverse, close = (
+            _by_sign(question + base, equal["column"], signs) for question in (_EQUAL_DIVERSITY, _EQUAL_CLOSENESS)
+        )
+        parts = [f"{label} {', '.join(names)}" for label, names in (
+            ("more diverse by", diverse[1]), ("less diverse by", diverse[-1]),
+            ("closer to held-out stories in", close[-1]), ("farther from them in", close[1])) if names]  # fmt: skip
+        if parts:
+            lines.append(f"**{equal['column']}, at equal fit** (against `{base}`: AR stopped at MDLM's {WHERE_STOPPED[base]}): "
+                         f"{'; '.join(parts)}.")  # fmt: skip
+    return lines
 
 
 def _by_sign(question: str, column: str, signs: dict[Key, int]) -> dict[int, list[str]]:
@@ -146,9 +146,9 @@ def _by_sign(question: str, column: str, signs: dict[Key, int]) -> dict[int, lis
     found: dict[int, list[str]] = {1: [], -1: []}
     for (asked, own, figure), sign in signs.items():
         if (asked, own) == (question, column) and sign:
-            found[
-                sign * (_MORE_IS_DIVERSE.get(figure, 1) if question in ("diversity", _EQUAL_DIVERSITY) else 1)
-            ].append(FIGURES[figure].short)
+            found[sign * (_MORE_IS_DIVERSE.get(figure, 1) if question.startswith("diversity") else 1)].append(
+                FIGURES[figure].short
+            )
     return found
 
 

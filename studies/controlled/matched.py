@@ -11,6 +11,7 @@ from arche_mdlm.family_mdlm import family_of
 
 AT_BOUND, AT_LEFT_TO_RIGHT = "ar-at-bound", "ar-at-left-to-right"
 MATCHED_COLUMNS = (AT_BOUND, AT_LEFT_TO_RIGHT)
+WHERE_STOPPED = {AT_BOUND: "bound", AT_LEFT_TO_RIGHT: "exact left-to-right NLL"}
 _EVALUATIONS = 50  # at least, in max_steps: a run ends at one
 
 

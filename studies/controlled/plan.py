@@ -15,7 +15,6 @@ from typing import Any
 from arche_mdlm.configuration.model_config import make_config
 from arche_mdlm.configuration.settings import Preset
 from arche_mdlm.studies.controlled.matched import (
-    AT_BOUND,
     MATCHED_COLUMNS,
     likelihood_job,
     matched_preset,
@@ -147,7 +146,7 @@ def _run_jobs(settings: ControlledSettings, column: str, seed: int, device: str)
         )
     bases = [BASE] if column != BASE else []
     if settings.matched and column == first_mdlm(settings):
-        bases.append(AT_BOUND)
+        bases += [base for base in MATCHED_COLUMNS if base in columns(settings)]
     for base in bases:
         names = [f"s{seed}-{sample_key_name(*key)}" for key in sampled(settings) if key[2] == 1.0]
         pairs = tuple(f"sample-{own}-{name}" for name in names for own in (column, base))

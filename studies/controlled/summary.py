@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from arche_mdlm.studies.controlled.matched import AT_BOUND
+from arche_mdlm.studies.controlled.matched import MATCHED_COLUMNS
 from arche_mdlm.studies.engine.readings.floors import why_poor
 from arche_mdlm.studies.engine.readings.intervals import Interval, over_seeds, paired_interval, ratio_interval
+from arche_mdlm.studies.engine.records import without_prompt
 
 BASE = "ar-seen"  # what the other columns are held against
 FIGURES = (
@@ -60,13 +61,15 @@ def summary(settings: dict, results: dict[str, dict]) -> dict:
     known = reference if reference and reference["figures"] else None
     if known:
         report["distances"] = {column: _distances(arm, arms[BASE], known) for column, arm in arms.items()}
-    if AT_BOUND in arms:
-        first = settings["first"]
-        report["at_equal_fit"] = {
+    first, matched = settings["first"], [column for column in MATCHED_COLUMNS if column in arms]
+    report["at_equal_fit"] = {
+        base: {
             "column": first,
-            "differences": _differences(first, about, results, AT_BOUND),
-            "distances": _distances(arms[first], arms[AT_BOUND], known) if known else {},
+            "differences": _differences(first, about, results, base),
+            "distances": _distances(arms[first], arms[base], known) if known else {},
         }
+        for base in matched
+    }
     return report
 
 
@@ -100,7 +103,8 @@ def _arm(own: dict[str, dict], results: dict, seeds: list[int]) -> dict:
             entry = {key: result[key] for key in kept} | {"nats_per_token_ci": interval}
             found.setdefault("exact", {"seeds": {}})["seeds"][seed] = entry
         elif name.startswith("metrics"):
-            entry = {key: result[key] for key in ("figures", "cut", "notes", "mean_tokens", "ended_by_eos", "examples")}
+            entry = {key: result[key] for key in ("figures", "cut", "notes", "mean_tokens", "ended_by_eos")}
+            entry["examples"] = [without_prompt(one["text"], one["prompt"]) for one in result["examples"]]
             found["samples"].setdefault(sample_key(about), {"seeds": {}})["seeds"][seed] = entry
     exact = [found["exact"]] if "exact" in found else []
     for group in (*found["likelihood"].values(), *exact):

@@ -47,7 +47,7 @@ def records_of(study: Path) -> Iterator[dict]:
             else [{"text": text} for text in result.get("texts", [])]
         )
         for index, story in enumerate(stories):
-            yield {"job": job["name"], "index": index, **_without_prompt(story["text"], story.get("prompt", ""))}
+            yield {"job": job["name"], "index": index, **without_prompt(story["text"], story.get("prompt", ""))}
         if "nats" in result and "tokens" in result:
             record = {"job": job["name"], "nats": result["nats"], "tokens": result["tokens"]}
             if HASHES in result:
@@ -58,7 +58,8 @@ def records_of(study: Path) -> Iterator[dict]:
             yield record
 
 
-def _without_prompt(text: str, prompt: str) -> dict:
+def without_prompt(text: str, prompt: str) -> dict:
+    """`text`, and `prompt_sha256` where it is what continues a prompt."""
     if not prompt or not text.startswith(prompt):  # masks within a prompt are filled
         return {"text": text}
     return {"text": text[len(prompt) :], "prompt_sha256": sha256_of(prompt)}

@@ -99,7 +99,8 @@ def test_end_to_end_with_a_failure(workplace, tmp_path, capsys, monkeypatch):
     assert "| ar-supervised, seed 1 |" in markdown
     assert str(workplace) not in markdown + json.dumps(report)
     assert str(tmp_path) not in markdown + json.dumps(report)
-    check_prompts(StudyFolder(output, build_plan(settings(workplace))), workplace)
+    for opening in check_prompts(StudyFolder(output, build_plan(settings(workplace))), workplace):
+        assert opening not in markdown + json.dumps(report)  # it is of a held-out story
 
     publish(output / "report.md", tmp_path / "page", FILES)
     assert figures_command([str(tmp_path / "page.jsonl.gz"), "--held_out", str(workplace / "held_out.jsonl")]) == 0
@@ -168,12 +169,13 @@ def check_matched(report):
             assert all(nats > goal for _, nats in scores[:-1])
             assert (scores[-1][1] <= goal) or (run["steps"] == 4 and seed in not_reached(report["arms"][column]))
     assert not not_reached(report["arms"][AT_BOUND])
-    equal = report["at_equal_fit"]
-    assert equal["column"] == "mdlm-nelbo"
     key = "best, opening, 1.0"
-    of = {name: report["arms"][name]["samples"][key]["seeds"]["1"]["figures"] for name in ("mdlm-nelbo", AT_BOUND)}
-    found = equal["differences"]["samples"][key]["distinct_2"]["seeds"]["1"]
-    assert found["estimate"] == pytest.approx(of["mdlm-nelbo"]["distinct_2"] - of[AT_BOUND]["distinct_2"])
+    assert list(report["at_equal_fit"]) == list(MATCHED_COLUMNS)
+    for base, equal in report["at_equal_fit"].items():
+        assert equal["column"] == "mdlm-nelbo"
+        of = {name: report["arms"][name]["samples"][key]["seeds"]["1"]["figures"] for name in ("mdlm-nelbo", base)}
+        found = equal["differences"]["samples"][key]["distinct_2"]["seeds"]["1"]
+        assert found["estimate"] == pytest.approx(of["mdlm-nelbo"]["distinct_2"] - of[base]["distinct_2"])
     exact = report["differences"]["mdlm-nelbo"]["exact"]
     assert exact["stories"] == 8  # all there are
     ar = report["arms"]["ar-seen"]["likelihood"]["best"]["seeds"]["0"]["nats_per_token"]
@@ -216,6 +218,7 @@ def check_prompts(folder, workplace):
     run = folder.path("train-ar-seen-s0")
     assert not list(run.rglob("optimizer.pt"))
     assert (run / "run" / "final" / "model.safetensors").is_file()
+    return openings
 
 
 def test_plan_changes_only_where_settings_do(workplace):
@@ -382,18 +385,15 @@ def equal_report(difference, run, poor=()):
     """MDLM beside an AR model at its bound, and far from the other."""
     report = conclusions_report(interval(0.5, 0.001), interval(0.3, 0.001))
     report["arms"][AT_BOUND] = {"training": {"0": {"best_step": 8, "steps": 8} | run}, "samples": {}}
-    report["at_equal_fit"] = {
-        "column": "mdlm-nelbo",
-        "differences": {"likelihood": {}, "samples": {MAIN: {"distinct_openings": {"mean": difference}}}},
-        "distances": {},
-    }
+    own = {"likelihood": {}, "samples": {MAIN: {"distinct_openings": {"mean": difference}}}}
+    report["at_equal_fit"] = {AT_BOUND: {"column": "mdlm-nelbo", "differences": own, "distances": {}}}
     return report | {"poor": dict.fromkeys(poor, "short")}
 
 
 def test_the_first_sentence_is_of_equal_fit():
     reached, far = {"stop_at_nats": 3.0, "best_nats": 2.9}, {"stop_at_nats": 3.0, "best_nats": 3.1}
     first, *rest = decided_sentences(equal_report(interval(-0.2, 0.001), reached))
-    assert "at equal fit" in first
+    assert "at equal fit** (against `ar-at-bound`: AR stopped at MDLM's bound)" in first
     assert "less diverse by openings" in first
     assert any("more diverse than AR by openings" in line for line in rest)
     for other in (
