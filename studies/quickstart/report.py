@@ -115,7 +115,7 @@ def _verdict(report: dict) -> str:
             f"**Prediction** ({corpus}): AR needs {scores['AR'][key]:.3f} {unit}, MDLM at most {scores['MDLM'][key]:.3f}; lower is "
             "better. Judge the texts below yourself."
         )
-    signs = decide(_comparisons(report))
+    signs = decide(comparisons(report))
     for key in _VARIETY:
         label, style = FIGURES[key].label, FIGURES[key].style
         found = {name: figure_cell(arm["diversity"], key, style) for name, arm in arms.items()}
@@ -142,7 +142,7 @@ def _verdict(report: dict) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _comparisons(report: dict) -> dict[tuple[str, str, str], Comparison]:
+def comparisons(report: dict) -> dict[tuple[str, str, str], Comparison]:
     """The arms with each other and with real stories, by figure."""
     sets = {name: arm["diversity"] or {} for name, arm in report["arms"].items() if not arm.get("poor")}
     if report["reference"]:

@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,9 +14,11 @@ from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.settings import ModelSettings
 from arche_mdlm.metrics.corpus_likelihood import corpus_nll
 from arche_mdlm.metrics.diversity import diversity
+from arche_mdlm.studies.engine.readings.decisions import decide
 from arche_mdlm.studies.engine.records import figures_again, packed, sha256_of
 from arche_mdlm.studies.quickstart import jobs as comparison
 from arche_mdlm.studies.quickstart.first_look import GAPS, HOLE, with_holes
+from arche_mdlm.studies.quickstart.report import comparisons
 from arche_mdlm.training.data.tokenizers_io import train_bpe
 from arche_mdlm.training.models.build import build_model
 from arche_mdlm.training.models.loading import load_arm, save_arm, set_generation_defaults
@@ -319,3 +322,31 @@ def test_a_canvas_is_shown_with_its_holes(pair):
     shown = with_holes(ids, tokenizer)
     assert shown.startswith("Tom saw")
     assert shown.count(HOLE) == 1
+
+
+def null_report(rng):
+    """Both arms and the real stories of one law; the intervals are those of normal errors."""
+
+    def figures():
+        values = {"distinct_openings": rng.normal(0.5, 0.05), "distinct_2": rng.normal(0.6, 0.02)}
+        errors = {"distinct_openings": 0.05, "distinct_2": 0.02}
+        own = {f"{key}_ci": (value - 1.96 * errors[key], value + 1.96 * errors[key]) for key, value in values.items()}
+        return values | own
+
+    arms = {name: {"diversity": figures()} for name in ("MDLM", "AR")}
+    return {"arms": arms, "reference": {"figures": figures()}}
+
+
+def test_where_nothing_differs_few_reports_say_that_something_does():
+    rng = np.random.default_rng(0)
+    said = sum(any(decide(comparisons(null_report(rng))).values()) for _ in range(300))
+    assert said <= 0.05 * 300 + 2 * (300 * 0.05 * 0.95) ** 0.5
+
+
+def test_a_large_difference_is_decided_and_poor_arms_are_left_out():
+    report = null_report(np.random.default_rng(0))
+    report["arms"]["MDLM"]["diversity"] |= {"distinct_openings": 0.9, "distinct_openings_ci": (0.88, 0.92)}
+    signs = decide(comparisons(report))
+    assert {key[1:] for key, sign in signs.items() if sign} == {("MDLM", "AR"), ("MDLM", "real stories")}
+    report["arms"]["MDLM"]["poor"] = "short"
+    assert not any(decide(comparisons(report)).values())
