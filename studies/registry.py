@@ -24,5 +24,9 @@ STUDIES = {  # name: (module, help)
         "arche_mdlm.studies.low_variance.command",
         "the objective low_variance against nelbo, paired by seed",
     ),
+    "sweep": (
+        "arche_mdlm.studies.sweep.command",
+        "learning rates, length of the decay and batch size of both arms, one at a time",
+    ),
     "arche": ("arche_mdlm.studies.arche.command", "the protocol of arXiv 2603.22075 and its confounds"),
 }

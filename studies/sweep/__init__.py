@@ -1,0 +1,1 @@
+"""Learning rates, length of the decay and batch size of both arms, one at a time."""
