@@ -2,10 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
 
-from arche_mdlm.configuration.devices import default_device
 from arche_mdlm.studies.engine.arguments import add_running_arguments
 from arche_mdlm.studies.engine.small.arguments import add_subset_arguments
 from arche_mdlm.training.command_line import count
@@ -19,10 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run the remaining jobs and write the report; 1 if a job failed. Or print the plan."""
-    from arche_mdlm.studies.engine.command import run_study, settings_of
     from arche_mdlm.studies.engine.small.plan import OneSizeSettings
+    from arche_mdlm.studies.engine.small.running import run_small_study
     from arche_mdlm.studies.overfitting.plan import build_plan
     from arche_mdlm.studies.overfitting.report import FILES, write_report
 
-    settings = settings_of(OneSizeSettings, args)
-    return run_study(args, partial(build_plan, settings, default_device()), asdict(settings), write_report, FILES, show)
+    return run_small_study(args, OneSizeSettings, build_plan, write_report, FILES, show)

@@ -13,6 +13,8 @@ _LABELS = {"ar": "AR", "mdlm": "MDLM"}
 
 def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     """Write the curves; captions by file name."""
+    if not report["arms"]:
+        return {}
     output.write("curves.png", partial(save, _curves(report)))
     band = "; bands: 95 % intervals over seeds" if len(report["settings"]["seeds"]) > 1 else "; one seed"
     return {

@@ -25,8 +25,11 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
 
 
 def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
+    title = "# Overfitting of AR and MDLM on a small corpus"
+    if not report["arms"]:
+        return [title, *failures(report["failed"]), "No training was finished."]
     return [
-        "# Overfitting of AR and MDLM on a small corpus",
+        title,
         _what(report),
         *failures(report["failed"]),
         *([f"Not in it: {len(report['missing'])} trainings (`report.json`)."] if report["missing"] else []),

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,10 @@ def make_tokenizer(data: DataSettings, source: str, hold_out: bool = False) -> P
             else open_source(source, **options)
         )
         texts: Iterator[str] = iter(opened)
-        return train_bpe(islice(texts, _BPE_STORIES), vocab_size=data.vocab_size)
+        first = next(texts, None)
+        if first is None:
+            raise ValueError(f"source={source!r} is empty: it does not contain a story")
+        return train_bpe(islice(chain([first], texts), _BPE_STORIES), vocab_size=data.vocab_size)
     named = resolve(data.tokenizer)  # a shipped one goes by its name from any folder
     folder = Path(named)
     if (folder / "merges.txt").is_file() and not (folder / "tokenizer.json").is_file():

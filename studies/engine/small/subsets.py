@@ -23,6 +23,24 @@ HALVES = ("held-out-a", "held-out-b")  # of the held-out stories: one chooses a 
 _CHARACTERS = 3.0  # a token of a small vocabulary has fewer
 
 
+def check_stories(settings: Any) -> None:
+    """Before any job: ValueError where `settings` (a `SubsetSettings` with `unique_tokens`) name files that have no stories, or too few."""
+    stories, sizes = _shuffled(settings.data, 0), settings.unique_tokens
+    most = max(sizes) if isinstance(sizes, tuple) else sizes
+    if sum(map(len, stories)) < most:  # no token is shorter than a character
+        raise ValueError(f"unique_tokens={most} is more than {settings.data} has")
+    if settings.validation_data is not None:
+        _enough(_shuffled(settings.validation_data, 0), settings.evaluation_rows)
+
+
+def _enough(held_out: list[str], rows: int) -> None:
+    if len(held_out) < 2 * rows:
+        raise ValueError(
+            f"evaluation_rows={rows}: two halves need {2 * rows} held-out stories, there are {len(held_out)}; give more, or a "
+            "smaller number"
+        )
+
+
 def subset(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """Draw training stories of about `unique_tokens` tokens, and as many held-out stories as there are rows of evaluation.
 
@@ -43,11 +61,7 @@ def subset(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     if settings["validation_data"] is not None:
         others = _shuffled(settings["validation_data"], settings["seed"])
     rows = settings["evaluation_rows"]
-    if len(others) < 2 * rows:
-        raise ValueError(
-            f"evaluation_rows={rows}: two halves need {2 * rows} held-out stories, there are {len(others)}; give more, or a "
-            "smaller number"
-        )
+    _enough(others, rows)
     parts = {"train": training, HALVES[0]: others[:rows], HALVES[1]: others[rows : 2 * rows]}
     for name, texts in parts.items():
         lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
