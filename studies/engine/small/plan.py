@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.configuration.settings import Preset
@@ -64,15 +65,23 @@ class OneSizeSettings(SubsetSettings):
         check_least(self, {"unique_tokens": 1000})
 
 
-def whole_plan(settings: SubsetSettings, jobs: list[Job], trainings: dict[str, dict], summarise: str) -> Plan:
+def whole_plan(
+    settings: SubsetSettings,
+    jobs: list[Job],
+    trainings: dict[str, dict],
+    summarise: str,
+    kept: dict[str, Any] | None = None,
+) -> Plan:
     """The jobs of subsets and trainings, and the last one, which reads them.
 
     Args:
         trainings: what the trainings are, by the names of their jobs.
         summarise: the last job's function, as `module:function`.
+        kept: more of the last job's settings.
     """
     needs = tuple(job.name for job in jobs)
-    last = Job(SUMMARY, "summarise", summarise, {"trainings": trainings}, needs, 5.0, tolerant=True)
+    own = {"trainings": trainings} | (kept or {})
+    last = Job(SUMMARY, "summarise", summarise, own, needs, 5.0, tolerant=True)
     preset = load_preset("mini-mdlm", {"data.source": settings.data})
     return Plan((*jobs, last), data_hash(preset, settings.validation_data))
 
