@@ -13,6 +13,16 @@ from arche_mdlm.training.arguments import parse_changes
 
 ARMS = ("ar", "mdlm")
 FACTORS = ("rate", "decay_share", "batch_size")
+_RATES = ("training.learning_rate", "training.muon_learning_rate")
+_OWN = (
+    "schedule",
+    "decay_share",
+    "min_lr_ratio",
+    "clip_norm",
+    "batch_size",
+    "seed",
+    "max_steps",
+)  # that the study sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +48,9 @@ class SweepSettings(OneSizeSettings):
                 raise ValueError(
                     f"{name}={list(getattr(self, name))} must hold {base}, which the others are compared with"
                 )
+        for key in parse_changes(self.changes):
+            if key.removeprefix("training.") in _OWN:
+                raise ValueError(f"changes={list(self.changes)}: {key} is what the sweep sets itself")
         for size in self.batch_sizes:
             replace_batch(self, size)  # or its ValueError
 
@@ -56,9 +69,10 @@ class SweepSettings(OneSizeSettings):
 
 
 def replace_batch(settings: OneSizeSettings, size: int) -> OneSizeSettings:
-    """The same positions in batches of another size; ValueError where these are fewer steps than evaluations."""
+    """The same positions in batches of another size, at rates that a point sets; ValueError where these are fewer steps than evaluations."""
     own = {name: getattr(settings, name) for name in OneSizeSettings.__dataclass_fields__}
-    return OneSizeSettings(**own | {"batch_size": size})
+    changes = tuple(change for change in settings.changes if change.partition("=")[0] not in _RATES)
+    return OneSizeSettings(**own | {"batch_size": size, "changes": changes})
 
 
 def build_plan(settings: SweepSettings, device: str = "cpu") -> Plan:
@@ -74,14 +88,12 @@ def build_plan(settings: SweepSettings, device: str = "cpu") -> Plan:
                 job = training_job(own, subset, arm, label, device, **changes(settings, arm, point))
                 trainings[job.name] = {"arm": arm, "seed": seed, "subset": subset.name, **point}
                 jobs.append(job)
-    return whole_plan(settings, jobs, trainings, "arche_mdlm.studies.sweep.jobs:summarise", base=settings.base)
+    return whole_plan(settings, jobs, trainings, "arche_mdlm.studies.sweep.jobs:summarise", {"base": settings.base})
 
 
 def changes(settings: SweepSettings, arm: str, point: dict[str, float]) -> dict[str, float | str]:
     """Settings of the preset for a point: the rates of both optimisers, and a decay to 0."""
     preset = load_preset(f"mini-{arm}", parse_changes(settings.changes)).training
-    rates = {
-        f"training.{name}": point["rate"] * getattr(preset, name) for name in ("learning_rate", "muon_learning_rate")
-    }
+    rates = {name: point["rate"] * getattr(preset, name.removeprefix("training.")) for name in _RATES}
     return {**rates, "training.schedule": "warmup_stable_decay", "training.min_lr_ratio": 0.0,
             "training.decay_share": point["decay_share"], "training.clip_norm": 4.0}  # fmt: skip

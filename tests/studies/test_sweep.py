@@ -26,6 +26,11 @@ def test_one_factor_at_a_time_differs_from_the_base(data):
     base, slow = (trainings[f"train-mdlm-{point}-3000000-s0"] for point in ("r1-d0.2-b16", "r0.5-d0.2-b16"))
     for rate in ("learning_rate", "muon_learning_rate"):
         assert slow[rate] == base[rate] / 2
+    faster = SweepSettings(data=str(data), seeds=(0,), changes=("training.learning_rate=0.5",))
+    rates = {
+        job.settings["resolved"]["training"]["learning_rate"] for job in build_plan(faster) if "train-ar-r" in job.name
+    }
+    assert rates == {0.125, 0.25, 0.5, 1.0, 2.0}
     assert (base["schedule"], base["min_lr_ratio"]) == ("warmup_stable_decay", 0.0)
     small = trainings["train-ar-r1-d0.2-b8-3000000-s0"]
     assert small["batch_size"] == 8
@@ -63,6 +68,7 @@ def test_bad_settings(data):
         ({"batch_sizes": (8,)}, r"batch_sizes=\[8\] must hold 16"),
         ({"decay_shares": (0.2, 1.0)}, r"decay_shares=\[0.2, 1.0\] must be different numbers above 0 and below 1"),
         ({"rates": (1.0, 1.0)}, "must be different numbers above 0"),
+        ({"changes": ("training.decay_share=0.3",)}, "training.decay_share is what the sweep sets itself"),
         ({"batch_sizes": (16, 100_000)}, "fewer than evaluations=20"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -69,11 +69,13 @@ def fit(
     data: Callable[[], tuple[Any, Sequence[int]]],
     evaluator: PartsEvaluator,
     folder: Path,
+    start: Path | None = None,
 ) -> dict:
     """Train a model in `folder`, which keeps its last checkpoint; a finished training is not done again.
 
     Args:
         data: gives the rows, which map indices to columns as a `datasets.Dataset` does, and the length of each.
+        start: a checkpoint whose weights it begins from, with a fresh state of the optimiser; default: random ones.
 
     Returns:
         `checkpoint` (relative to `folder`), `steps`, `tokens`, `seconds`, `parameters`, `history`, `device`, `versions`.
@@ -84,7 +86,7 @@ def fit(
     """
     done = folder / "trained.json"
     if not done.is_file():
-        write_json_atomically(done, _fit(preset, tokenizer, *data(), evaluator, folder))
+        write_json_atomically(done, _fit(preset, tokenizer, *data(), evaluator, folder, start))
     result = json.loads(done.read_text(encoding="utf-8"))
     for checkpoint in list_checkpoints(folder):
         if checkpoint.name != result["checkpoint"]:
@@ -100,13 +102,15 @@ def _fit(
     lengths: Sequence[int],
     evaluator: PartsEvaluator,
     folder: Path,
+    start: Path | None,
 ) -> dict:
     settings, context = preset.training, preset.data.context_length
     device = default_device()
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=settings.mixed_precision)
     set_seed(settings.seed)
     earlier = list_checkpoints(folder)
-    model = load_arm(earlier[-1])[0] if earlier else build_model(preset.model, tokenizer)
+    origin = earlier[-1] if earlier else start
+    model = build_model(preset.model, tokenizer) if origin is None else load_arm(origin)[0]
     set_generation_defaults(model, tokenizer, context)
     planner = BatchPlanner(
         lengths, settings.batch_size, context, settings.seed, settings.short_canvas_share, True,

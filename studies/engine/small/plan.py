@@ -66,17 +66,22 @@ class OneSizeSettings(SubsetSettings):
 
 
 def whole_plan(
-    settings: SubsetSettings, jobs: list[Job], trainings: dict[str, dict], summarise: str, **more: Any
+    settings: SubsetSettings,
+    jobs: list[Job],
+    trainings: dict[str, dict],
+    summarise: str,
+    kept: dict[str, Any] | None = None,
 ) -> Plan:
     """The jobs of subsets and trainings, and the last one, which reads them.
 
     Args:
         trainings: what the trainings are, by the names of their jobs.
         summarise: the last job's function, as `module:function`.
-        more: settings of the last job.
+        kept: more of the last job's settings.
     """
     needs = tuple(job.name for job in jobs)
-    last = Job(SUMMARY, "summarise", summarise, {"trainings": trainings, **more}, needs, 5.0, tolerant=True)
+    own = {"trainings": trainings} | (kept or {})
+    last = Job(SUMMARY, "summarise", summarise, own, needs, 5.0, tolerant=True)
     preset = load_preset("mini-mdlm", {"data.source": settings.data})
     return Plan((*jobs, last), data_hash(preset, settings.validation_data))
 

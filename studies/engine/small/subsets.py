@@ -12,6 +12,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.small.fitting import PartsEvaluator, fit
 from arche_mdlm.training.arguments import parse_changes
 from arche_mdlm.training.data.corpus import row_lengths
@@ -96,32 +97,56 @@ def _fitting(texts: list[str], tokenizer: PreTrainedTokenizerBase, budget: int) 
 def train(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """A training on the subset that the job needs, evaluated on a grid of steps with the same masks; see `fit`.
 
-    Longer stories are cut into rows. `unique_tokens` is what the subset has.
+    Longer stories are cut into rows. `unique_tokens` is what the subset has. With a `start` in the settings, the name of a
+    training that the job needs, it begins from the last weights of that one.
     """
-    source = next(path for name, path in inputs.items() if name.startswith("subset"))
-    tokenizer = AutoTokenizer.from_pretrained(source / "tokenizer")
+    tokenizer = tokenizer_of(inputs)
     preset = load_preset(settings["preset"], parse_changes(settings["changes"]))
-    context = preset.data.context_length
-
-    def rows_of(part: str) -> Any:
-        return prepare_data(
-            source / f"{part}.jsonl",
-            tokenizer,
-            context_length=context,
-            long_documents="chunk",
-            cache_dir=folder / "rows",
-        ).dataset
-
-    def sample(part: str) -> list[list[int]]:
-        rows = rows_of(part)
-        rng = np.random.default_rng([settings["data_seed"], 13])
-        chosen = rng.choice(len(rows), min(settings["evaluation_rows"], len(rows)), replace=False)
-        return rows[sorted(chosen.tolist())]["input_ids"]
 
     def data() -> tuple[Any, Any]:
-        rows = rows_of("train")
+        rows = rows_of("train", tokenizer, settings, inputs, folder)
         return rows, row_lengths(rows)
 
-    parts = {part: sample(part) for part in ("train", *HALVES)}
-    evaluator = PartsEvaluator(parts, context, int(tokenizer.pad_token_id), settings["evaluation_draws"])
-    return fit(preset, tokenizer, data, evaluator, folder / "run")
+    parts = {part: evaluated_rows(part, tokenizer, settings, inputs, folder) for part in ("train", *HALVES)}
+    evaluator = PartsEvaluator(
+        parts, preset.data.context_length, int(tokenizer.pad_token_id), settings["evaluation_draws"]
+    )
+    start = last_checkpoint(inputs[settings["start"]]) if "start" in settings else None
+    return fit(preset, tokenizer, data, evaluator, folder / "run", start)
+
+
+def last_checkpoint(training: Path) -> Path:
+    """Of a finished job of `train`, by its folder."""
+    return training / "run" / result_of(training)["checkpoint"]
+
+
+def tokenizer_of(inputs: dict[str, Path]) -> PreTrainedTokenizerBase:
+    """That of the subset that a job needs."""
+    return AutoTokenizer.from_pretrained(_subset_of(inputs) / "tokenizer")
+
+
+def _subset_of(inputs: dict[str, Path]) -> Path:
+    return next(path for name, path in inputs.items() if name.startswith("subset"))
+
+
+def rows_of(
+    part: str, tokenizer: PreTrainedTokenizerBase, settings: dict, inputs: dict[str, Path], folder: Path
+) -> Any:
+    """The rows of "train" or of a half of the held-out stories of a training job's subset, cached in the job's folder."""
+    return prepare_data(
+        _subset_of(inputs) / f"{part}.jsonl",
+        tokenizer,
+        context_length=settings["resolved"]["data"]["context_length"],
+        long_documents="chunk",
+        cache_dir=folder / "rows",
+    ).dataset
+
+
+def evaluated_rows(
+    part: str, tokenizer: PreTrainedTokenizerBase, settings: dict, inputs: dict[str, Path], folder: Path
+) -> list[list[int]]:
+    """Ids of the rows of `rows_of` that the evaluations of a training read."""
+    rows = rows_of(part, tokenizer, settings, inputs, folder)
+    rng = np.random.default_rng([settings["data_seed"], 13])
+    chosen = rng.choice(len(rows), min(settings["evaluation_rows"], len(rows)), replace=False)
+    return rows[sorted(chosen.tolist())]["input_ids"]
