@@ -23,7 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num_diffusion_steps", type=count(), default=default.num_diffusion_steps)
     add("--temperature", type=TEMPERATURE, default=default.temperature)
     add("--batch_size", type=count(), default=default.batch_size, help="of sampling")
-    add("--seed", type=SEED, default=default.seed)
+    add(
+        "--likelihood_rows",
+        type=count(),
+        default=default.likelihood_rows,
+        help="held-out rows or windows on which the models are compared with a bigram",
+    )
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=SEED, default=default.seed, help="of training and sampling")
+    seeds.add_argument("--seeds", type=SEED, nargs="+", help="several: figures are means over them")
     add_running_arguments(parser, "runs/arche")
 
 

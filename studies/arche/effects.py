@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from arche_mdlm.studies.arche.factors import FACTORS, LABELS, LAYOUTS, LENGTHS, NAMES
-from arche_mdlm.studies.engine.readings.decisions import Comparison, decide, note
+from arche_mdlm.studies.engine.readings import intervals
+from arche_mdlm.studies.engine.readings.decisions import Comparison, decide, note, over_seeds
 
 OPENINGS = "distinct_openings"
 
@@ -57,9 +58,15 @@ def sentences(cells: list[dict]) -> list[str]:
     """What each of the paper's choices does to the share of distinct openings, an arm a line, as far as the intervals decide it:
     which choices move it, and which moves it most to where the paper has it, AR's low and MDLM's high."""
     signs = decide(comparisons(cells))
+    return [*decided_sentences(cells), note(signs)] if signs else []
+
+
+def decided_sentences(cells: list[dict]) -> list[str]:
+    """As `sentences`, without how many comparisons that took; empty where nothing is decided."""
+    signs = decide(comparisons(cells))
     lines = []
     for arm, name in NAMES.items():
-        found = [effect for effect in effects(cells, arm, OPENINGS) if signs[arm, effect["factor"], ""]]
+        found = [effect for effect in effects(cells, arm, OPENINGS) if signs.get((arm, effect["factor"], ""))]
         parts = [f"{LABELS[e['paper']]} instead of {LABELS[e['other']]} {e['mean']:+.1%} ({e['low']:+.1%} to {e['high']:+.1%})"
                  for e in found]  # fmt: skip
         if not found:
@@ -72,7 +79,7 @@ def sentences(cells: list[dict]) -> list[str]:
         lines.append(
             f"**{name}**, distinct openings, mean over the other factors (least to most): {'; '.join(parts)}.{last}"
         )
-    return [*lines, note(signs)] if signs else []
+    return lines
 
 
 def _sign(signs: dict, arm: str, factor: str, other: str) -> int:
@@ -82,14 +89,15 @@ def _sign(signs: dict, arm: str, factor: str, other: str) -> int:
 
 
 def comparisons(cells: list[dict]) -> dict[tuple[str, str, str], Comparison]:
-    """Each factor's effect on distinct openings, and each pair's difference, with intervals over the texts of the cells.
+    """Each factor's effect on distinct openings, and each pair's difference; without an arm that has a missing or a marked cell.
 
-    An effect is a sum of the cells' figures with signs, over 4; cells are independent sets of texts.
+    An effect is a sum of the cells' figures with signs, over 4. Intervals are over seeds where there are several, each with its own
+    models and texts; else over the texts of the cells, which are independent sets.
     """
     found: dict[tuple[str, str, str], Comparison] = {}
     for arm in NAMES:
         own = [c for c in cells if c["arm"] == arm and c["figures"]]
-        if len(effects(cells, arm, OPENINGS)) < len(FACTORS[arm]):
+        if any(c.get("poor") for c in own) or len(effects(cells, arm, OPENINGS)) < len(FACTORS[arm]):
             continue
         signs = {factor: [1 if c[factor] == paper else -1 for c in own] for factor, paper, _ in FACTORS[arm]}
         for factor, weights in signs.items():
@@ -102,8 +110,17 @@ def comparisons(cells: list[dict]) -> dict[tuple[str, str, str], Comparison]:
 
 
 def _weighted(cells: list[dict], weights: list[int]) -> Comparison:
+    if any(len(c.get("seeds", {})) > 1 for c in cells):
+        return _by_seed(cells, weights)
     estimate = sum(w * c["figures"][OPENINGS] for w, c in zip(weights, cells, strict=True)) / 4
     halves = [w * (c["figures"][f"{OPENINGS}_ci"][1] - c["figures"][f"{OPENINGS}_ci"][0]) / 2 / 4
               for w, c in zip(weights, cells, strict=True)]  # fmt: skip
     half = math.sqrt(sum(h * h for h in halves))
     return Comparison({"estimate": estimate, "low": estimate - half, "high": estimate + half})
+
+
+def _by_seed(cells: list[dict], weights: list[int]) -> Comparison:
+    """Over the seeds of which every cell is there."""
+    seeds = [seed for seed in cells[0]["seeds"] if all(c["seeds"].get(seed) for c in cells)]
+    values = [sum(w * c["seeds"][seed][OPENINGS] for w, c in zip(weights, cells, strict=True)) / 4 for seed in seeds]
+    return over_seeds(intervals.over_seeds(values), len(values)) if len(values) > 1 else Comparison(None)

@@ -1,4 +1,4 @@
-"""The jobs of the paper's protocol: validation as the paper has it, samples of each factor's levels, their metrics."""
+"""The jobs of the paper's protocol: validation as the paper has it, likelihoods, samples of each factor's levels, their metrics."""
 
 import warnings
 from pathlib import Path
@@ -11,18 +11,23 @@ from transformers import PreTrainedTokenizerBase
 from arche_mdlm import available_samplers, register_sampler
 from arche_mdlm.configuration.settings import TrainingSettings
 from arche_mdlm.metrics.diversity import diversity
+from arche_mdlm.metrics.tokens.bigram import fit_bigram
 from arche_mdlm.ordered_samplers_mdlm import ArcheSampler
 from arche_mdlm.precision_mdlm import finest
+from arche_mdlm.studies.arche.summary import summary
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
+from arche_mdlm.studies.engine.readings.floors import median_words
 from arche_mdlm.studies.engine.trainings import load_checkpoint, read_corpus
 from arche_mdlm.training.batches.batching import BatchPlanner
 from arche_mdlm.training.batches.step_batches import StepBatches
 from arche_mdlm.training.data.corpus import Corpus, row_lengths
+from arche_mdlm.training.loop.evaluation import some_rows
 from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.writing.sample_file import SampleFile
 from arche_mdlm.writing.stories import own_seed
 
 VALIDATION_BATCHES = 50
+_LIKELIHOOD_SEED = 20260322  # the same rows and masks for every checkpoint
 PLAIN = "arche_without_penalty"
 
 
@@ -68,6 +73,31 @@ def _loss(model: Any, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, preset
         given = {name: value.to(model.device) for name, value in batch["inputs"][0].items()}
         total += model(**given, num_items_in_batch=one).loss.item() / batch["denominator"]
     return total / count
+
+
+def likelihood(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Of the best checkpoint on some held-out rows or windows, their first token given: AR's NLL, MDLM's bound, nats a token."""
+    model, tokenizer = load_checkpoint(settings | {"checkpoint": "best"}, inputs)
+    rows = _held_out(read_corpus(settings, tokenizer), settings["likelihood_rows"])
+    arm = arm_of(model)
+    score = arm.score(
+        model, rows, canvas_length=settings["preset"]["data"]["context_length"], pad_token_id=tokenizer.pad_token_id,
+        num_given=[1] * len(rows), num_samples=settings["num_samples"], seed=_LIKELIHOOD_SEED,
+    )  # fmt: skip
+    return {"nats_per_token": score.nats_per_token, "standard_error": score.standard_error, "bound": arm.is_bound,
+            "rows": len(rows)}  # fmt: skip
+
+
+def bigram(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """The floor: an interpolated bigram of the training rows or windows, on the same held-out ones, their first token given."""
+    corpus = read_corpus(settings)
+    model = fit_bigram(corpus.train.dataset.with_format("numpy", dtype=np.int32)[:]["input_ids"], len(corpus.tokenizer))
+    rows = _held_out(corpus, settings["likelihood_rows"])
+    return {"nats_per_token": model.nats_per_token(rows), "weight": model.weight, "rows": len(rows)}
+
+
+def _held_out(corpus: Corpus, number: int) -> Any:
+    return some_rows(corpus.validation.dataset, number, _LIKELIHOOD_SEED)[:]["input_ids"]
 
 
 def sample(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
@@ -135,15 +165,10 @@ def metrics(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # few texts: their number is in the report
         figures = diversity(texts, protocol="arche")
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in figures.items()}
+    found = {key: list(value) if isinstance(value, tuple) else value for key, value in figures.items()}
+    return found | {"median_words": median_words(texts)}
 
 
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """Cells with their figures, trainings and validation losses."""
-    results = {name: result_of(path) for name, path in inputs.items()}
-    cells = [about | {"figures": results.get(name)} for name, about in settings["cells"].items()]
-    kept = ("parameters", "steps", "best_step", "tokens", "supervised", "seconds", "device", "versions", "history")
-    training = {name.removeprefix("train-"): {key: result[key] for key in kept}
-                for name, result in results.items() if name.startswith("train-")}  # fmt: skip
-    losses = {name.removeprefix("validation-"): result for name, result in results.items() if "loss_best" in result}
-    return {"cells": cells, "training": training, "validation": losses}
+    """Cells with their figures, trainings, losses and likelihoods, and what is marked."""
+    return summary(settings, {name: result_of(path) for name, path in inputs.items()})

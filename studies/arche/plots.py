@@ -13,8 +13,9 @@ _FIGURES = {"distinct_openings": "distinct five-word openings", "self_bleu": "Se
 def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     """Write `factors.png`; its caption."""
     output.write("factors.png", lambda path: save(_factors(report), path))
+    over = "seeds" if len(report["seeds"]) > 1 else "texts"
     return {
-        "factors.png": "Every cell with its 95 % interval over texts, the paper's own choice filled; dashed: the paper's figure"
+        "factors.png": f"Every cell with its 95 % interval over {over}, the paper's own choice filled; dashed: the paper's figure"
     }
 
 

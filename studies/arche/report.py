@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 from arche_mdlm.studies.arche.effects import contrasts, effects, sentences
 from arche_mdlm.studies.arche.factors import LABELS, NAMES, PAPER, VARIANTS
 from arche_mdlm.studies.arche.plots import draw
 from arche_mdlm.studies.engine import report as engine
 from arche_mdlm.studies.engine.figures import FIGURES
-from arche_mdlm.studies.engine.markdown import failures, figure_cell, number, table, with_captions
+from arche_mdlm.studies.engine.markdown import failures, figure_cell, interval_cell, number, table, with_captions
+from arche_mdlm.studies.engine.readings.floors import MARK
+from arche_mdlm.studies.engine.readings.floors import note as floor_note
 
 FILES = ("report.md", "report.json", "factors.png")
 
@@ -36,6 +39,7 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
         **report,
         "effects": found,
         "contrasts": contrasts(report["cells"], "distinct_openings"),
+        "seeds": sorted({seed for cell in report["cells"] for seed in cell["seeds"]}, key=int),
     }
     return engine.write_report(output, FILES, report, failed, draw, _sections)
 
@@ -44,18 +48,23 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
     settings = report["settings"]
     return [
         "# The paper's protocol, and its confounds one at a time",
-        f"Preset `{settings['preset']}`, seed {settings['seed']}; {settings['num_samples']} samples a cell, temperature "
+        f"Preset `{settings['preset']}`, {_seeds(report)}; {settings['num_samples']} samples a cell, temperature "
         f"{settings['temperature']}; MDLM in {settings['num_diffusion_steps']} steps of the sampler `arche`.",
         *failures(report["failed"]),
         "## Which choices make the paper's contrast",
-        "\n".join(f"- {line}" for line in sentences(report["cells"])) or "No cells.",
+        "\n".join(f"- {line}" for line in sentences(report["cells"])) or "Nothing: each arm has a missing or a marked cell.",
         "Paper: 93.4 % distinct openings of MDLM, 3.3 % of AR. Its AR arm is the only one that is forced to begin with "
         '"Once", its MDLM arm the only one whose repetitions are penalised.',
         "MDLM minus AR, distinct openings, as the paper treats the two arms, and with both treated alike (a free start, no penalty):",
         _contrasts(report),
-        "One seed, at the scale of the preset. Distinct openings say nothing of quality: Self-BLEU, vocabulary and words of each "
+        floor_note(report["poor"]),
+        _scale(report) + " Distinct openings say nothing of quality: Self-BLEU, vocabulary and words of each "
         "cell are below, and show where a model repeats itself or hardly writes.",
         *with_captions(pictures),
+        "## Fit",
+        _fit(report),
+        "Nats a token of the best checkpoint on held-out rows or windows, their first token given: AR's is exact, MDLM's the bound. The bigram is an "
+        "interpolated one of the training rows or windows. An arm with a marked cell is in no sentence.",
         "## Training",
         _beside(report, _RUN, _our_run),
         "The losses are the paper's: nats a token of AR, the masked mean at one draw of MDLM, on 50 batches of held-out "
@@ -65,7 +74,7 @@ def _sections(report: dict, pictures: dict[str, str]) -> list[str]:
         f"Paper: {report['paper']['source']}. AR's forced \"Once\" is counted, so its first words are "
         "1 / samples whatever the model does.",
         *(part for arm in VARIANTS for part in (f"## Factors: {NAMES[arm]}", _factors(report, arm))),
-        "In brackets: 95 % intervals over texts. A free start is a BOS with rows, and the first token of a random training "
+        f"In brackets: 95 % intervals over {'seeds (Student)' if len(report['seeds']) > 1 else 'texts'}. A free start is a BOS with rows, and the first token of a random training "
         "window with windows. Rows end at EOS, so they have texts of unequal length: distinct figures fall with the number "
         "of words, which stands beside them.",
         *engine.how_trained(report, list(report["training"].values())),
@@ -90,7 +99,9 @@ def _contrasts(report: dict) -> str:
             cells += [
                 number(found.get(key), style) for key, style in (("mdlm", ".1%"), ("ar", ".1%"), ("difference", "+.1%"))
             ]
-        rows.append([f"{LABELS[entry['layout']]}, {LABELS[entry['length']]}", *cells])
+        own = [c for c in report["cells"] if (c["layout"], c["length"]) == (entry["layout"], entry["length"])]
+        mark = f" {MARK}" if any(c["poor"] for c in own) else ""
+        rows.append([f"{LABELS[entry['layout']]}, {LABELS[entry['length']]}{mark}", *cells])
     return table(header, rows)
 
 
@@ -106,13 +117,17 @@ def _beside(report: dict, figures: dict, ours: Callable[[dict, str], dict]) -> s
 
 
 def _our_run(report: dict, arm: str) -> dict:
-    run, loss = report["training"].get(f"{arm}-windows"), report["validation"].get(f"{arm}-windows")
-    if run is None:
+    """Means over seeds."""
+    runs, losses = (
+        [own for name, own in report[kind].items() if name.startswith(f"{arm}-windows-")]
+        for kind in ("training", "validation")
+    )
+    if not runs:
         return {}
-    found = {"parameters": run["parameters"], "best_step": run["best_step"], "minutes": run["seconds"] / 60}
-    found["tokens_per_second"] = run["tokens"] / max(run["seconds"], 1e-9)
-    if loss is not None:
-        found |= {"validation_loss_best": loss["loss_best"], "validation_loss_last": loss["loss_last"]}
+    found = {name: fmean(run[name] for run in runs) for name in ("parameters", "best_step", "seconds", "tokens")}
+    found |= {"minutes": found["seconds"] / 60, "tokens_per_second": found["tokens"] / max(found["seconds"], 1e-9)}
+    if losses:
+        found |= {f"validation_{name}": fmean(own[name] for own in losses) for name in ("loss_best", "loss_last")}
     return found
 
 
@@ -127,5 +142,30 @@ def _factors(report: dict, arm: str) -> str:
     for cell in report["cells"]:
         if cell["arm"] == arm:
             values = [figure_cell(cell["figures"], key, style) for key, (_, style) in _DIVERSITY.items()]
-            rows.append([cell["layout"], cell["length"], cell["variant"], *values])
+            rows.append(
+                [cell["layout"] + (f" {MARK}" if cell["poor"] else ""), cell["length"], cell["variant"], *values]
+            )
     return table(header, rows)
+
+
+def _seeds(report: dict) -> str:
+    seeds = report["seeds"]
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(seeds)} (figures are means over them)"
+
+
+def _scale(report: dict) -> str:
+    count = len(report["seeds"])
+    return f"{'One seed' if count == 1 else f'{count} seeds'}, at the scale of the preset."
+
+
+def _fit(report: dict) -> str:
+    rows = [
+        [
+            LABELS[layout],
+            interval_cell(own["ar"], ".4f"),
+            interval_cell(own["mdlm"], ".4f"),
+            number(own["bigram"], ".4f"),
+        ]
+        for layout, own in report["fit"].items()
+    ]
+    return table(["", "AR", "MDLM, bound", "interpolated bigram"], rows)

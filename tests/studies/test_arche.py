@@ -1,7 +1,9 @@
 """The paper's protocol on tiny models: every cell of the factor table, our rows beside the paper's."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,11 +11,12 @@ from arche_mdlm import available_samplers, samplers_mdlm
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.metrics.diversity import diversity
-from arche_mdlm.studies.arche.effects import contrasts, effects, sentences
-from arche_mdlm.studies.arche.factors import PAPER
+from arche_mdlm.studies.arche.effects import contrasts, decided_sentences, effects, sentences
+from arche_mdlm.studies.arche.factors import PAPER, VARIANTS
 from arche_mdlm.studies.arche.jobs import plain_sampler
 from arche_mdlm.studies.arche.plan import build_plan
 from arche_mdlm.studies.arche.settings import ArcheSettings
+from arche_mdlm.studies.arche.summary import summary
 from arche_mdlm.studies.engine.jobs import StudyFolder
 
 TINY = {
@@ -76,7 +79,7 @@ def test_end_to_end(workplace, tmp_path, capsys, monkeypatch):
                "--short_length", "10", "--num_diffusion_steps", "3", "--workers", "0",
                *(word for change in own.changes for word in ("--set", change))]  # fmt: skip
     assert main([*command, "--dry_run"]) == 0
-    assert "41 jobs, 0 of them done" in capsys.readouterr().out
+    assert "47 jobs, 0 of them done" in capsys.readouterr().out
     assert main([*command, "--publish", str(tmp_path / "results" / "protocol")]) == 0
     page = (tmp_path / "results" / "protocol.md").read_text(encoding="utf-8")
     assert "](protocol/factors.png)" in page
@@ -94,19 +97,27 @@ def test_end_to_end(workplace, tmp_path, capsys, monkeypatch):
     assert len(report["cells"]) == 16
     assert all(cell["figures"] for cell in report["cells"])
     assert (output / "factors.png").stat().st_size > 10_000
-    assert "comparisons that this report looks at" in printed
-    assert report["training_commands"]["train-ar-rows"].startswith(
+    # Two steps of training and texts of ten tokens: all is marked, and nothing is said.
+    assert all(cell["poor"] for cell in report["cells"] if cell["length"] == "short")
+    assert "Nothing: each arm has a missing or a marked cell." in printed
+    assert "| windows † | short | once |" in printed
+    for layout in ("windows", "rows"):
+        fit = report["fit"][layout]
+        assert 0 < fit["bigram"] < fit["ar"]["estimate"]
+        assert fit["bigram"] < fit["mdlm"]["estimate"]
+        assert "worse than an interpolated bigram" in report["poor"][f"AR, {layout}"]
+    assert report["training_commands"]["train-ar-rows-s42"].startswith(
         "arche-mdlm train --preset arche-paper-ar --data stories"
     )
     for arm, variant in (("ar", "once"), ("mdlm", "penalty")):
-        cell = f"{arm}-windows-short-{variant}"  # the paper's own
+        cell = f"{arm}-windows-short-{variant}-s42"  # the paper's own
         path = folder.path(f"sample-{cell}") / "samples.jsonl"
         texts = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
         assert all(text.startswith("Once") for text in texts) or arm == "mdlm"
         with pytest.warns(UserWarning, match="texts"):
             expected = diversity(texts, protocol="arche")
         assert folder.result(f"metrics-{cell}")["self_bleu"] == expected["self_bleu"]
-    once = folder.path("sample-ar-rows-training-once") / "samples.jsonl"
+    once = folder.path("sample-ar-rows-training-once-s42") / "samples.jsonl"
     assert all(json.loads(line)["text"].startswith("Once") for line in once.read_text(encoding="utf-8").splitlines())
     assert str(tmp_path) not in json.dumps(report)
 
@@ -143,6 +154,102 @@ def test_effects_of_the_factors():
     cells[0]["figures"] = None
     assert effects(cells, "ar", "distinct_openings") == []
     assert sentences(cells) == []
+
+
+# ------------------------------------------------------------------ made cells, marks, seeds
+
+
+def made(value_of, seeds=("0",), arm="ar"):
+    """All cells of an arm, of openings `value_of(layout, length, variant, seed)`, as the summary has them."""
+    jobs, results = {}, {}
+    for layout in ("windows", "rows"):
+        for length in ("short", "training"):
+            for variant in VARIANTS[arm]:
+                for seed in seeds:
+                    name = f"metrics-{arm}-{layout}-{length}-{variant}-s{seed}"
+                    value, half = value_of(layout, length, variant, seed)
+                    jobs[name] = {"arm": arm, "layout": layout, "length": length, "variant": variant, "seed": int(seed)}
+                    results[name] = {"distinct_openings": value, "distinct_openings_ci": [value - half, value + half],
+                                     "median_words": 50.0}  # fmt: skip
+    return {"cells": jobs, "seeds": [int(seed) for seed in seeds]}, results
+
+
+def test_cells_are_means_over_seeds():
+    values = {"0": 0.2, "1": 0.4, "2": 0.9}
+    own, results = made(lambda a, b, c, seed: (values[seed], 0.01), seeds=tuple(values))
+    for cell in summary(own, results)["cells"]:
+        assert cell["figures"]["distinct_openings"] == pytest.approx(0.5)
+        # Student's t of 3 values, standard deviation sqrt(0.13): 4.3027 * 0.36056 / sqrt(3).
+        low, high = cell["figures"]["distinct_openings_ci"]
+        assert (high - low) / 2 == pytest.approx(0.89568, abs=1e-4)
+        assert set(cell["seeds"]) == set(values)
+    del results["metrics-ar-rows-short-once-s1"], results["metrics-ar-rows-short-once-s2"]
+    cells = summary(own, results)["cells"]
+    assert [cell["length"] for cell in cells if cell["figures"] is None] == ["short"], (
+        "one seed has no interval over seeds"
+    )
+
+
+def test_over_seeds_an_effect_needs_the_seeds_to_agree():
+    def of(noise):
+        own, results = made(lambda a, b, c, seed: (0.5 + 0.3 * (c == "free") + noise[int(seed)] * (c == "free"), 1e-6), seeds=("0", "1", "2"))  # fmt: skip
+        return summary(own, results)["cells"]
+
+    (line,) = decided_sentences(of((-0.01, 0.0, 0.01)))
+    assert '"Once" forced instead of free start -30.0%' in line
+    # Intervals over texts are narrow in both; the seeds disagree here.
+    assert decided_sentences(of((-0.5, 0.0, 0.5))) == []
+
+
+def test_what_is_worse_than_a_bigram_or_short_is_marked_and_in_no_sentence():
+    own, results = made(lambda a, b, c, seed: (0.5 + 0.3 * (c == "free"), 0.01))
+    results |= {"bigram-rows": {"nats_per_token": 3.0}, "bigram-windows": {"nats_per_token": 3.0}}
+    results |= {f"likelihood-ar-{layout}-s0": {"nats_per_token": 2.9} for layout in ("rows", "windows")}
+    whole = summary(own, results)
+    assert whole["poor"] == {}
+    assert len(decided_sentences(whole["cells"])) == 1
+
+    worse = summary(own, results | {"likelihood-ar-windows-s0": {"nats_per_token": 3.1}})
+    assert worse["poor"] == {"AR, windows": "3.10 nats a token, worse than an interpolated bigram's 3.00"}
+    assert [bool(cell["poor"]) for cell in worse["cells"]] == [True] * 4 + [False] * 4
+    assert sentences(worse["cells"]) == []
+
+    name = "metrics-ar-rows-training-free-s0"
+    short = summary(own, results | {name: results[name] | {"median_words": 19.0}})
+    assert short["poor"] == {"AR, rows, full length, free start": "its median text has 19 words, under 20"}
+    assert sum(bool(cell["poor"]) for cell in short["cells"]) == 1
+    assert sentences(short["cells"]) == []
+
+
+@pytest.mark.parametrize("seeds", [("0",), ("0", "1", "2")])
+def test_where_the_factors_change_nothing_few_reports_say_that_something_does(seeds):
+    """Every cell has the same share of openings: of 100 texts with one seed, with noise of the training with several."""
+    rng = np.random.default_rng(0)
+
+    def noisy(*cell):
+        if len(seeds) > 1:
+            return rng.normal(0.5, 0.05), 0.01
+        share = rng.binomial(100, 0.5) / 100
+        return share, 1.96 * math.sqrt(share * (1 - share) / 100)
+
+    said = 0
+    for _ in range(100):
+        cells = [cell for arm in VARIANTS for cell in summary(*made(noisy, seeds, arm))["cells"]]
+        said += bool(decided_sentences(cells))
+    assert said <= 0.05 * 100 + 2 * math.sqrt(100 * 0.05 * 0.95)
+
+
+def test_several_seeds_in_the_plan(workplace):
+    """Each seed trains and samples on its own; the bigrams are of the data alone. The first seed's jobs are those of it alone."""
+    one, three = (
+        build_plan(settings(workplace, preset="arche-mini", changes=(), **own))
+        for own in ({"seed": 5}, {"seeds": (5, 6, 7)})
+    )
+    assert (len(one), len(three)) == (2 + 44 + 1, 2 + 3 * 44 + 1)
+    assert all(three.keys[job.name] == one.keys[job.name] for job in one if job.name != "summarise")
+    sample = three.by_name["sample-mdlm-rows-short-plain-s6"]
+    assert (sample.settings["seed"], sample.needs) == (6, ("train-mdlm-rows-s6",))
+    assert three.by_name["train-mdlm-rows-s6"].settings["resolved"]["training"]["seed"] == 6
 
 
 def test_contrasts_set_the_arms_beside_each_other():
@@ -186,3 +293,5 @@ def test_bad_settings(workplace):
         settings(workplace, temperature=0)
     with pytest.raises(ValueError, match="num_samples=1"):
         settings(workplace, num_samples=1)
+    with pytest.raises(ValueError, match=r"seeds=\[1, 1\]"):
+        settings(workplace, seeds=(1, 1))
