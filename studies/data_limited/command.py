@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--weight_decays", type=Number(float, 0, 1000), nargs="+", default=[0.0, 0.1, 1.0], help="of AR")
     add("--dropouts", type=Number(float, 0, 0.99), nargs="+", default=[0.0, 0.1, 0.3], help="of AR's attention")
+    add("--exact_rows", type=count(), default=16, help="of each half of the held-out rows, scored exactly in both arms")
+    add("--endings", type=count(), default=32, help="of each half of the held-out rows, told from corrupted ones")
     add_running_arguments(parser, "runs/data-limited")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.presets import load_preset
+from arche_mdlm.studies.engine.small.endings import Endings
 from arche_mdlm.studies.engine.small.fitting import PartsEvaluator, fit
 from arche_mdlm.training.arguments import parse_changes
 from arche_mdlm.training.data.corpus import row_lengths
@@ -82,7 +83,8 @@ def _fitting(texts: list[str], tokenizer: PreTrainedTokenizerBase, budget: int) 
 def train(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """A training on the subset that the job needs, evaluated on a grid of steps with the same masks; see `fit`.
 
-    Longer stories are cut into rows. `unique_tokens` is what the subset has.
+    Longer stories are cut into rows. `unique_tokens` is what the subset has. With `endings` in its settings, so many endings of each
+    half of the held-out rows are told from corrupted ones at every evaluation.
     """
     source = next(path for name, path in inputs.items() if name.startswith("subset"))
     tokenizer = AutoTokenizer.from_pretrained(source / "tokenizer")
@@ -90,24 +92,32 @@ def train(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     context = preset.data.context_length
 
     def rows_of(part: str) -> Any:
-        return prepare_data(
-            source / f"{part}.jsonl",
-            tokenizer,
-            context_length=context,
-            long_documents="chunk",
-            cache_dir=folder / "rows",
-        ).dataset
+        return prepared_rows(source, part, tokenizer, context, folder / "rows")
 
     def sample(part: str) -> list[list[int]]:
-        rows = rows_of(part)
-        rng = np.random.default_rng([settings["data_seed"], 13])
-        chosen = rng.choice(len(rows), min(settings["evaluation_rows"], len(rows)), replace=False)
-        return rows[sorted(chosen.tolist())]["input_ids"]
+        return sampled_rows(rows_of(part), settings["evaluation_rows"], settings["data_seed"])
 
     def data() -> tuple[Any, Any]:
         rows = rows_of("train")
         return rows, row_lengths(rows)
 
     parts = {part: sample(part) for part in ("train", *HALVES)}
-    evaluator = PartsEvaluator(parts, context, int(tokenizer.pad_token_id), settings["evaluation_draws"])
+    number, seed = settings.get("endings", 0), [settings["data_seed"], 17]
+    endings = {half: Endings.of(parts[half], number, seed, tokenizer.eos_token_id) for half in HALVES if number}
+    evaluator = PartsEvaluator(
+        parts, context, int(tokenizer.pad_token_id), settings["evaluation_draws"], endings=endings
+    )
     return fit(preset, tokenizer, data, evaluator, folder / "run")
+
+
+def prepared_rows(subset: Path, part: str, tokenizer: PreTrainedTokenizerBase, context: int, cache: Path) -> Any:
+    """The rows of a part of a subset, as `fit` and `sampled_rows` take them; longer stories are cut."""
+    return prepare_data(
+        subset / f"{part}.jsonl", tokenizer, context_length=context, long_documents="chunk", cache_dir=cache
+    ).dataset
+
+
+def sampled_rows(rows: Any, number: int, seed: int) -> list[list[int]]:
+    """Token ids of so many of the rows, or of all, in their order; always the same for a seed."""
+    chosen = np.random.default_rng([seed, 13]).choice(len(rows), min(number, len(rows)), replace=False)
+    return rows[sorted(chosen.tolist())]["input_ids"]
