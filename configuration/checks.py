@@ -83,6 +83,7 @@ _RANGES: dict[str, dict[str, tuple]] = {
         **dict.fromkeys(("warmup_steps", "weight_decay", "seed"), (0, math.inf)),
         **dict.fromkeys(("min_lr_ratio", "short_canvas_share", "given_share"), (0, 1)),
         **dict.fromkeys(("learning_rate", "muon_learning_rate", "clip_norm", "stop_at_nats"), (0, math.inf, False)),
+        "stop_past_best": (1, math.inf, False),
         "ema_decay": (0, 1, False, False),
         "decay_share": (0, 1, False),
         "distillation_distance": (0, 1, False),
@@ -192,7 +193,12 @@ def _check_distillation(preset: Preset, diffusion: str) -> None:
         raise ValueError(
             f"{setting} needs model.config.diffusion='uniform' and denoiser='leave_one_out', not {diffusion!r} and {denoiser!r}"
         )
-    for name, off in (("curriculum_steps", None), ("attention_annealing_steps", None), ("time_window", (0.0, 1.0))):
+    for name, off in (
+        ("curriculum_steps", None),
+        ("attention_annealing_steps", None),
+        ("stop_past_best", None),
+        ("time_window", (0.0, 1.0)),
+    ):
         if (value := getattr(training, name)) != off:
             raise ValueError(f"{setting} does not go with training.{name}={value}")
     farthest = training.teacher_distance(training.max_steps - 1)

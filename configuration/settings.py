@@ -70,6 +70,7 @@ class TrainingSettings:
     max_steps: int = 1000
     epochs: float | None = None  # in place of max_steps: so many passes over the training rows
     stop_at_nats: float | None = None  # end at the first evaluation whose validation_nats are no more than this
+    stop_past_best: float | None = None  # end at the first evaluation whose step is so many times that of the best one
     batch_size: int = 16
     accumulation: int = 1
     optimizer: str = "adamw"  # or "muon" for the layers' matrices, beside AdamW for the rest

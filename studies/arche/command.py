@@ -3,12 +3,15 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
+from typing import TYPE_CHECKING
 
 from arche_mdlm.configuration.devices import default_device
 from arche_mdlm.studies.arche.settings import ArcheSettings
 from arche_mdlm.studies.engine.arguments import add_running_arguments
 from arche_mdlm.training.command_line import SEED, TEMPERATURE, count
+
+if TYPE_CHECKING:
+    from arche_mdlm.studies.engine.jobs import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run the remaining jobs, write report.md and report.json and print the tables; 1 if a job failed. Or print the plan."""
 
+    from arche_mdlm.studies.arche.jobs import check_data
     from arche_mdlm.studies.arche.plan import build_plan
     from arche_mdlm.studies.arche.report import FILES, write_report
     from arche_mdlm.studies.engine.command import run_study, settings_of
 
     settings = settings_of(ArcheSettings, args)
     device = default_device()
-    plan, about = partial(build_plan, settings, device), asdict(settings)
-    return run_study(args, plan, about, write_report, FILES, show, lambda path: show(path.read_text(encoding="utf-8")))
+
+    def plan() -> "Plan":
+        found = build_plan(settings, device)
+        if not args.dry_run:
+            check_data(settings)
+        return found
+
+    return run_study(
+        args, plan, asdict(settings), write_report, FILES, show, lambda path: show(path.read_text(encoding="utf-8"))
+    )

@@ -14,6 +14,8 @@ from arche_mdlm.metrics.diversity import diversity
 from arche_mdlm.metrics.tokens.bigram import fit_bigram
 from arche_mdlm.ordered_samplers_mdlm import ArcheSampler
 from arche_mdlm.precision_mdlm import finest
+from arche_mdlm.studies.arche.factors import LAYOUTS
+from arche_mdlm.studies.arche.settings import ArcheSettings
 from arche_mdlm.studies.arche.summary import summary
 from arche_mdlm.studies.engine.inputs import SAMPLES, read_samples, result_of
 from arche_mdlm.studies.engine.readings.floors import median_words
@@ -44,6 +46,13 @@ def plain_sampler() -> str:
                 return torch.ones(tokens.shape, dtype=finest(tokens.device), device=tokens.device)
 
     return PLAIN
+
+
+def check_data(settings: ArcheSettings) -> None:
+    """Before any job: ValueError for data that gives no rows, no windows, or none held out."""
+    for layout in LAYOUTS:
+        preset = settings.arm("ar", layout, settings.all_seeds[0])
+        read_corpus({"preset": preset.to_dict(), "validation_data": settings.validation_data})
 
 
 def validation(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:

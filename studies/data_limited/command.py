@@ -2,10 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
 
-from arche_mdlm.configuration.devices import default_device
 from arche_mdlm.studies.engine.arguments import add_running_arguments
 from arche_mdlm.studies.engine.small.arguments import add_subset_arguments
 from arche_mdlm.training.command_line import Number, count
@@ -23,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--weight_decays", type=Number(float, 0, 1000), nargs="+", default=[0.0, 0.1, 1.0], help="of AR")
     add("--dropouts", type=Number(float, 0, 0.99), nargs="+", default=[0.0, 0.1, 0.3], help="of AR's attention")
+    add("--exact_rows", type=count(), default=16, help="of each half of the held-out rows, scored exactly in both arms")
+    add("--endings", type=count(), default=32, help="of each half of the held-out rows, told from corrupted ones")
     add_running_arguments(parser, "runs/data-limited")
 
 
@@ -30,7 +29,6 @@ def run(args: argparse.Namespace, show: Callable[[str], None] = print) -> int:
     """Run the remaining jobs and write the report; 1 if a job failed. Or print the plan."""
     from arche_mdlm.studies.data_limited.plan import DataLimitedSettings, build_plan
     from arche_mdlm.studies.data_limited.report import FILES, write_report
-    from arche_mdlm.studies.engine.command import run_study, settings_of
+    from arche_mdlm.studies.engine.small.running import run_small_study
 
-    settings = settings_of(DataLimitedSettings, args)
-    return run_study(args, partial(build_plan, settings, default_device()), asdict(settings), write_report, FILES, show)
+    return run_small_study(args, DataLimitedSettings, build_plan, write_report, FILES, show)

@@ -1,52 +1,63 @@
-"""The summary of the study of few unique tokens; its other jobs are those of `studies.engine.small.subsets`."""
+"""The jobs of the study of few unique tokens that are its own: exact likelihoods, and the summary.
 
-from collections.abc import Mapping
+Its others are those of `studies.engine.small.subsets`.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from arche_mdlm.configuration.devices import default_device
+from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood
+from arche_mdlm.metrics.policy_likelihood import corpus_policy_nll
+from arche_mdlm.studies.data_limited.summary import summary
 from arche_mdlm.studies.engine.inputs import result_of
-from arche_mdlm.studies.engine.readings.intervals import over_seeds
-from arche_mdlm.studies.engine.small.curves import Curve, crossed_best, run_figures, subsets_of
+from arche_mdlm.studies.engine.small.curves import Curve, chosen_on_halves
+from arche_mdlm.studies.engine.small.subsets import HALVES, prepared_rows, sampled_rows, subset_of, tokenizer_of
+from arche_mdlm.training.models.arms import arm_of
+from arche_mdlm.training.models.loading import load_arm
+
+
+def exact(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
+    """Exact NLL of each arm's best checkpoint on the first rows of the held-out ones: AR's own, MDLM's as it writes from left to right.
+
+    The training and the step are chosen by the loss on one half of the held-out rows, AR's over all its settings, and measured on
+    rows of the other half. By arm: `nats` a token, the mean of both halves, and of each half `training`, `checkpoint`, `nats` and
+    `tokens`.
+    """
+    source, tokenizer = subset_of(inputs), tokenizer_of(inputs)
+    context = settings["context_length"]
+    rows = {}
+    for half in HALVES:
+        prepared = prepared_rows(source, half, tokenizer, context, folder / "rows")
+        rows[half] = sampled_rows(prepared, settings["evaluation_rows"], settings["data_seed"])[: settings["rows"]]
+    found: dict[str, dict] = {}
+    for arm in ("mdlm", "ar"):
+        names = [name for name, own in settings["arms"].items() if own == arm]
+        results = [result_of(inputs[name]) for name in names]
+        halves = {}
+        for chooser, (which, _) in enumerate(chosen_on_halves([Curve.of(one["history"]) for one in results])):
+            checkpoint = results[which]["best"][HALVES[chooser]]
+            measured = HALVES[1 - chooser]
+            score = _score(inputs[names[which]] / "run" / checkpoint, rows[measured], context)
+            halves[measured] = {"training": names[which], "checkpoint": checkpoint, "nats": score.nats_per_token,
+                                "tokens": score.num_tokens}  # fmt: skip
+        found[arm] = {"nats": sum(own["nats"] for own in halves.values()) / len(halves), "halves": halves}
+    return found
+
+
+def _score(checkpoint: Path, rows: Sequence[Sequence[int]], context: int) -> CorpusLikelihood:
+    """Of a checkpoint's arm, on texts up to their EOS, or of a full context without one."""
+    model, tokenizer = load_arm(checkpoint)
+    model = model.to(default_device()).eval()
+    options: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id}
+    if arm_of(model).is_bound:
+        return corpus_policy_nll(
+            model, rows, canvas_length=context, policy="left_to_right", stop_at_eos=True, **options
+        )
+    return arm_of(model).score(model, rows, canvas_length=context, num_samples=1, seed=0, **options)
 
 
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
-    """Best held-out losses by number of unique tokens, AR's over its settings, and MDLM minus AR, paired by seed."""
+    """As `summary.summary`, of the jobs in these folders."""
     return summary(settings, {name: result_of(path) for name, path in inputs.items()})
-
-
-def summary(settings: dict, results: Mapping[str, dict]) -> dict:
-    """As `summarise`, of results by the names of the jobs."""
-    about = {name: own for name, own in settings["trainings"].items() if name in results}
-    curves = {name: Curve.of(results[name]["history"]) for name in about}
-    runs = {name: own | run_figures(results[name]) | _of(curves[name]) for name, own in about.items()}
-    whole = _whole(settings["trainings"], about)
-    sizes = {str(size): _size(size, about, curves, whole) for size in sorted({own["size"] for own in about.values()})}
-    missing = [name for name in settings["trainings"] if name not in results]
-    return {"sizes": sizes, "runs": runs, "subsets": subsets_of(about, results), "missing": missing}
-
-
-def _of(curve: Curve) -> dict:
-    best = curve.best()
-    return {"grid": list(curve.steps), "held_out": curve.held_out.tolist(), "train": curve.train.tolist(), "best_step": curve.steps[best],
-            "best_tokens": curve.tokens[best], "best": float(curve.held_out[best]), "last": float(curve.held_out[-1])}  # fmt: skip
-
-
-def _whole(planned: Mapping[str, dict], done: Mapping[str, dict]) -> set[tuple[int, int]]:
-    """(size, seed) of which every training is there: an AR that is tuned over a part of its settings would lose unfairly."""
-    pairs = {(own["size"], own["seed"]) for own in planned.values()}
-    return pairs - {(own["size"], own["seed"]) for name, own in planned.items() if name not in done}
-
-
-def _size(size: int, about: Mapping[str, dict], curves: Mapping[str, Curve], whole: set[tuple[int, int]]) -> dict:
-    by_seed: dict[str, dict] = {}
-    for seed in sorted(seed for own_size, seed in whole if own_size == size):
-        names = [name for name, own in about.items() if (own["size"], own["seed"]) == (size, seed)]
-        ar = [name for name in names if about[name]["arm"] == "ar"]
-        chosen = min(ar, key=lambda name: curves[name].held_out.min())
-        best = {"ar": crossed_best([curves[name] for name in ar]),
-                "mdlm": crossed_best([curves[name] for name in names if name not in ar])}  # fmt: skip
-        own = {key: about[chosen][key] for key in ("weight_decay", "dropout")}
-        by_seed[str(seed)] = best | {"difference": best["mdlm"] - best["ar"], "chosen": own}
-    found: dict = {"seeds": by_seed}
-    for key in ("ar", "mdlm", "difference"):
-        found[key] = over_seeds([one[key] for one in by_seed.values()]) if by_seed else None
-    return found

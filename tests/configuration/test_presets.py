@@ -60,6 +60,7 @@ def test_the_controlled_arms_differ_in_the_paradigm_only():
         ("mini-mdlm", {"training.betas": [0.9]}, r"training.betas=\[0.9\] must be"),
         ("mini-mdlm", {"training.learning_rate": float("nan")}, "training.learning_rate=nan must be above 0"),
         ("mini-mdlm", {"training.keep_checkpoints": 0}, "training.keep_checkpoints=0 must be at least 1"),
+        ("mini-mdlm", {"training.stop_past_best": 1.0}, "training.stop_past_best=1.0 must be above 1"),
         ("mini-mdlm", {"training.ema_decay": 1.0}, "training.ema_decay=1.0 must be above 0 and below 1"),
         ("mini-mdlm", {"data.validation_fraction": 1.5}, "data.validation_fraction=1.5 must be above 0 and below 1"),
         ("mini-mdlm", {"data.long_documents": "chunk", "data.layout": "packed"}, "is for data.layout='rows'"),

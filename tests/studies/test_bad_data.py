@@ -34,7 +34,7 @@ def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     (root / "empty.jsonl").write_text("", encoding="utf-8")
     (root / "blank.jsonl").write_text('{"text": ""}\n', encoding="utf-8")
-    write_stories(root, 60)
+    write_stories(root, 600)
     return root
 
 

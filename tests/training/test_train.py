@@ -20,6 +20,7 @@ from arche_mdlm.configuration.settings import DataSettings
 from arche_mdlm.training import train
 from arche_mdlm.training.data.corpus import load_corpus
 from arche_mdlm.training.loop import trainer as loop
+from arche_mdlm.training.loop.evaluation import Evaluator
 from arche_mdlm.training.loop.trainer import Trainer
 from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.training.models.loading import load_arm
@@ -186,6 +187,42 @@ def test_a_run_ends_at_the_first_evaluation_at_a_likelihood(arguments, tmp_path)
     never = each | {"training__stop_at_nats": 1e-3}
     assert train.main(arguments("ar", output_dir=tmp_path / "never", **never)) == 0
     assert figures(tmp_path / "never")[-1]["step"] == 8
+
+
+def test_a_run_ends_past_its_best_evaluation(arguments, tmp_path, monkeypatch):
+    """Evaluations at 2, 4, 6, ... 20, the best one at 4: the first one at two and a half times its step is that at 10."""
+    scores = {2: 3.0, 4: 2.0}
+
+    def evaluate(self, model, accelerator=None):
+        return real(self, model, accelerator) | {"validation_nats": scores.get(trainers[-1].state.step, 2.5)}
+
+    def remembered(self, *args, **kwargs):
+        trainers.append(self)
+        return made(self, *args, **kwargs)
+
+    trainers, real, made = [], Evaluator.__call__, Trainer.__init__
+    monkeypatch.setattr(Evaluator, "__call__", evaluate)
+    monkeypatch.setattr(Trainer, "__init__", remembered)
+    each = {"training__eval_every": 2, "training__log_every": 3, "training__max_steps": 20}
+    past = each | {"training__stop_past_best": 2.5}
+    assert train.main(arguments("ar", **past)) == 0
+    ended = figures(tmp_path / "run")
+    assert [e["step"] for e in ended if "validation_nats" in e] == [2, 4, 6, 8, 10]
+    assert [e["step"] for e in ended if "loss" in e] == [3, 6, 9, 10], "no step is missing in the log"
+    assert "- 10 steps of" in (tmp_path / "run" / "final" / "README.md").read_text(encoding="utf-8")
+    assert train.main(arguments("ar", "--resume", **past)) == 0
+    assert figures(tmp_path / "run")[-1]["step"] == 10, "a run that has ended is complete"
+    # Interrupted at 9, which is no evaluation, it goes on to the same end. A multiple between two evaluations waits for the next one.
+    cut = arguments("ar", output_dir=tmp_path / "cut", **past)
+    assert train.main([*cut, "--stop_after", "9"]) == 0
+    assert train.main([*cut, "--resume"]) == 0
+    assert figures(tmp_path / "cut")[-1]["step"] == 10
+    between = each | {"training__stop_past_best": 1.6}
+    assert train.main(arguments("ar", output_dir=tmp_path / "between", **between)) == 0
+    assert figures(tmp_path / "between")[-1]["step"] == 8
+    scores.update({step: 3.0 - step / 100 for step in range(2, 22, 2)})  # always better: to the end
+    assert train.main(arguments("ar", output_dir=tmp_path / "better", **past)) == 0
+    assert figures(tmp_path / "better")[-1]["step"] == 20
 
 
 @pytest.mark.parametrize("arm", ARMS)

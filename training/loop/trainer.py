@@ -158,9 +158,14 @@ class Trainer:
         return self.state.step >= last or self._reached()
 
     def _reached(self) -> bool:
-        """Whether an evaluation was at or below the likelihood that ends the run."""
-        goal = self.settings.stop_at_nats
-        return goal is not None and self.state.best_nats <= goal
+        """Whether an evaluation was at or below the likelihood that ends the run, or the last one is far enough past the best one."""
+        goal, factor, state = self.settings.stop_at_nats, self.settings.stop_past_best, self.state
+        if goal is not None and state.best_nats <= goal:
+            return True
+        if factor is None or state.best_step is None:
+            return False
+        evaluated = next(entry["step"] for entry in reversed(state.history) if "validation_nats" in entry)
+        return evaluated >= factor * state.best_step
 
     def _step(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimiser step; (loss, gradient norm), not yet read back to the host."""

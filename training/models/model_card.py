@@ -196,8 +196,10 @@ def _training(preset: Preset, run: dict, history: list[dict], facts: DataFacts) 
 
 
 def _steps(preset: Preset, history: list[dict]) -> int:
-    """How many the run had: `max_steps`, or fewer where it ended at a likelihood."""
-    return preset.training.max_steps if preset.training.stop_at_nats is None else history[-1]["step"]
+    """How many the run had: `max_steps`, or fewer where its evaluations ended it."""
+    training = preset.training
+    ends_early = training.stop_at_nats is not None or training.stop_past_best is not None
+    return history[-1]["step"] if ends_early else training.max_steps
 
 
 def _limits(preset: Preset, run: dict, history: list[dict], facts: DataFacts, base: str | None) -> str:

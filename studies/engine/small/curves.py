@@ -19,25 +19,29 @@ class Curve:
         steps, tokens: seen by then.
         train: on rows of the training data.
         halves: on the two halves of the held-out stories, (2, E).
+        endings: of each half, the share of rows whose true ending is likelier than a corrupted one, (2, E); None: not measured.
     """
 
     steps: Sequence[int]
     tokens: Sequence[int]
     train: np.ndarray
     halves: np.ndarray
+    endings: np.ndarray | None = None
 
     @classmethod
     def of(cls, history: Sequence[dict]) -> "Curve":
         """From the log of a training."""
-        seen, steps, tokens, parts = 0, [], [], []
+        seen, steps, tokens, parts, endings = 0, [], [], [], []
         for entry in history:
             seen += entry.get("tokens", 0)
             if "parts" in entry:
                 steps.append(entry["step"])
                 tokens.append(seen)
                 parts.append([entry["parts"][name]["nats"] for name in ("train", *HALVES)])
+                if "endings" in entry:
+                    endings.append([entry["endings"][name]["share"] for name in HALVES])
         values = np.array(parts).T
-        return cls(steps, tokens, values[0], values[1:])
+        return cls(steps, tokens, values[0], values[1:], np.array(endings).T if endings else None)
 
     @property
     def held_out(self) -> np.ndarray:
@@ -77,11 +81,21 @@ def steps_to(curve: Curve, loss: float) -> float | None:
     return float(np.exp(left + share * (right - left)))
 
 
+def chosen_on_halves(curves: Sequence[Curve]) -> list[tuple[int, int]]:
+    """For each half of the held-out stories the training that is best on it, and its evaluation, as indices: to be measured on the other
+    half, so that the least of many noisy values does not look better than it is."""
+    found = []
+    for half in range(2):
+        which = int(np.argmin([curve.halves[half].min() for curve in curves]))
+        found.append((which, int(curves[which].halves[half].argmin())))
+    return found
+
+
 def crossed_best(curves: Sequence[Curve]) -> float:
     """The least held-out loss of several trainings of one seed, over all their evaluations: chosen on one half of the stories,
     measured on the other, and the other way round."""
-    first, second = (np.concatenate([curve.halves[half] for curve in curves]) for half in range(2))
-    return float((second[first.argmin()] + first[second.argmin()]) / 2)
+    (one, first), (two, second) = chosen_on_halves(curves)
+    return float((curves[one].halves[1][first] + curves[two].halves[0][second]) / 2)
 
 
 def run_figures(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.studies.engine.inputs import result_of
+from arche_mdlm.studies.engine.small.endings import Endings
 from arche_mdlm.studies.engine.small.fitting import PartsEvaluator, fit
 from arche_mdlm.training.arguments import parse_changes
 from arche_mdlm.training.data.corpus import row_lengths
@@ -98,7 +99,8 @@ def train(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     """A training on the subset that the job needs, evaluated on a grid of steps with the same masks; see `fit`.
 
     Longer stories are cut into rows. `unique_tokens` is what the subset has. With a `start` in the settings, the name of a
-    training that the job needs, it begins from the last weights of that one.
+    training that the job needs, it begins from the last weights of that one. With `endings`, so many endings of each half of the
+    held-out rows are told from corrupted ones at every evaluation.
     """
     tokenizer = tokenizer_of(inputs)
     preset = load_preset(settings["preset"], parse_changes(settings["changes"]))
@@ -108,9 +110,10 @@ def train(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
         return rows, row_lengths(rows)
 
     parts = {part: evaluated_rows(part, tokenizer, settings, inputs, folder) for part in ("train", *HALVES)}
-    evaluator = PartsEvaluator(
-        parts, preset.data.context_length, int(tokenizer.pad_token_id), settings["evaluation_draws"]
-    )
+    number, seed = settings.get("endings", 0), [settings["data_seed"], 17]
+    endings = {half: Endings.of(parts[half], number, seed, tokenizer.eos_token_id) for half in HALVES if number}
+    context, pad = preset.data.context_length, int(tokenizer.pad_token_id)
+    evaluator = PartsEvaluator(parts, context, pad, settings["evaluation_draws"], endings=endings)
     start = last_checkpoint(inputs[settings["start"]]) if "start" in settings else None
     return fit(preset, tokenizer, data, evaluator, folder / "run", start)
 
@@ -120,26 +123,22 @@ def last_checkpoint(training: Path) -> Path:
     return training / "run" / result_of(training)["checkpoint"]
 
 
+def subset_of(inputs: dict[str, Path]) -> Path:
+    """The folder of the subset that a job needs."""
+    return next(path for name, path in inputs.items() if name.startswith("subset"))
+
+
 def tokenizer_of(inputs: dict[str, Path]) -> PreTrainedTokenizerBase:
     """That of the subset that a job needs."""
-    return AutoTokenizer.from_pretrained(_subset_of(inputs) / "tokenizer")
-
-
-def _subset_of(inputs: dict[str, Path]) -> Path:
-    return next(path for name, path in inputs.items() if name.startswith("subset"))
+    return AutoTokenizer.from_pretrained(subset_of(inputs) / "tokenizer")
 
 
 def rows_of(
     part: str, tokenizer: PreTrainedTokenizerBase, settings: dict, inputs: dict[str, Path], folder: Path
 ) -> Any:
     """The rows of "train" or of a half of the held-out stories of a training job's subset, cached in the job's folder."""
-    return prepare_data(
-        _subset_of(inputs) / f"{part}.jsonl",
-        tokenizer,
-        context_length=settings["resolved"]["data"]["context_length"],
-        long_documents="chunk",
-        cache_dir=folder / "rows",
-    ).dataset
+    context = settings["resolved"]["data"]["context_length"]
+    return prepared_rows(subset_of(inputs), part, tokenizer, context, folder / "rows")
 
 
 def evaluated_rows(
@@ -147,6 +146,17 @@ def evaluated_rows(
 ) -> list[list[int]]:
     """Ids of the rows of `rows_of` that the evaluations of a training read."""
     rows = rows_of(part, tokenizer, settings, inputs, folder)
-    rng = np.random.default_rng([settings["data_seed"], 13])
-    chosen = rng.choice(len(rows), min(settings["evaluation_rows"], len(rows)), replace=False)
+    return sampled_rows(rows, settings["evaluation_rows"], settings["data_seed"])
+
+
+def prepared_rows(subset: Path, part: str, tokenizer: PreTrainedTokenizerBase, context: int, cache: Path) -> Any:
+    """The rows of a part of a subset, as `fit` and `sampled_rows` take them; longer stories are cut."""
+    return prepare_data(
+        subset / f"{part}.jsonl", tokenizer, context_length=context, long_documents="chunk", cache_dir=cache
+    ).dataset
+
+
+def sampled_rows(rows: Any, number: int, seed: int) -> list[list[int]]:
+    """Token ids of so many of the rows, or of all, in their order; always the same for a seed."""
+    chosen = np.random.default_rng([seed, 13]).choice(len(rows), min(number, len(rows)), replace=False)
     return rows[sorted(chosen.tolist())]["input_ids"]

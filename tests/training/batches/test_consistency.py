@@ -170,6 +170,7 @@ def test_what_cannot_be_is_refused():
         ("mini-ar", {}, "is for model.architecture='mdlm', not 'llama'"),
         ("mini-uniform", {"training.curriculum_steps": 3}, "does not go with training.curriculum_steps=3"),
         ("mini-uniform", {"training.attention_annealing_steps": 3}, "does not go with training.attention_annealing_steps=3"),
+        ("mini-uniform", {"training.stop_past_best": 3.0}, "does not go with training.stop_past_best=3.0"),
         ("mini-uniform", {"training.time_window": [0.1, 0.9]}, "does not go with training.time_window"),
         ("mini-uniform", {"training.distillation_steps": 5}, "up to .* in training.max_steps=100 steps; at most 1"),
         ("mini-uniform", {"training.distillation_distance": 1.5}, "training.distillation_distance=1.5 must be above 0 and at most 1"),

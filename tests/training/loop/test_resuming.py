@@ -44,6 +44,7 @@ COMPARED = {
     "training.max_steps": 9,
     "training.epochs": 2.0,
     "training.stop_at_nats": 3.0,
+    "training.stop_past_best": 2.0,
     "training.batch_size": 4,
     "training.optimizer": "muon",
     "training.learning_rate": 1e-4,
