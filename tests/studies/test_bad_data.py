@@ -24,7 +24,18 @@ OWN = {
 SHORT = {
     "overfitting": ["--unique_tokens", "1000"],
     "sweep": ["--unique_tokens", "1000", "--rates", "1", "--decay_shares", "0.5", "--batch_sizes", "4"],
-    "data-limited": ["--unique_tokens", "1000", "--weight_decays", "0", "--dropouts", "0"],
+    "data-limited": [
+        "--unique_tokens",
+        "1000",
+        "--weight_decays",
+        "0",
+        "--dropouts",
+        "0",
+        "--exact_rows",
+        "2",
+        "--endings",
+        "2",
+    ],
     "low-variance": ["--unique_tokens", "1000", "--start_positions", "480", "--rates", "1"],
 }
 

@@ -37,7 +37,7 @@ def run(data, output, *extra):
 
 
 def weights(folder, name):
-    (found,) = folder.glob(f"jobs/{name}-*/run/checkpoint-*")
+    found = max(folder.glob(f"jobs/{name}-*/run/checkpoint-*"))  # the last one
     return load_arm(found)[0].state_dict()
 
 
