@@ -9,8 +9,10 @@ import torch
 from random_stories import write_stories
 
 from arche_mdlm.commands.main import main
+from arche_mdlm.metrics.corpus_likelihood import CorpusLikelihood
 from arche_mdlm.metrics.likelihood import nll
 from arche_mdlm.metrics.policy_likelihood import policy_nll
+from arche_mdlm.studies.data_limited import jobs
 from arche_mdlm.studies.data_limited.conclusions import comparisons, crossings, sentences
 from arche_mdlm.studies.data_limited.plan import DataLimitedSettings, build_plan
 from arche_mdlm.studies.data_limited.report import FILES, _sections
@@ -90,12 +92,49 @@ def test_exact_likelihoods_are_those_of_the_checkpoints_that_the_other_half_chos
             model, tokenizer = load_arm(folder / "run" / found["checkpoint"])
             rows = sampled_rows(prepared_rows(subset, half, tokenizer, 24, folder / "rows"), 4, 0)[:2]
             assert found["nats"] == pytest.approx(by_hand(model.eval(), rows), rel=1e-5)
+            short = [[*rows[0][:5], tokenizer.eos_token_id]]  # whose tail behind the EOS costs nothing
+            score = jobs._score(folder / "run" / found["checkpoint"], short, 24)
+            assert score.nats_per_token == pytest.approx(by_hand(model, short), rel=1e-5)
             kept = {path.name for path in (folder / "run").glob("checkpoint-*")}
             best = trainings[name][1]["best"]
             assert kept == {*best.values(), trainings[name][1]["checkpoint"]}
         assert own["nats"] == pytest.approx(np.mean([one["nats"] for one in own["halves"].values()]))
     difference = report["sizes"][SIZE]["left_to_right"]["difference"]["estimate"]
     assert difference == pytest.approx(exact["mdlm"]["nats"] - exact["ar"]["nats"])
+
+
+def test_a_checkpoint_is_measured_on_the_half_that_did_not_choose_it(tmp_path, monkeypatch):
+    """On the first half AR's first training is the best, on the second its second; MDLM's steps 20 and 10."""
+    losses = {"m": ([2, 1], [1, 2]), "ar1": ([3, 1], [3, 3]), "ar2": ([3, 3], [1, 3])}
+    inputs = {"subset-1000-s0": tmp_path}
+    for name, own in losses.items():
+        best = {half: f"{name} best on {half}" for half in HALVES}
+        inputs[name] = tmp_path / name
+        inputs[name].mkdir()
+        found = {"result": history(*own) | {"best": best}}
+        (inputs[name] / "result.json").write_text(json.dumps(found), encoding="utf-8")
+    monkeypatch.setattr(jobs.AutoTokenizer, "from_pretrained", lambda path: None)
+    monkeypatch.setattr(jobs, "prepared_rows", lambda source, half, *rest: half)
+    monkeypatch.setattr(jobs, "sampled_rows", lambda half, number, seed: [half] * number)
+    scores = iter([1.0, 2.0, 3.0, 5.0])
+    measured = []
+
+    def score(checkpoint, rows, context):
+        measured.append((checkpoint.name, *rows))
+        return CorpusLikelihood(next(scores), 0.0, 0.0, None, 7, len(rows), [])
+
+    monkeypatch.setattr(jobs, "_score", score)
+    arms = {"m": "mdlm", "ar1": "ar", "ar2": "ar"}
+    found = jobs.exact(
+        {"arms": arms, "rows": 2, "evaluation_rows": 4, "context_length": 24, "data_seed": 0}, inputs, tmp_path
+    )
+    first, second = HALVES
+    assert measured == [
+        (f"m best on {first}", second, second), (f"m best on {second}", first, first),
+        (f"ar1 best on {first}", second, second), (f"ar2 best on {second}", first, first),
+    ]  # fmt: skip
+    assert (found["mdlm"]["nats"], found["ar"]["nats"]) == (1.5, 4.0)
+    assert found["ar"]["halves"][first] == {"training": "ar2", "checkpoint": f"ar2 best on {second}", "nats": 5.0, "tokens": 7}  # fmt: skip
 
 
 def by_hand(model, rows):
