@@ -15,6 +15,7 @@ from arche_mdlm.studies.arche.effects import contrasts, decided_sentences, effec
 from arche_mdlm.studies.arche.factors import PAPER, VARIANTS
 from arche_mdlm.studies.arche.jobs import plain_sampler
 from arche_mdlm.studies.arche.plan import build_plan
+from arche_mdlm.studies.arche.report import _sections
 from arche_mdlm.studies.arche.settings import ArcheSettings
 from arche_mdlm.studies.arche.summary import summary
 from arche_mdlm.studies.engine.jobs import StudyFolder
@@ -191,14 +192,62 @@ def test_cells_are_means_over_seeds():
 
 
 def test_over_seeds_an_effect_needs_the_seeds_to_agree():
-    def of(noise):
-        own, results = made(lambda a, b, c, seed: (0.5 + 0.3 * (c == "free") + noise[int(seed)] * (c == "free"), 1e-6), seeds=("0", "1", "2"))  # fmt: skip
-        return summary(own, results)["cells"]
+    def of(free, all_cells):
+        def value(layout, length, variant, seed):
+            return 0.5 + (0.3 + free[int(seed)]) * (variant == "free") + all_cells[int(seed)], 1e-6
 
-    (line,) = decided_sentences(of((-0.01, 0.0, 0.01)))
+        return summary(*made(value, seeds=("0", "1", "2")))["cells"]
+
+    (line,) = decided_sentences(of((-0.01, 0.0, 0.01), (0, 0, 0)))
     assert '"Once" forced instead of free start -30.0%' in line
-    # Intervals over texts are narrow in both; the seeds disagree here.
-    assert decided_sentences(of((-0.5, 0.0, 0.5))) == []
+    # Intervals over texts are narrow in all; here the seeds disagree.
+    assert decided_sentences(of((-0.5, 0.0, 0.5), (0, 0, 0))) == []
+    # What all cells of a seed share says nothing of an effect.
+    assert len(decided_sentences(of((-0.01, 0.0, 0.01), (-0.5, 0.0, 0.5)))) == 1
+
+
+def test_the_page_of_several_seeds():
+    """Means, their intervals over seeds, and a cell that failed in one of two seeds."""
+    own, results = {"cells": {}, "seeds": [0, 1]}, {}
+    for arm in VARIANTS:
+        cells, figures = made(lambda a, b, c, seed: (0.2 + 0.1 * int(seed), 0.01), ("0", "1"), arm)
+        own["cells"] |= cells["cells"]
+        results |= figures
+    del results["metrics-ar-rows-short-once-s1"]
+    run = {
+        "parameters": 10,
+        "steps": 4,
+        "best_step": 4,
+        "tokens": 60,
+        "supervised": 60,
+        "device": "x",
+        "versions": {},
+        "history": [],
+    }
+    results |= {f"train-ar-windows-s{seed}": run | {"seconds": 60.0 * (seed + 1)} for seed in (0, 1)}
+    results |= {f"validation-ar-windows-s{seed}": {"loss_best": 2.0 + seed, "loss_last": 3.0 + seed} for seed in (0, 1)}
+    results |= {f"likelihood-ar-rows-s{seed}": {"nats_per_token": 3.0 + seed} for seed in (0, 1)}
+    found = summary(own, results)
+    paper = json.loads(PAPER.read_text(encoding="utf-8"))
+    about = {
+        "settings": vars(ArcheSettings()),
+        "paper": paper,
+        "failed": {},
+        "command": "",
+        "data_hash": "",
+        "training_commands": {},
+    }
+    page = "\n".join(
+        _sections(
+            found | about | {"seeds": ["0", "1"], "contrasts": contrasts(found["cells"], "distinct_openings")}, {}
+        )
+    )
+    assert "seeds 0, 1 (figures are means over them)" in page
+    assert "2 seeds, at the scale of the preset." in page
+    assert "| AR, ours | 10 | 2.500 | 4 | 3.500 | 1 | 1.5 |" in page  # 60 tokens in 90 seconds
+    assert "| rows | 3.5000 (-2.8531 to 9.8531) | – | – |" in page  # Student's t of 2 values: 12.706 * 0.5
+    assert "25.0% (-38.5% to 88.5%)" in page
+    assert "| rows | short | once | – |" in page
 
 
 def test_what_is_worse_than_a_bigram_or_short_is_marked_and_in_no_sentence():
