@@ -6,7 +6,7 @@ from pathlib import Path
 from arche_mdlm.studies.engine.inputs import result_of
 from arche_mdlm.studies.engine.readings.intervals import over_seeds
 from arche_mdlm.studies.engine.small.curves import Curve, run_figures, subsets_of
-from arche_mdlm.studies.sweep.plan import ARMS, FACTORS
+from arche_mdlm.studies.sweep.factors import ARMS, FACTORS
 
 
 def summarise(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.studies.engine.jobs import Plan
 from arche_mdlm.studies.engine.small.plan import OneSizeSettings, subset_job, training_job, whole_plan
+from arche_mdlm.studies.sweep.factors import ARMS, FACTORS
 from arche_mdlm.training.arguments import parse_changes
 
-ARMS = ("ar", "mdlm")
-FACTORS = ("rate", "decay_share", "batch_size")
 _RATES = ("training.learning_rate", "training.muon_learning_rate")
 _OWN = (
     "schedule",

@@ -8,7 +8,8 @@ from random_stories import write_stories
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.studies.engine.readings.intervals import over_seeds
-from arche_mdlm.studies.sweep.plan import FACTORS, SweepSettings, build_plan
+from arche_mdlm.studies.sweep.factors import FACTORS
+from arche_mdlm.studies.sweep.plan import SweepSettings, build_plan
 from arche_mdlm.studies.sweep.report import lowest, sentences
 
 
