@@ -17,7 +17,8 @@ from arche_mdlm.studies.low_variance import jobs
 from arche_mdlm.studies.low_variance.conclusions import decided_sentences, sentences
 from arche_mdlm.studies.low_variance.jobs import summary
 from arche_mdlm.studies.low_variance.plan import LowVarianceSettings, build_plan
-from arche_mdlm.studies.low_variance.report import _sections
+from arche_mdlm.studies.low_variance.report import FILES, _sections, draw
+from arche_mdlm.training.files.own_files import OutputFolder
 from arche_mdlm.training.loop.trainer import TrainingDiverged
 from arche_mdlm.training.models.loading import load_arm
 
@@ -169,6 +170,14 @@ def test_flops_to_an_equal_bound():
     assert report["rates"]["low_variance"]["2.0"]["last"]["estimate"] == 4
     assert report["rates"]["nelbo"]["1.0"]["step_flops"] == pytest.approx(1e9)
     assert report["clipping"] == {"windows": 3 * (2 + 9), "binding": 0, "largest": 0.5}
+
+
+def test_the_picture(tmp_path):
+    own = {("nelbo", 1.0): history([4, 3, 2], [4, 3, 2]), ("low_variance", 1.0): {"diverged": "loss is nan"},
+           ("low_variance", 2.0): history([3, 2, 1], [3, 2, 1])}  # fmt: skip
+    assert list(draw(summary(*made({0: (4.0, own)})), OutputFolder(tmp_path, FILES))) == ["curves.png"]
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert draw(summary(*made({0: (4.9, own)})), OutputFolder(tmp_path, FILES)) == {}
 
 
 def test_flops_are_counted_where_a_step_costs_one_objective_more():
