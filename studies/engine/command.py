@@ -78,14 +78,15 @@ def run_study(
 
 def publish(report: Path, target: Path, files: tuple[str, ...]) -> Path:
     """Copy a report to `target`.md, its figures to `target`.json, its pictures into the folder `target`, and write the texts and nats
-    behind it to `target`.jsonl.gz; the first of them."""
+    behind it, if there are any, to `target`.jsonl.gz; the first of them."""
     folder, name = _published(target, files), target.name
     text = report.read_text(encoding="utf-8")
     for picture in _pictures(files):
         if (report.parent / picture).is_file():
             folder.write(f"{name}/{picture}", partial(shutil.copyfile, report.parent / picture))
             text = text.replace(f"]({picture})", f"]({name}/{picture})")
-    folder.write(f"{name}.jsonl.gz", lambda aside: aside.write_bytes(packed(report.parent)))
+    if behind := packed(report.parent):
+        folder.write(f"{name}.jsonl.gz", lambda aside: aside.write_bytes(behind))
     folder.write_text(f"{name}.json", report.with_name("report.json").read_text(encoding="utf-8"))
     return folder.write_text(f"{name}.md", text.replace("`report.json`", f"`{name}.json`"))
 

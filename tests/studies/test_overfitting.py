@@ -155,8 +155,13 @@ def test_report_and_resume(data, tmp_path, monkeypatch):
 
 
 def test_one_seed_decides_nothing(data, tmp_path):
-    assert run(data, tmp_path, "--seeds", "3") == 0
-    assert "Nothing: no interval decides it." in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert run(data, tmp_path / "out", "--seeds", "3", "--publish", str(tmp_path / "page")) == 0
+    assert "Nothing: no interval decides it." in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert {path.name for path in tmp_path.glob("page*")} == {
+        "page",
+        "page.md",
+        "page.json",
+    }  # there are no texts behind it
 
 
 def test_bad_input(data, tmp_path, capsys):
