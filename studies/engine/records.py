@@ -6,6 +6,7 @@ prompts, which may be made of them: of a text that continues one, only the conti
 
 import gzip
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,8 +67,11 @@ def without_prompt(text: str, prompt: str) -> dict:
 
 def packed(study: Path) -> bytes:
     """The records as a compressed file; empty for a study without any."""
-    lines = [json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n" for record in records_of(study)]
-    return gzip.compress("".join(lines).encode(), mtime=0) if lines else b""
+    buffer, lines = io.BytesIO(), 0
+    with gzip.GzipFile(fileobj=buffer, mode="wb", filename="", mtime=0) as stream:  # the same header with every Python
+        for lines, record in enumerate(records_of(study), 1):
+            stream.write((json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n").encode())
+    return buffer.getvalue() if lines else b""
 
 
 def figures_again(file: Path, seed: int = 0, held_out: Sequence[str] = ()) -> dict[str, dict]:
