@@ -67,11 +67,12 @@ def without_prompt(text: str, prompt: str) -> dict:
 
 def packed(study: Path) -> bytes:
     """The records as a compressed file; empty for a study without any."""
-    buffer, lines = io.BytesIO(), 0
+    buffer, any_record = io.BytesIO(), False
     with gzip.GzipFile(fileobj=buffer, mode="wb", filename="", mtime=0) as stream:  # the same header with every Python
-        for lines, record in enumerate(records_of(study), 1):
+        for record in records_of(study):
+            any_record = True
             stream.write((json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n").encode())
-    return buffer.getvalue() if lines else b""
+    return buffer.getvalue() if any_record else b""
 
 
 def figures_again(file: Path, seed: int = 0, held_out: Sequence[str] = ()) -> dict[str, dict]:
