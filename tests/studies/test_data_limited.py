@@ -113,7 +113,7 @@ def test_a_checkpoint_is_measured_on_the_half_that_did_not_choose_it(tmp_path, m
         inputs[name].mkdir()
         found = {"result": history(*own) | {"best": best}}
         (inputs[name] / "result.json").write_text(json.dumps(found), encoding="utf-8")
-    monkeypatch.setattr(jobs.AutoTokenizer, "from_pretrained", lambda path: None)
+    monkeypatch.setattr(jobs, "tokenizer_of", lambda inputs: None)
     monkeypatch.setattr(jobs, "prepared_rows", lambda source, half, *rest: half)
     monkeypatch.setattr(jobs, "sampled_rows", lambda half, number, seed: [half] * number)
     scores = iter([1.0, 2.0, 3.0, 5.0])
