@@ -6,7 +6,7 @@ import json
 import pytest
 
 from arche_mdlm.metrics.diversity import diversity
-from arche_mdlm.studies.engine.records import figures_again, packed, sha256_of
+from arche_mdlm.studies.engine.records import figures_again, packed, published_figures, sha256_of
 
 PROMPTS = ["Tim ran home to", "Sue sat on a"]
 STORIES = [f"{prompt} red mat and was happy." for prompt in PROMPTS]
@@ -39,3 +39,9 @@ def test_texts_are_measured_with_their_prompts_or_not_at_all(page):
     assert figures_again(page) == {}
     assert figures_again(page, held_out=STORIES[:1]) == {}
     assert figures_again(page, held_out=STORIES) == {"sample": diversity(TEXTS, seed=0)}
+
+
+def test_the_likelihood_is_that_of_the_stories_and_not_the_card_s():
+    card, measured = {"nats_per_token": 2.0}, {"nats_per_token": 3.0, "nats": [3.0]}
+    report = {"arms": {"AR": {"likelihood": {"from the card": card, "held_out.jsonl": measured}}}}
+    assert published_figures(report) == {"AR-likelihood": measured}
