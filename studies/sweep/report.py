@@ -28,7 +28,7 @@ def write_report(report: dict, settings: dict, failed: dict[str, str], output: P
 
 def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     """Write the picture; captions by file name."""
-    if not report["runs"]:
+    if not varied(report):
         return {}
     output.write("sweep.png", partial(save, _picture(report)))
     return {
@@ -36,10 +36,18 @@ def draw(report: dict, output: OutputFolder) -> dict[str, str]:
     }
 
 
+def varied(report: dict) -> dict[str, str]:
+    """The names of the factors that have several values."""
+    return {
+        factor: name for factor, name in _NAMES.items() if any(len(arm[factor]) > 1 for arm in report["arms"].values())
+    }
+
+
 def _picture(report: dict) -> Any:
-    figure, axes = subplots(2, len(_NAMES), size=(4.2 * len(_NAMES), 6.4), squeeze=False, sharey="row")
+    names = varied(report)
+    figure, axes = subplots(2, len(names), size=(4.2 * len(names) + 0.6, 6.4), squeeze=False, sharey="row")
     for row, (arm, label) in zip(axes, _LABELS.items(), strict=True):
-        for axis, (factor, name) in zip(row, _NAMES.items(), strict=True):
+        for axis, (factor, name) in zip(row, names.items(), strict=True):
             points = sorted((float(value), own["loss"]) for value, own in report["arms"][arm][factor].items())
             axis.plot([x for x, _ in points], [y["estimate"] for _, y in points], "o-", color=COLOURS[label])
             if points and points[0][1]["low"] is not None:
@@ -115,7 +123,7 @@ def sentences(report: dict) -> list[str]:
 
 def _table(report: dict, arm: str) -> str:
     rows = []
-    for factor, name in _NAMES.items():
+    for factor, name in varied(report).items():
         for value, own in sorted(report["arms"][arm][factor].items(), key=lambda item: float(item[0])):
             base = float(value) == report["base"][factor]
             rows.append([name, value + (" (base)" if base else ""), interval_cell(own["loss"], ".4f"),

@@ -57,6 +57,7 @@ def test_end_to_end(data, tmp_path, capsys):
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "One seed: no interval, and nothing is decided." in text
     assert "| learning rates, times those of the preset | 1 (base) |" in text
+    assert "rows a batch |" not in text, "it has one value"
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 10_000
     capsys.readouterr()
     assert main([*command, "--dry_run"]) == 0
