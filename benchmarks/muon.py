@@ -4,25 +4,23 @@
 """
 
 import argparse
-import time
+from collections.abc import Callable
+from statistics import median
 
 import torch
 
 from arche_mdlm.training.loop.muon import Float32Muon
+from benchmarks.timing import compare, interleave, rates
 
 _SHAPES = ((192, 192),) * 16 + ((512, 192),) * 8 + ((192, 512),) * 4  # 4 layers of the presets `mini`
 
 
-def seconds(kind: type[torch.optim.Muon], shapes: tuple[tuple[int, int], ...] = _SHAPES) -> float:
-    """Of one step."""
-    matrices = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+def stepper(kind: type[torch.optim.Muon]) -> Callable[[], None]:
+    """A step of an optimiser of random matrices with random gradients."""
+    matrices = [torch.nn.Parameter(torch.randn(shape)) for shape in _SHAPES]
     for matrix in matrices:
         matrix.grad = torch.randn_like(matrix)
-    optimizer = kind(matrices)
-    optimizer.step()
-    start = time.perf_counter()
-    optimizer.step()
-    return time.perf_counter() - start
+    return kind(matrices).step
 
 
 def main() -> None:
@@ -31,14 +29,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    pairs = [(seconds(torch.optim.Muon), seconds(Float32Muon)) for _ in range(args.turns)]
-    ratios = sorted(first / second for first, second in pairs)
-    print(
-        f"bfloat16 {sorted(p[0] for p in pairs)[len(pairs) // 2]:.3f} s, float32 {sorted(p[1] for p in pairs)[len(pairs) // 2]:.3f} s a step"
-    )
-    print(
-        f"ratio {ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), CPU capability {torch.backends.cpu.get_cpu_capability()}"
-    )
+    contestants = {"bfloat16": stepper(torch.optim.Muon), "float32": stepper(Float32Muon)}
+    seconds = interleave(contestants, args.turns, torch.device("cpu"))
+    print(", ".join(f"{name} {median(own):.3f} s" for name, own in seconds.items()), "a step")
+    ratio, low, high = compare(*(rates(1, seconds[name]) for name in ("float32", "bfloat16")))
+    print(f"ratio {ratio:.2f} ({low:.2f} to {high:.2f}), CPU capability {torch.backends.cpu.get_cpu_capability()}")
 
 
 if __name__ == "__main__":
