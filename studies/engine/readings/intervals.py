@@ -5,7 +5,7 @@ has their intervals. Over a few seeds Student's t is used: three values, resampl
 interval that contains the true value only three times in four.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,13 +69,6 @@ def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     if len(values) == 1:
         return {"estimate": values[0], "low": None, "high": None}
     return seeds_interval(values)._asdict()
-
-
-def sign_of(interval: Mapping[str, Any] | None) -> int:
-    """Of a difference whose interval lies on one side of 0; 0 where it does not, or there is none."""
-    if interval is None or interval["low"] is None:
-        return 0
-    return 1 if interval["low"] > 0 else -1 if interval["high"] < 0 else 0
 
 
 def _column(name: str, values: Numbers) -> np.ndarray:
