@@ -10,15 +10,20 @@ hide the difference, so one training a seed goes past it, and both objectives go
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.studies.engine.jobs import Job, Plan
-from arche_mdlm.studies.engine.small.plan import OneSizeSettings, subset_job, training_job, whole_plan
+from arche_mdlm.studies.engine.small.plan import (
+    OneSizeSettings,
+    rates_times,
+    subset_job,
+    training_job,
+    whole_plan,
+    without_rates,
+)
 from arche_mdlm.training.arguments import parse_changes
 from arche_mdlm.training.command_line import LARGEST_SEED
 
 OBJECTIVES = ("nelbo", "low_variance")
 _JOBS = "arche_mdlm.studies.low_variance.jobs"
-_RATES = ("training.learning_rate", "training.muon_learning_rate")
 _OWN = {"training.objective": "it is what is compared", "training.seed": "give --seeds", "training.clip_norm": "give --clip_norm"}  # fmt: skip
 _FARTHER = (
     1_000_000  # from a start's seed to that of the trainings behind it: other rows and masks than it has just seen
@@ -85,13 +90,11 @@ def _start(settings: LowVarianceSettings, subset: Job, device: str) -> Job:
 
 
 def _trainings(settings: LowVarianceSettings, subset: Job, start: Job, device: str) -> Iterator[tuple[str, float, Job]]:
-    rated = replace(settings, changes=tuple(c for c in settings.changes if c.partition("=")[0] not in _RATES))
-    course = load_preset("mini-mdlm", parse_changes(settings.changes)).training
-    peaks = {key: getattr(course, key.removeprefix("training.")) for key in _RATES}
+    rated = replace(settings, changes=without_rates(settings.changes))
     seed = (subset.settings["seed"] + _FARTHER) % (LARGEST_SEED + 1)
     for objective in OBJECTIVES:
         for rate in settings.rates:
-            own = _changes(settings, objective) | {"training.seed": seed} | {k: rate * v for k, v in peaks.items()}
+            own = _changes(settings, objective) | {"training.seed": seed} | rates_times(settings, "mdlm", rate)
             job = training_job(rated, subset, "mdlm", f"{objective}-x{rate:g}", device, **own)
             own_settings = job.settings | {"start": start.name}
             yield (

@@ -6,13 +6,18 @@
 import math
 from dataclasses import dataclass
 
-from arche_mdlm.configuration.presets import load_preset
 from arche_mdlm.studies.engine.jobs import Plan
-from arche_mdlm.studies.engine.small.plan import OneSizeSettings, subset_job, training_job, whole_plan
+from arche_mdlm.studies.engine.small.plan import (
+    OneSizeSettings,
+    rates_times,
+    subset_job,
+    training_job,
+    whole_plan,
+    without_rates,
+)
 from arche_mdlm.studies.sweep.factors import ARMS, FACTORS
 from arche_mdlm.training.arguments import parse_changes
 
-_RATES = ("training.learning_rate", "training.muon_learning_rate")
 _OWN = (
     "schedule",
     "decay_share",
@@ -70,8 +75,7 @@ class SweepSettings(OneSizeSettings):
 def replace_batch(settings: OneSizeSettings, size: int) -> OneSizeSettings:
     """The same positions in batches of another size, at rates that a point sets; ValueError where these are fewer steps than evaluations."""
     own = {name: getattr(settings, name) for name in OneSizeSettings.__dataclass_fields__}
-    changes = tuple(change for change in settings.changes if change.partition("=")[0] not in _RATES)
-    return OneSizeSettings(**own | {"batch_size": size, "changes": changes})
+    return OneSizeSettings(**own | {"batch_size": size, "changes": without_rates(settings.changes)})
 
 
 def build_plan(settings: SweepSettings, device: str = "cpu") -> Plan:
@@ -92,7 +96,6 @@ def build_plan(settings: SweepSettings, device: str = "cpu") -> Plan:
 
 def changes(settings: SweepSettings, arm: str, point: dict[str, float]) -> dict[str, float | str]:
     """Settings of the preset for a point: the rates of both optimisers, and a decay to 0."""
-    preset = load_preset(f"mini-{arm}", parse_changes(settings.changes)).training
-    rates = {name: point["rate"] * getattr(preset, name.removeprefix("training.")) for name in _RATES}
+    rates = rates_times(settings, arm, point["rate"])
     return {**rates, "training.schedule": "warmup_stable_decay", "training.min_lr_ratio": 0.0,
             "training.decay_share": point["decay_share"], "training.clip_norm": 4.0}  # fmt: skip

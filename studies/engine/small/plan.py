@@ -1,6 +1,7 @@
 """Settings and jobs that studies of small trainings on subsets of stories share."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,20 @@ class OneSizeSettings(SubsetSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, {"unique_tokens": 1000})
+
+
+_RATES = ("training.learning_rate", "training.muon_learning_rate")  # of AdamW and Muon
+
+
+def rates_times(settings: SubsetSettings, arm: str, factor: float) -> dict[str, float]:
+    """Both optimisers' learning rates, of the preset of an arm with the settings' changes, times `factor`."""
+    training = load_preset(f"mini-{arm}", parse_changes(settings.changes)).training
+    return {key: factor * getattr(training, key.removeprefix("training.")) for key in _RATES}
+
+
+def without_rates(changes: Iterable[str]) -> tuple[str, ...]:
+    """KEY=VALUE changes but those of learning rates, which would replace the ones that a training is given."""
+    return tuple(change for change in changes if change.partition("=")[0] not in _RATES)
 
 
 def whole_plan(
