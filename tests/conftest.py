@@ -32,13 +32,6 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _fresh_compiler(request):
-    """Before flex attention: a compiler that has met other shapes makes them dynamic, and its code for a CPU does not build."""
-    if "flex_attention" in request.node.name:
-        torch._dynamo.reset()
-
-
 @pytest.fixture(scope="session")
 def compiler():
     """Skips the test without the requirements of `torch.compile` on a CPU, such as a C++ compiler."""

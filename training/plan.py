@@ -91,6 +91,10 @@ def make_plan(request: TrainingRequest) -> TrainingPlan:
             "teacher"
         )
     preset = _with_model(preset, request, start, init_from)
+    if preset.model.config.get("attn_implementation") == "flex_attention" and not on_gpu():
+        raise ValueError(
+            "model.config.attn_implementation='flex_attention' needs a GPU for training; give sdpa or eager"
+        )
     if start is not None:
         notes += _changes_since(start, preset, request)
     return TrainingPlan(request, preset, output_dir, start, init_from, tuple(notes))

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_mdlm import fit_attention
+from .attention_mdlm import fit_attention, flex_stance
 from .checks_mdlm import check_attention, check_inputs
 from .configuration_mdlm import MDLMConfig
 from .family_mdlm import family_of
@@ -172,25 +172,26 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
             context = self.config.max_position_embeddings
             sight = sight_of(rows, packed, self.config.attention_block_length, context)
         check_attention(self.config, sight, inputs_embeds.shape[0], by_documents)
-        mask: Any = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            and_mask_function=None if sight is None else sight.mask_function(),
-        )
-        hidden_states = inputs_embeds
-        inputs: dict[str, Any] = kwargs | {
-            "attention_mask": mask,
-            "position_embeddings": self.rotary_emb(hidden_states, position_ids=position_ids),
-            "position_ids": position_ids,
-        }
-        if block_cache is not None:  # wants the keys and values of all layers
-            inputs[CACHE_ARGUMENT] = block_cache
-        *layers, last = self.layers[: self.config.num_hidden_layers]
-        for layer in layers:
-            hidden_states = layer(hidden_states, **inputs)
-        at = partial(last_layer, last, hidden_states, **inputs)
-        hidden_states = predicting_states(at, positions, attention_mask, self.config.prediction_offset)
+        with flex_stance(self.config, inputs_embeds.device):
+            mask: Any = create_bidirectional_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                and_mask_function=None if sight is None else sight.mask_function(),
+            )
+            hidden_states = inputs_embeds
+            inputs: dict[str, Any] = kwargs | {
+                "attention_mask": mask,
+                "position_embeddings": self.rotary_emb(hidden_states, position_ids=position_ids),
+                "position_ids": position_ids,
+            }
+            if block_cache is not None:  # wants the keys and values of all layers
+                inputs[CACHE_ARGUMENT] = block_cache
+            *layers, last = self.layers[: self.config.num_hidden_layers]
+            for layer in layers:
+                hidden_states = layer(hidden_states, **inputs)
+            at = partial(last_layer, last, hidden_states, **inputs)
+            hidden_states = predicting_states(at, positions, attention_mask, self.config.prediction_offset)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
     def _own_sight(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> Sight | None:

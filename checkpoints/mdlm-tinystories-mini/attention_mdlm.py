@@ -1,7 +1,10 @@
-"""Attention of a trunk whose weights come from a model that differs from Llama in details: Qwen2's biases, Qwen3's norms."""
+"""Attention of a trunk whose weights come from a model that differs from Llama in details: Qwen2's biases, Qwen3's norms; and how
+flex attention runs."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
@@ -28,3 +31,21 @@ def fit_attention(layer: Any, number: int, config: Any) -> None:
     old = layer.self_attn.o_proj
     if bias is not None and bias != (old.bias is not None):
         layer.self_attn.o_proj = nn.Linear(old.in_features, old.out_features, bias=bias)
+
+
+def flex_stance(config: Any, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which attention runs: that of flex attention on a CPU is without the compiler.
+
+    The kernel that torch (2.13) compiles for a CPU gives wrong numbers where heads are small (8 and 16 values), with AVX2 in one of ten
+    calls, and does not build for rows of changing lengths.
+
+    Raises:
+        ValueError: flex attention on a CPU in a model that is being compiled.
+    """
+    if config._attn_implementation != "flex_attention" or device.type != "cpu":
+        return nullcontext()
+    if torch.compiler.is_compiling():
+        raise ValueError(
+            "attn_implementation='flex_attention' in a compiled model on a CPU: what torch compiles there can be wrong; use 'sdpa'"
+        )
+    return torch.compiler.set_stance("force_eager")

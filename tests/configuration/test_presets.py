@@ -202,3 +202,11 @@ def test_a_file_with_one_arm_is_that_arm(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("arms: {ar: {model: {architecture: llama}, training: {objective: next_token}}}")
     assert load_preset(str(path)).name == "mine-ar"
+
+
+@pytest.mark.parametrize("preset", ["mini-mdlm", "mini-ar", "mini-gpt2"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention"])
+def test_a_preset_takes_every_attention_of_torch(preset, attention):
+    """Flex attention does not run where a model is checked, on the meta device."""
+    config = load_preset(preset, {"model.config.attn_implementation": attention}).model.config
+    assert config["attn_implementation"] == attention

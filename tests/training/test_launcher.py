@@ -154,6 +154,24 @@ def test_half_precision_without_a_gpu(fresh_state, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+@pytest.mark.parametrize("preset", ["quickstart-mdlm", "quickstart-ar"])
+def test_flex_attention_trains_on_a_gpu_only(fresh_state, tmp_path, capsys, preset):
+    line = [
+        "--preset",
+        preset,
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--set",
+        "model.config.attn_implementation=flex_attention",
+    ]
+    assert train.main(line) == 2
+    assert (
+        "attn_implementation='flex_attention' needs a GPU for training; give sdpa or eager" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_accelerate_launch_itself(tmp_path):
     """The environment that the installed Accelerate makes is the one that is read."""
     with socket.socket() as free:
