@@ -11,7 +11,7 @@ from random_stories import write_stories
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.configuration.presets import load_preset
-from arche_mdlm.studies.engine.estimates import RATES, parameters
+from arche_mdlm.studies.engine.estimates import operations_per_second, parameters
 from arche_mdlm.studies.engine.readings.intervals import over_seeds
 from arche_mdlm.studies.low_variance import jobs
 from arche_mdlm.studies.low_variance.conclusions import decided_sentences, sentences
@@ -303,7 +303,7 @@ def test_the_plan_and_its_estimates():
     # Six operations a parameter and position; evaluations and overheads are the same.
     operations = 6 * parameters(load_preset("mini-mdlm", {f"model.config.{k}": v for k, v in own.settings["resolved"]["model"]["config"].items()
                                                          if k.endswith(("size", "layers"))}))  # fmt: skip
-    assert own.seconds - start.seconds == pytest.approx(operations * 2440 * 2048 / RATES["cpu"])
+    assert own.seconds - start.seconds == pytest.approx(operations * 2440 * 2048 / operations_per_second("cpu"))
 
 
 @pytest.mark.parametrize(
