@@ -16,32 +16,32 @@ _ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "convert",
-        help="take over LLaDA, Dream or a2d models; or make a diffusion model to be trained out of an AR checkpoint, or of an MDLM",
+        help="convert LLaDA, Dream or a2d models; or initialise a diffusion model from an AR checkpoint or an MDLM",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add(
         "source",
         type=checkpoint,
-        help="checkpoint folder or repository: a LLaDA, Dream or dllm a2d model; an AR model (Llama, Mistral, Qwen2, Qwen3); with another "
-        "--diffusion than masked also an MDLM",
+        help="checkpoint folder or repository: a LLaDA, Dream or dllm a2d model; an AR model (Llama, Mistral, Qwen2, Qwen3); or, "
+        "with --diffusion other than masked, an MDLM",
     )
     add("destination", type=Path, help="new folder")
     add(
         "--diffusion",
         choices=_FAMILIES,
         default="masked",
-        help="the family of the new model",
+        help="family of the new model",
     )
-    add("--block_length", type=count(), help="with --diffusion block and uniform_block: positions of a block")
+    add("--block_length", type=count(), help="with --diffusion block or uniform_block: positions per block")
     add(
         "--shift",
         action="store_true",
-        help="the output at a position keeps predicting the next one (prediction_offset=1); with --diffusion masked or uniform",
+        help="each position still predicts the next token (prediction_offset=1); with --diffusion masked or uniform",
     )
-    add("--noise_schedule", help="linear or cosine (default: an MDLM's own, else linear)")
-    add("--context_length", type=count(), help="tokens; default: the source's")
-    add("--revision", help="branch, tag or commit of a repository of the Hub (default: its main branch)")
+    add("--noise_schedule", help="linear or cosine (default: that of the MDLM, or linear for an AR model)")
+    add("--context_length", type=count(), help="context length in tokens (default: that of the source)")
+    add("--revision", help="branch, tag or commit of a Hub repository (default: the main branch)")
     parser.set_defaults(run=run)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("generate", help="write text with a checkpoint of either arm")
+    parser = subparsers.add_parser("generate", help="generate text with a checkpoint")
     options.add_options(parser)
     parser.set_defaults(run=run)
 

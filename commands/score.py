@@ -11,7 +11,7 @@ from arche_mdlm.training.command_line import HelpFormatter, add_threads, checkpo
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "score",
-        help="the likelihood of the texts of a file: NLL of an AR checkpoint, NELBO of an MDLM",
+        help="compute the likelihood of the texts in a file: NLL of an AR checkpoint, NELBO of an MDLM",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
@@ -20,17 +20,22 @@ def add_parser(subparsers: Any) -> None:
         nargs="?",
         type=checkpoint,
         default=SHIPPED["mdlm"],
-        help="checkpoint folder or repository of either arm",
+        help="checkpoint folder or repository, MDLM or AR",
     )
-    add("file", help="jsonl, json, csv or parquet file, or txt with <|endoftext|> between its texts; also .gz")
-    add("--text_column", default="text", help="field that holds the text, nested ones as a.b")
+    add("file", help="jsonl, json, csv or parquet file, or txt with <|endoftext|> between texts; also .gz")
+    add("--text_column", default="text", help="field with the text; a.b for nested fields")
     add(
         "--prompt_column",
         metavar="NAME",
-        help="field with a prompt: what --text_column has is scored given it, without an EOS behind it",
+        help="field with a prompt: score the text given the prompt, without a final EOS",
     )
-    add("--num_samples", type=count(2), default=8, help="draws a text of the NELBO estimate")
-    add("--long_documents", choices=("drop", "chunk"), default="drop", help="texts longer than the context")
+    add("--num_samples", type=count(2), default=8, help="draws per text for the NELBO estimate")
+    add(
+        "--long_documents",
+        choices=("drop", "chunk"),
+        default="drop",
+        help="what to do with texts longer than the context",
+    )
     add_threads(parser)
     parser.set_defaults(run=run)
 

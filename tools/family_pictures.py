@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar="FAMILY=FOLDER",
-        help="checkpoints in place of the shipped ones",
+        help="checkpoints to use instead of the shipped ones",
     )
     add("--output", type=Path, default=Path("docs/images/families"))
     add("--seed", type=SEED, default=5)
