@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     arm = arm_of(load_config(args.model))
     for name in _DIFFUSION_ONLY:
         if not arm.denoises and getattr(args, name) is not None:
-            raise ValueError(f"--{name} is for the diffusion arm; {args.model} is autoregressive")
+            raise ValueError(f"--{name} is for diffusion models; {args.model} is autoregressive")
     place = args.device or default_device()
     if place == "cpu":
         choose_threads(args.threads)
@@ -139,7 +139,7 @@ class _Chat:
         try:
             ids, left_out = self.conversation.prompt(self.new_tokens)
             if not self.arm.denoises and self.tokenizer.mask_token_id in ids:
-                raise ValueError("your text holds a mask, but this model is autoregressive and cannot fill one")
+                raise ValueError("your text contains a mask, but this model is autoregressive and cannot fill masks")
             if left_out:
                 _say(
                     f"the oldest turns no longer fit the context of {self.conversation.context} tokens: they are left out"

@@ -187,17 +187,17 @@ def check(args: argparse.Namespace, arm: "Arm") -> None:
     if args.overwrite and args.output is None:
         raise ValueError("--overwrite needs --output")
     if args.max_new_tokens is not None and args.max_length is not None:
-        raise ValueError("--max_new_tokens and --max_length exclude each other; give one of them")
+        raise ValueError("--max_new_tokens and --max_length cannot be used together; give one of them")
     for name in _DRAWING:
         if args.greedy and getattr(args, name) is not None:
-            raise ValueError(f"--greedy (or --temperature 0) does not accept --{name}: it draws nothing")
+            raise ValueError(f"--greedy (or --temperature 0) does not accept --{name}: greedy decoding does not sample")
     for name in _DIFFUSION_ONLY:
         if not arm.denoises and getattr(args, name) is not None:
-            raise ValueError(f"--{name} is for the diffusion arm; {args.model} is autoregressive")
+            raise ValueError(f"--{name} is for diffusion models; {args.model} is autoregressive")
     if args.compile and not arm.denoises:
-        raise ValueError(f"--compile is for the diffusion arm; {args.model} is autoregressive")
+        raise ValueError(f"--compile is for diffusion models; {args.model} is autoregressive")
     if args.compile and args.prefix_cache:
-        raise ValueError("--compile and --prefix_cache exclude each other; give one of them")
+        raise ValueError("--compile and --prefix_cache cannot be used together; give one of them")
     if args.sampler is not None and args.sampler not in UNIFORM_SAMPLERS:  # the model tells which noise it has
         from arche_mdlm.samplers_mdlm import get_sampler
 

@@ -84,7 +84,7 @@ def _score_pairs(args: argparse.Namespace) -> int:
 
     if args.long_documents != "drop":
         raise ValueError(
-            f"--long_documents {args.long_documents} is for whole texts: a prompt and its completion are not cut"
+            f"--long_documents {args.long_documents} works only for whole texts: a prompt and its completion cannot be split"
         )
     logging.disable_progress_bar()
     texts = _read_pairs(args)
@@ -95,7 +95,7 @@ def _score_pairs(args: argparse.Namespace) -> int:
         scored = tokenizer(prompt + completion, verbose=False)["input_ids"][len(given) :]
         if not scored:
             raise ValueError(
-                f"{args.file}: the {args.text_column} of pair {number} is empty: there is nothing to score"
+                f"{args.file}: the {args.text_column} of pair {number} is empty; it needs at least one character"
             )
         if len(given) + len(scored) <= context:
             pairs.append((given, scored))
@@ -129,7 +129,7 @@ def _read_pairs(args: argparse.Namespace) -> list[tuple[str, str]]:
 
     path = Path(args.file)
     if not path.is_file() or kind_of(path) in (None, ".txt"):
-        raise ValueError(f"--prompt_column needs a jsonl, json, csv or parquet file, but {args.file!r} is none")
+        raise ValueError(f"--prompt_column needs a jsonl, json, csv or parquet file, not {args.file!r}")
     columns = (read_items(path, Format(text=name)) for name in (args.prompt_column, args.text_column))
     pairs = [cast(tuple[str | None, str | None], pair) for pair in zip(*columns, strict=True)]
     for number, pair in enumerate(pairs, 1):

@@ -111,7 +111,7 @@ def _check_keys(architecture: str, values: dict[str, Any]) -> None:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
                 f"model.config.{key} does not exist for model.architecture={architecture!r}; "
-                f"there are {', '.join(known)}{hint}"
+                f"use one of {', '.join(known)}{hint}"
             )
         if key in _AT_LEAST_ONE and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"model.config.{key}={value!r} must be a whole number of at least 1")

@@ -132,25 +132,25 @@ class MDLMConfig(LlamaConfig):
         self.auto_map = dict(AUTO_MAP)
 
     def _check_family(self) -> None:
-        """ValueError for fields that do not go with `diffusion`."""
+        """ValueError for fields that do not work with `diffusion`."""
         family, parts = f"diffusion={self.diffusion!r}", FAMILY_PARTS[self.diffusion]
         uniform = parts.noise == "uniform"
         if parts.order == "blocks" and self.attention_block_length is None:
             raise ValueError(f"{family} needs attention_block_length: the positions of a block")
         if parts.order == "blocks" and self.prediction_offset:
             raise ValueError(
-                f"prediction_offset=1 does not go with {family}: before a block's first position stands another block, which is noisy in "
-                "training and clean in sampling; it goes with 'masked' and 'uniform'"
+                f"prediction_offset=1 does not work with {family}: the position before a block belongs to another block, which is noisy in "
+                "training and clean in sampling; use 'masked' or 'uniform'"
             )
         whose = {"blocks": "blocks are at different times", "eso": "second part has no time"}.get(parts.order)
         if whose is not None and not uniform and self.time_conditioning != "none":
             raise ValueError(
-                f"time_conditioning={self.time_conditioning!r} does not go with {family}, whose {whose}: it must be 'none'"
+                f"time_conditioning={self.time_conditioning!r} does not work with {family}, whose {whose}: it must be 'none'"
             )
         self._check_eso(family)
         if uniform and self.time_conditioning != "log_snr":
             raise ValueError(
-                f"time_conditioning={self.time_conditioning!r} does not go with {family}: a denoiser of uniform noise has to be told "
+                f"time_conditioning={self.time_conditioning!r} does not work with {family}: a denoiser of uniform noise needs "
                 "the noise level of each position: it must be 'log_snr'"
             )
         if uniform and self.parameterization != "subs":
@@ -167,16 +167,16 @@ class MDLMConfig(LlamaConfig):
             return
         if self.attention_block_length is not None:
             raise ValueError(
-                f"attention_block_length={self.attention_block_length} does not go with {family}, whose positions see those "
-                "written before them: it must be None"
+                f"attention_block_length={self.attention_block_length} does not work with {family}, where a position attends to those "
+                "generated before it: it must be None"
             )
         if self.prediction_offset:
             raise ValueError(
-                f"prediction_offset=1 does not go with {family}: before a position stands one that may be written after it"
+                f"prediction_offset=1 does not work with {family}: the position before may be generated later"
             )
         if self.parameterization != "subs":
             raise ValueError(
-                f"parameterization={self.parameterization!r} does not go with {family}, which needs probabilities: it must be 'subs'"
+                f"parameterization={self.parameterization!r} does not work with {family}, which needs probabilities: it must be 'subs'"
             )
 
 

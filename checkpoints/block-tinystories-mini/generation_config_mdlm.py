@@ -196,63 +196,61 @@ def check_settings(get: Callable[[str], Any], given: dict[str, Any], family: Fam
     if get("output_history") and not get("return_dict_in_generate"):
         raise ValueError("output_history=True needs return_dict_in_generate=True: the history is a field of its output")
     if get("prefix_cache") and get("block_length") is None and not family.order.has_ranks:
-        raise ValueError(
-            "prefix_cache=True needs block_length: it keeps what stands outside of the block being written"
-        )
+        raise ValueError("prefix_cache=True needs block_length: it caches the positions outside the current block")
     _check_sampler(get, given, family.corruption.name)
     _check_order(get, family.order)
     _check_length(get, family)
 
 
 def _check_sampler(get: Callable[[str], Any], given: dict[str, Any], noise: str) -> None:
-    """Settings that only other samplers have."""
+    """ValueError for settings of other samplers."""
     name = get("sampler") or "ancestral"
     sampler = get_sampler(name, noise)
     if sampler.anneals_temperature and get("temperature_end") is not None:
         raise ValueError(
-            f"temperature_end={get('temperature_end')!r}: sampler={name!r} has its own course of temperature"
+            f"temperature_end={get('temperature_end')!r}: sampler={name!r} has its own temperature schedule"
         )
     for option, fitting in sorted(sampler_options().items()):
         value = given.get(option)
         if value is not None and option not in sampler.options:
             raise ValueError(
-                f"{option}={value!r} does not go with sampler={name!r}: it is an option of {', '.join(sorted(fitting))}"
+                f"{option}={value!r} does not work with sampler={name!r}: it is an option of {', '.join(sorted(fitting))}"
             )
 
 
 def _check_order(get: Callable[[str], Any], order: Order) -> None:
-    """Settings that do not go with the order of a family."""
+    """Settings that do not work with the order of a family."""
     name = get("sampler") or "ancestral"
     if order.samplers is not None and name not in order.samplers:
         raise ValueError(
-            f"sampler={name!r} does not go with diffusion='eso', which writes in an order of its own: it takes "
+            f"sampler={name!r} does not work with diffusion='eso', which has its own order of generation: use "
             f"{', '.join(order.samplers)}"
         )
     if not order.has_ranks:
         return
     if get("block_length") is not None:
-        raise ValueError(f"block_length={get('block_length')} does not go with diffusion='eso', which has no blocks")
+        raise ValueError(f"block_length={get('block_length')} does not work with diffusion='eso', which has no blocks")
     if get("guidance_scale") not in (None, 1) or get("negative_prompt_ids") is not None:
         raise ValueError(
-            f"guidance_scale={get('guidance_scale')} and negative prompts do not go with diffusion='eso': leave them out"
+            f"guidance_scale={get('guidance_scale')} and negative prompts do not work with diffusion='eso': leave them out"
         )
 
 
 def _check_length(get: Callable[[str], Any], family: Family) -> None:
-    """Whether a length can be drawn where that is asked for."""
+    """ValueError if `draw_length` is set but the length cannot be drawn."""
     if not get("draw_length"):
         return
     if not _has_length(family):
         raise ValueError(
-            "draw_length=True is for masked noise on the whole canvas: elsewhere the empty canvas does not tell where a text ends"
+            "draw_length=True needs masked noise on the whole canvas: for other models the empty canvas does not determine the length"
         )
     eos = get("eos_token_id")
     if eos is None or eos == []:
-        raise ValueError("draw_length=True needs eos_token_id, the token whose place is drawn; there is none")
+        raise ValueError("draw_length=True needs eos_token_id, the token whose position is drawn, but it is not set")
 
 
 def _has_length(family: Family) -> bool:
-    """Whether the empty canvas tells where a text ends."""
+    """Whether the empty canvas determines the length of a text."""
     return family.corruption.has_order and family.order.block_length is None and not family.order.has_ranks
 
 

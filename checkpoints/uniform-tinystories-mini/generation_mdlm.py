@@ -162,7 +162,7 @@ class MDLMGenerationMixin(GenerationMixin):
     def compute_transition_scores(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not for masked diffusion."""
         raise NotImplementedError(
-            "compute_transition_scores needs a score a position in the order of writing; see metrics.policy_likelihood"
+            "compute_transition_scores is not supported: see metrics.policy_likelihood for the likelihood of an order of generation"
         )
 
     def _resolve_lengths(
@@ -309,7 +309,7 @@ class MDLMGenerationMixin(GenerationMixin):
         return MDLMGenerationOutput(sequences, canvas.num_forwards, tokens_per_forward, steps, behind)
 
     def _cache(self, generation_config: MDLMGenerationConfig, canvas: Canvas) -> BlockCache | None:
-        """The cache of blocks, where it is asked for."""
+        """The cache, if `prefix_cache` is set."""
         if not getattr(generation_config, "prefix_cache", None):
             return None
         if is_compiled(cast(PreTrainedModel, self)):
@@ -318,8 +318,8 @@ class MDLMGenerationMixin(GenerationMixin):
             return RankCache(self, canvas)
         if not BlockCache.is_exact(self.config):
             logger.warning_once(
-                "prefix_cache=True is an approximation for this model: what stands outside of a block was read before the "
-                "block was written (exact for attention_block_length without time_conditioning)"
+                "prefix_cache=True is an approximation for this model: keys and values outside a block are computed before the "
+                "block is filled (exact for attention_block_length without time_conditioning)"
             )
         return BlockCache(self, canvas)
 

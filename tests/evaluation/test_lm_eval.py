@@ -315,7 +315,7 @@ def test_a_long_context_is_cut_on_the_left_and_keeps_its_bos(lm, caplog):
     assert (given[0], len(given) + len(wanted)) == (model.tokenizer.bos_token_id, CONTEXT)
     assert given[1:] == model.tokenizer(long.rstrip())["input_ids"][-len(given) + 1 :]
     assert found[0] == pytest.approx(-float(pair_likelihoods(model.model, [(given, wanted)]).nats), rel=1e-6)
-    assert "1 contexts were cut on the left" in caplog.text
+    assert "1 contexts were truncated on the left" in caplog.text
 
 
 # --- chats ------------------------------------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_chat_templates(folders):
 @pytest.mark.parametrize(
     ("kind", "own", "why"),
     [
-        ("masked", {"num_sample": 4}, "model_args has num_sample=4, which arche_mdlm does not know; did you mean 'num_samples'"),
+        ("masked", {"num_sample": 4}, "model_args has num_sample=4, which is not an option of arche_mdlm; did you mean 'num_samples'"),
         ("masked", {"temperature": 1.0}, "such as temperature and max_gen_toks, go into --gen_kwargs"),
         ("masked", {"num_samples": 0}, "model_args num_samples=0 must be a whole number of at least 2"),
         ("masked", {"num_samples": "x"}, "model_args num_samples='x' must be a whole number"),
@@ -370,7 +370,7 @@ def test_the_gpu_that_lm_eval_asks_for_by_itself_is_no_error_without_one(folders
 
 
 def test_a_checkpoint_is_needed(tmp_path):
-    with pytest.raises(ValueError, match="model_args lacks pretrained=FOLDER"):
+    with pytest.raises(ValueError, match="model_args needs pretrained=FOLDER"):
         ArcheMDLM()
     with pytest.raises(ValueError, match="config.json is missing"):
         ArcheMDLM(str(tmp_path))
@@ -479,7 +479,7 @@ def test_what_is_wrong_with_model_args_is_one_line(folders, tasks, capsys):
     ]
     assert main(line) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: model_args has steps=4, which arche_mdlm does not know")
+    assert last.startswith("error: model_args has steps=4, which is not an option of arche_mdlm")
 
 
 def test_defaults_of_the_command():

@@ -190,7 +190,7 @@ def test_default_lengths_are_clipped_and_explicit_ones_are_not(tiny_mdlm):
     assert write(tiny_mdlm, [[BOS, 5, 6]]).shape == (1, 48)
     assert write(tiny_mdlm, [[BOS, 5]], max_length=20).shape == (1, 20), "an explicit max_length beats the default"
     assert write(tiny_mdlm, [[BOS, 5]], max_new_tokens=3).shape == (1, 5)
-    with pytest.raises(ValueError, match="max_new_tokens=47 does not fit behind a prompt of 2 tokens.*48"):
+    with pytest.raises(ValueError, match="max_new_tokens=47 does not fit after a prompt of 2 tokens.*48"):
         write(tiny_mdlm, [[BOS, 5]], max_new_tokens=47)
 
 
@@ -372,12 +372,12 @@ def test_a_logits_processor_of_the_caller_is_used(tiny_mdlm):
         ({"num_diffusion_steps": -3}, "num_diffusion_steps=-3 must be a whole number of at least 1"),
         ({"num_diffusion_steps": 2.5}, r"num_diffusion_steps=2\.5 must be a whole number of at least 1"),
         ({"sampler": "ancestrel"}, "sampler='ancestrel' is not one of .*; did you mean 'ancestral'?"),
-        ({"max_new_tokens": 47}, "max_new_tokens=47 does not fit behind a prompt of 2 tokens: the context is 48"),
+        ({"max_new_tokens": 47}, "max_new_tokens=47 does not fit after a prompt of 2 tokens: the context is 48"),
         ({"max_new_tokens": -1}, "max_new_tokens=-1 must be a whole number of at least 0"),
         ({"max_new_tokens": 2.5}, r"max_new_tokens=2\.5 must be a whole number of at least 0"),
         ({"max_length": float("nan"), "max_new_tokens": None}, "max_length=nan must be a whole number"),
         ({"max_length": 49, "max_new_tokens": None}, "max_length=49 is more than the model's context of 48"),
-        ({"max_length": 2, "max_new_tokens": None}, "max_length=2 leaves nothing to write behind a prompt of 2 tokens"),
+        ({"max_length": 2, "max_new_tokens": None}, "max_length=2 leaves no room after a prompt of 2 tokens"),
         ({"temperature": -1}, "temperature=-1 must be a number of at least 1e-06, or 0 for the most probable tokens"),
         ({"temperature": float("nan"), "sampler": "arche"}, "temperature=nan must be a number of at least 1e-06"),
         ({"temperature": 1e-300}, "temperature=1e-300 must be a number of at least 1e-06"),
@@ -388,9 +388,9 @@ def test_a_logits_processor_of_the_caller_is_used(tiny_mdlm):
         ({"num_beams": 2}, "num_beams=2 is not supported"),
         ({"guidance_scale": -1.5}, r"guidance_scale=-1\.5 must be at least 0"),
         ({"temperature_end": 0}, "temperature_end=0 must be a number of at least 1e-06"),
-        ({"temperature_end": 0.5, "sampler": "arche"}, "sampler=.arche. has its own course of temperature"),
+        ({"temperature_end": 0.5, "sampler": "arche"}, "sampler=.arche. has its own temperature schedule"),
         ({"output_history": True}, "output_history=True needs return_dict_in_generate=True"),
-        ({"threshold": 0.5}, "threshold=0.5 does not go with sampler=.ancestral.: it is an option of threshold"),
+        ({"threshold": 0.5}, "threshold=0.5 does not work with sampler=.ancestral.: it is an option of threshold"),
         ({"threshold": 1.5, "sampler": "threshold"}, "threshold=1.5 must be a probability"),
         ({"threshold_factor": 0, "sampler": "threshold"}, "threshold_factor=0 must be above 0"),
         ({"entropy_bound": -1, "sampler": "entropy_bound"}, "entropy_bound=-1 must be a number of nats"),

@@ -410,7 +410,7 @@ def test_all_that_a_network_is_told_is_the_noise_level():
     [
         (lambda m, x: m.generate(x, sampler="confidence"), "sampler='confidence' is for masked noise; a model of uniform noise takes "
          "ancestral, gibbs, psi"),
-        (lambda m, x: m.generate(x, sampler="psi", corrector_steps=2), "corrector_steps=2 does not go with sampler='psi': it is an "
+        (lambda m, x: m.generate(x, sampler="psi", corrector_steps=2), "corrector_steps=2 does not work with sampler='psi': it is an "
          r"option of gibbs \(uniform noise\)"),
         (lambda m, x: m.generate(x, sampler="psi", kappa=1.5), "kappa=1.5 must be in 0 to 1"),
         (lambda m, x: m.generate(x, guidance_scale=2.0), "guidance_scale=2.0 is for masked noise"),
@@ -428,7 +428,7 @@ def test_what_does_not_go_with_uniform_noise_is_refused(call, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"time_conditioning": "none"}, "time_conditioning='none' does not go with diffusion='uniform'"),
+        ({"time_conditioning": "none"}, "time_conditioning='none' does not work with diffusion='uniform'"),
         ({"denoiser": "half"}, "denoiser='half' is not one of leave_one_out, full"),
         ({"parameterization": "score"}, "parameterization='score' is for masked noise"),
         ({"diffusion": "masked", "denoiser": "full"}, "denoiser='full' is for uniform noise"),

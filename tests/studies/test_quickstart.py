@@ -191,7 +191,7 @@ def test_generate_command(pair, tmp_path, capsys):
     assert len(lines) == 3
     assert all(line["text"].startswith("Tom saw") for line in lines)
     assert main(["generate", str(pair / "ar"), "--sampler", "ancestral"]) == 2
-    assert "is for the diffusion arm" in capsys.readouterr().err
+    assert "is for diffusion models" in capsys.readouterr().err
     assert main(["generate", str(pair / "mdlm"), "--sampler", "ancestrl"]) == 2
     assert "did you mean 'ancestral'" in capsys.readouterr().err
 

@@ -427,7 +427,7 @@ def error_of(capsys, line: list[str]) -> str:
         (["--preset", "mini-mdml"], "did you mean 'mini-mdlm'?"),
         (["--objective", "nelb"], "training.objective='nelb' is not one of nelbo,"),
         (["--objective", "nelb"], "did you mean 'nelbo'?"),
-        (["--objective", "next_token"], "does not fit model.architecture='mdlm'"),
+        (["--objective", "next_token"], "does not work with model.architecture='mdlm'"),
         (["--data", "/nowhere/stories.jsonl"], "/nowhere/stories.jsonl"),
         (["--set", "training.max_step=3"], "training.max_step is not a setting"),
         (["--set", "training.max_steps"], "must be KEY=VALUE"),

@@ -272,7 +272,7 @@ def test_options_for_models_that_are_to_be_trained(tmp_path, refused, options):
     open_checkpoints.save(tmp_path / "source", "llada")
     line = refused(*options)
     assert options[0] in line
-    assert "is a diffusion model already, and is taken over as it is" in line
+    assert "is already a diffusion model" in line
 
 
 def test_a_context_beyond_the_source_s(tmp_path, refused):
@@ -338,9 +338,9 @@ def test_a_repository_of_the_hub_and_without_network(tmp_path):
         online = in_a_process(ONLINE, environment, folder, tmp_path / "online", tmp_path / "nothing")
     offline = in_a_process(OFFLINE, environment | {"HF_HUB_OFFLINE": "1"}, tmp_path / "offline", tmp_path / "other")
     for done in (online, offline):
-        assert (
-            "the LLaDA model arche/llada with its own weights (145,856 parameters, float32, 2 files)" in done.stdout
-        ), done.stderr
+        assert "the LLaDA model arche/llada with its weights (145,856 parameters, float32, 2 files)" in done.stdout, (
+            done.stderr
+        )
         assert done.returncode == 2, done.stderr
         assert "from the Hub, and it is not in the cache" in done.stderr
     files = [

@@ -174,7 +174,7 @@ WRONG = {
     "a column of a template": ([{"text": "a"}], Format(text="{title}: {text}"), {}, "no column text_column='title'"),
     "answers that are asked for": ([{"text": "a"}], Format("prompt"), {}, "no column data.prompt_column='prompt'"),
     "an answer of another type": ([prompt(completion=["a"])], AUTO, {}, "line 1: 'prompt' is a str and 'completion' a list: both must be texts"),
-    "packed": ([prompt()], AUTO, {"layout": "packed"}, "layout='packed' knows no prompts"),
+    "packed": ([prompt()], AUTO, {"layout": "packed"}, "layout='packed' does not support prompts"),
     "chunks": ([prompt()], AUTO, {"long_documents": "chunk"}, "a prompt cannot be cut from its answer"),
     "no assistant": ([{"messages": TALK[:2]}], AUTO, {}, "line 1: no message of the assistant"),
     "no prompt": ([{"messages": TALK[2:]}], AUTO, {}, "the messages begin with the assistant"),

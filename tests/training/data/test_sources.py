@@ -187,12 +187,12 @@ SETTINGS = {
     "an unknown end": ({"data.stopping": "never"}, "data.stopping='never' is not one of"),
     "what becomes of long answers": ({"data.long_answers": "cut"}, "data.long_answers='cut' is not one of error, drop"),
     "prompts in windows": ({"data.format": "prompt", "data.layout": "packed"}, "data.format='prompt' needs data.layout='rows'"),
-    "a template without columns": ({"data.template": "text"}, "names no column in braces"),
+    "a template without columns": ({"data.template": "text"}, "has no column in braces"),
     "a template of braces alone": ({"data.template": "{{}}"}, "names no column"),
     "a template that does not close": ({"data.template": "{title"}, "is not a template"),
-    "a template with a format": ({"data.template": "{title!r}"}, "braces hold the name of a column and nothing else"),
-    "a template and a column": ({"data.template": "{a}", "data.text_column": "b"}, "both say what the text is"),
-    "epochs and steps": ({"training.epochs": 2, "training.max_steps": 9}, "both say how long to train"),
+    "a template with a format": ({"data.template": "{title!r}"}, "braces may contain only the name of a column"),
+    "a template and a column": ({"data.template": "{a}", "data.text_column": "b"}, "both define the text"),
+    "epochs and steps": ({"training.epochs": 2, "training.max_steps": 9}, "both set the length of training"),
     "no epochs": ({"training.epochs": 0}, "training.epochs=0 must be above 0"),
 }  # fmt: skip
 
