@@ -118,7 +118,7 @@ def test_a_job_that_fails_is_named_and_all_others_are_kept(pair, tmp_path, monke
         assert run(pair, tmp_path / "x") == 2
     said = capsys.readouterr()
     assert "report not written, because a job failed (MDLM-likelihood: ValueError: no memory left; AR-" in said.err
-    assert "the same command goes on with what is left" in said.err
+    assert "run the same command again to run the remaining jobs" in said.err
     assert not (tmp_path / "x" / "report.md").exists()
     monkeypatch.setattr(stories, "write_batch", None)  # all stories are there
     assert run(pair, tmp_path / "x", "--dry_run") == 0

@@ -88,7 +88,7 @@ def test_a_saved_dataset_without_splits(tmp_path, monkeypatch):
     ]
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
     assert is_files(tmp_path / "saved")
-    with pytest.raises(ValueError, match="has no splits, it is all 'train'"):
+    with pytest.raises(ValueError, match="has only the split 'train'"):
         open_source(tmp_path / "saved", split="validation")
     items = list(open_source(tmp_path / "saved", form=Format("auto")).items())
     assert [item.messages for item in items] == [row["messages"] for row in rows]
@@ -250,5 +250,5 @@ def test_configurations_of_a_dataset_on_the_hub(tmp_path):
 
 def test_a_configuration_of_local_data_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines(STORIES))
-    with pytest.raises(ValueError, match="data.config='small' is for a dataset of the Hub"):
+    with pytest.raises(ValueError, match="data.config='small' is only for Hub datasets"):
         open_source(tmp_path / "a.jsonl", config="small")
