@@ -1,4 +1,4 @@
-"""The generation config: which options `generate` takes, and checks of their values before any work is done.
+"""The generation config: the options of `generate`, and checks of their values before any work is done.
 
 transformers accepts every option it knows, even if a custom loop ignores it. Here only listed options are accepted; all others
 raise an error.
@@ -33,7 +33,7 @@ OWN_FIELDS: dict[str, Any] = {
     "prefix_cache": None,
 }
 
-# Of transformers' generation options, those that do here what their documentation says.
+# Options of transformers that work here as documented.
 WORKING = {
     "max_new_tokens", "max_length", "min_new_tokens", "min_length", "max_time", "stop_strings", "eos_token_id", "pad_token_id",
     "bos_token_id", "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
@@ -47,7 +47,7 @@ LEAST_TEMPERATURE = 1e-6
 # Other arguments of `generate`.
 ARGUMENTS = {"input_ids", "attention_mask", "logits_processor", "tokenizer", "trust_remote_code"}
 
-# Values with which a refused option changes nothing, beside None and False.
+# Values with which an unsupported option has no effect, besides None and False.
 _NEUTRAL: dict[str, Any] = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -65,27 +65,27 @@ _NEUTRAL: dict[str, Any] = {
 
 
 class MDLMGenerationConfig(GenerationConfig):
-    """A `GenerationConfig` with what denoising a canvas adds.
+    """A `GenerationConfig` with the options of masked diffusion.
 
     Args:
         sampler (`str`, defaults to `"ancestral"`): one of `available_samplers()`.
-        num_diffusion_steps (`int`, *optional*): denoising steps of a row, and the most it takes. Default: the model
-            config's. Samplers that set their own pace (first_hitting, entropy_bound, threshold) get one for each position.
+        num_diffusion_steps (`int`, *optional*): maximum number of denoising steps for a row. Default: from the model
+            config; for first_hitting, entropy_bound and threshold, one for each position.
         block_length (`int`, *optional*): positions in a block; blocks are filled left to right and share the steps.
             Default: one block.
-        temperature_end (`float`, *optional*): the temperature goes linearly from `temperature` at t = 1 to this at t = 0.
+        temperature_end (`float`, *optional*): the temperature changes linearly from `temperature` at t = 1 to this at t = 0.
         threshold (`float`, *optional*), threshold_factor (`float`, *optional*): see `ThresholdSampler`.
         entropy_bound (`float`, nats, *optional*): see `EntropyBoundSampler`.
         remasking (`str`, *optional*), remasking_rate (`float`, *optional*): see `RemaskingSampler`.
         kappa (`float`, *optional*): see `PsiSampler`. corrector_steps (`int`, *optional*): see `GibbsSampler`.
         greedy_tail (`bool`, *optional*): see `UniformAncestralSampler`.
-        draw_length (`bool`, *optional*): draw the place of the end token first, from one forward on the empty canvas (`draw_ends`).
-            Default: for the samplers `confidence` and `threshold`, whose texts would be far too short.
+        draw_length (`bool`, *optional*): draw the position of the end token first, from one forward on the empty canvas (`draw_ends`).
+            Default: True for the samplers `confidence` and `threshold`, whose texts would be far too short otherwise.
         output_history (`bool`, *optional*): return the canvas after each step; needs `return_dict_in_generate`.
-        prefix_cache (`bool`, *optional*): with `block_length`, keep keys and values of all other blocks while one is written
+        prefix_cache (`bool`, *optional*): with `block_length`, cache keys and values of all other blocks while one is filled
             (`BlockCache`): exact for a block-causal model without time conditioning, approximate for others, with a warning. With
-            `diffusion="eso"` without blocks, and exact.
-        compile_config (`CompileConfig`, *optional*): the model's layers run compiled in this call (`compiled_layers`).
+            `diffusion="eso"` it needs no blocks and is exact.
+        compile_config (`CompileConfig`, *optional*): compile the model's layers in this call (`compiled_layers`).
         **kwargs: the fields of `GenerationConfig` that work here (`WORKING`).
 
     Example:
@@ -122,17 +122,17 @@ class MDLMGenerationConfig(GenerationConfig):
 
     @classmethod
     def from_model_config(cls, model_config: PreTrainedConfig | dict[str, Any]) -> "MDLMGenerationConfig":
-        """The special tokens; transformers' own would also take everything that a model config has under a like name."""
+        """The special tokens only; the method of transformers would also copy other fields of the model config."""
         config = model_config if isinstance(model_config, dict) else model_config.to_dict()
         return cls(**{name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
 
 
 def refuse_unsupported(call: dict[str, Any], configs: list[dict[str, Any]], known: set[str]) -> None:
-    """ValueError for an option that does not exist, or means nothing on a canvas.
+    """ValueError for an option that does not exist or is not supported.
 
     Args:
         call: keyword arguments of this call.
-        configs: generation configs that give the defaults, as dicts.
+        configs: generation configs with the defaults, as dicts.
         known: names of all options and arguments of transformers.
     """
     works = WORKING | set(OWN_FIELDS)
