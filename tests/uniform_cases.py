@@ -1,4 +1,4 @@
-"""Languages, seeds and networks for the tests of uniform noise."""
+"""The language and the seeds of the tests of uniform noise."""
 
 import torch
 from oracles.tables import TableLanguage
