@@ -5,7 +5,9 @@ PYTHON ?=
 PY := .venv/bin/python
 OUTPUT ?= runs/quickstart
 TESTS ?= tests
-COMPAT_TESTS ?= tests/modeling tests/pipelines tests/clients tests/metrics/test_likelihood.py tests/training/test_train.py \
+COMPAT_TESTS ?= tests/modeling tests/pipelines tests/clients tests/metrics/test_likelihood.py tests/metrics/test_nll.py \
+	tests/metrics/test_corpus_likelihood.py tests/training/test_train.py tests/training/test_train_resuming.py \
+	tests/training/test_train_refusals.py \
 	tests/test_convert.py tests/test_hub.py tests/test_import.py tests/test_private_parts.py
 
 # One thread: on machines with few or shared cores, several threads are many times slower on small models.

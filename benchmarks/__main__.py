@@ -32,21 +32,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--only", nargs="+", choices=list(suites.ALL), default=list(suites.ALL), help="what to measure")
-    add("--preset", default="controlled", help="family whose two arms are measured: controlled, mini, arche-paper")
+    add("--preset", default="controlled", help="preset family; both arms are measured: controlled, mini, arche-paper")
     for name, value in _CPU_SHAPE.items():
-        add(f"--{name}", type=int, help=f"in place of the preset's (on a CPU: {value})")
-    add("--vocab_size", type=int, help="in place of the preset's")
-    add("--batch_size", type=int, help="rows of a training step (CPU: 16, GPU: 32)")
-    add("--length", type=int, help="canvas of a training step in tokens (CPU: 256, GPU: 512)")
-    add("--sample_batch_size", type=int, help="texts our sampler writes at a time (CPU: 32, GPU: 1000)")
-    add("--sample_length", type=int, default=128, help="tokens of a sampled text, as in the paper")
-    add("--sample_steps", type=int, default=100, help="denoising steps, as in the paper")
-    add("--few_steps", type=int, default=16, help="denoising steps against AR with its KV cache")
-    add("--texts", type=int, default=1000, help="texts of the metrics")
-    add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of our steps; auto: the faster one")
+        add(f"--{name}", type=int, help=f"overrides the preset (on a CPU: {value})")
+    add("--vocab_size", type=int, help="overrides the preset")
+    add("--batch_size", type=int, help="rows per training step (CPU: 16, GPU: 32)")
+    add("--length", type=int, help="canvas length of a training step in tokens (CPU: 256, GPU: 512)")
+    add("--sample_batch_size", type=int, help="texts per batch of our sampler (CPU: 32, GPU: 1000)")
+    add("--sample_length", type=int, default=128, help="tokens per sampled text (default: as in the paper)")
+    add("--sample_steps", type=int, default=100, help="denoising steps (default: as in the paper)")
+    add("--few_steps", type=int, default=16, help="denoising steps in the comparison with AR and its KV cache")
+    add("--texts", type=int, default=1000, help="texts for the metrics")
+    add(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="dtype of our steps; auto: the faster one",
+    )
     add("--compile", choices=("auto", "yes", "no"), default="auto", help="measure our compiled layers too; auto: if there is "
         "a compiler and without --quick")  # fmt: skip
-    add("--quick", action="store_true", help="tiny sizes: shows that everything runs; the figures mean nothing")
+    add(
+        "--quick",
+        action="store_true",
+        help="tiny sizes, only to check that everything runs; the figures are meaningless",
+    )
     add_run_options(parser, RESULTS)
     args = parser.parse_args(argv)
     check_rounds(parser, args)

@@ -45,11 +45,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "python -m benchmarks.data_memory", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--gigabytes", type=float, default=2.0, help="of text, 10^9 bytes each")
-    add("--source", default=str(_SAMPLE), metavar="FILE", help="stories that are repeated")
-    add("--workers", type=int, default=2, help="threads of ours and of the bare tokenizer")
+    add("--gigabytes", type=float, default=2.0, help="gigabytes (10^9 bytes) of text")
+    add("--source", default=str(_SAMPLE), metavar="FILE", help="stories to repeat")
+    add("--workers", type=int, default=2, help="threads, for the data preparation and for the tokenizer alone")
     add("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    add("--folder", type=Path, help="where the temporary folder is made; needs about four times the text")
+    add("--folder", type=Path, help="parent of the temporary folder; needs about four times the size of the text")
     add("--output", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     if not args.gigabytes > 0:

@@ -30,13 +30,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "python -m benchmarks.open_models", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--model", default=str(shipped("mdlm")), help="a masked diffusion model's folder")
-    add("--batch_size", type=int, default=8, help="texts at a time")
-    add("--length", type=int, default=128, help="new tokens of a text, and tokens of an answer")
+    add("--model", default=str(shipped("mdlm")), help="folder of a masked diffusion model")
+    add("--batch_size", type=int, default=8, help="texts per batch")
+    add("--length", type=int, default=128, help="new tokens per text, and tokens per answer")
     add("--steps", type=int, default=64)
     add("--block_length", type=int, default=32)
-    add("--draws", type=int, default=128, help="of the likelihood, as LLaDA has it")
-    add("--draws_batch_size", type=int, default=16, help="canvases a forward of the likelihood")
+    add("--draws", type=int, default=128, help="draws of the likelihood (LLaDA's default)")
+    add("--draws_batch_size", type=int, default=16, help="canvases per forward of the likelihood")
     add_run_options(parser, RESULTS)
     args = parser.parse_args(argv)
     check_rounds(parser, args)

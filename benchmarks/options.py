@@ -16,7 +16,7 @@ def add_run_options(parser: argparse.ArgumentParser, results: Path, rounds_of: s
     add = parser.add_argument
     add("--rounds", type=int, default=MIN_ROUNDS, help=f"measured rounds{rounds_of}, at least {MIN_ROUNDS}")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--threads", type=int, help="of PyTorch on the CPU")
+    add("--threads", type=int, help="number of PyTorch's CPU threads")
     add("--output", type=Path, default=results)
 
 

@@ -13,21 +13,37 @@ _DIFFUSION_ONLY = ("num_diffusion_steps", "sampler", "block_length")
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("chat", help="talk to a checkpoint of either arm in the terminal")
+    parser = subparsers.add_parser("chat", help="chat with a checkpoint in the terminal")
     add_model(parser)
-    add = parser.add_argument_group("what to write").add_argument
-    add("--system", metavar="TEXT", help="the system's turn, for a chat template that has one")
-    add("--max_new_tokens", type=count(), metavar="N", help="of a reply (default: 128, or half of a short context)")
-    add("--seed", type=SEED, default=0, help="a reply depends on it, its number and what was said (default: 0)")
-    add("--temperature", type=Number(float, 0, HOTTEST), help="0: the most probable tokens (default: the checkpoint's)")
-    add("--top_k", type=count(0), help="0: all tokens (default: the checkpoint's)")
-    add("--top_p", type=Number(float, above=0, most=1), help="(default: the checkpoint's)")
-    add("--repetition_penalty", type=Number(float, above=0, most=1000), help="(default: the checkpoint's)")
-    add = parser.add_argument_group("diffusion arm only (default: the checkpoint's own settings)").add_argument
+    add = parser.add_argument_group("text").add_argument
+    add("--system", metavar="TEXT", help="system message, if the chat template supports one")
+    add(
+        "--max_new_tokens",
+        type=count(),
+        metavar="N",
+        help="maximum tokens per reply (default: 128, or half of a short context)",
+    )
+    add(
+        "--seed",
+        type=SEED,
+        default=0,
+        help="random seed; a reply depends on the seed, its number and the conversation (default: 0)",
+    )
+    add(
+        "--temperature",
+        type=Number(float, 0, HOTTEST),
+        help="0 takes the most probable tokens (default: from the checkpoint)",
+    )
+    add("--top_k", type=count(0), help="0 keeps all tokens (default: from the checkpoint)")
+    add("--top_p", type=Number(float, above=0, most=1), help="(default: from the checkpoint)")
+    add("--repetition_penalty", type=Number(float, above=0, most=1000), help="(default: from the checkpoint)")
+    add = parser.add_argument_group("sampling, diffusion models only (default: from the checkpoint)").add_argument
     add("--num_diffusion_steps", type=count(), metavar="N")
-    add("--sampler", metavar="NAME", help="as of arche-mdlm generate")
-    add("--block_length", type=count(), metavar="N", help="blocks of so many positions, one after another")
-    add = parser.add_argument_group("how").add_argument
+    add("--sampler", metavar="NAME", help="as in arche-mdlm generate")
+    add(
+        "--block_length", type=count(), metavar="N", help="fill the canvas in blocks of N positions, from left to right"
+    )
+    add = parser.add_argument_group("execution").add_argument
     add_weights(add)
     add_threads(parser)
     parser.set_defaults(run=run)
@@ -47,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     arm = arm_of(load_config(args.model))
     for name in _DIFFUSION_ONLY:
         if not arm.denoises and getattr(args, name) is not None:
-            raise ValueError(f"--{name} is for the diffusion arm; {args.model} is autoregressive")
+            raise ValueError(f"--{name} is for diffusion models; {args.model} is autoregressive")
     place = args.device or default_device()
     if place == "cpu":
         choose_threads(args.threads)
@@ -123,7 +139,7 @@ class _Chat:
         try:
             ids, left_out = self.conversation.prompt(self.new_tokens)
             if not self.arm.denoises and self.tokenizer.mask_token_id in ids:
-                raise ValueError("your text holds a mask, but this model is autoregressive and cannot fill one")
+                raise ValueError("your text contains a mask, but this model is autoregressive and cannot fill masks")
             if left_out:
                 _say(
                     f"the oldest turns no longer fit the context of {self.conversation.context} tokens: they are left out"

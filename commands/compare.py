@@ -23,7 +23,7 @@ class _Help(HelpOf):
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "compare",
-        help="write stories with both arms and report diversity and likelihood; or compare families of diffusion",
+        help="generate stories with both arms and report diversity and likelihood; or compare diffusion families",
         add_help=False,
     )
     # Both studies' options are read in `run`, by their own modules.
@@ -36,13 +36,15 @@ def compare_parser(families: bool = False) -> argparse.ArgumentParser:
     """The options of `arche-mdlm compare`, or of `arche-mdlm compare --families`."""
     about = "Several diffusion models of any family and one AR twin, in one table: likelihood, quality and speed."
     if not families:
-        about = f"A trained pair: its stories, their diversity, its likelihood. {_FLAG} --help: the options for several models."
+        about = f"Compare a trained pair: stories, diversity, likelihood. {_FLAG} --help shows the options for several models."
     parser = ArgumentParser(
         prog="arche-mdlm compare" + (f" {_FLAG}" if families else ""), description=about, formatter_class=HelpFormatter
     )
     if not families:
         parser.add_argument(
-            _FLAG, action="store_true", help="compare diffusion families instead, with options of its own"
+            _FLAG,
+            action="store_true",
+            help="compare diffusion families instead (see arche-mdlm compare --families --help)",
         )
     _study(families).add_arguments(parser)
     return parser

@@ -21,7 +21,9 @@ class Conversation:
     def __post_init__(self) -> None:
         self.has_template = bool(self.tokenizer.chat_template)
         if self.system is not None and not self.has_template:
-            raise ValueError(f"--system {self.system!r} needs a chat template, which this checkpoint's tokenizer lacks")
+            raise ValueError(
+                f"--system {self.system!r} needs a chat template, but the tokenizer of this checkpoint has none"
+            )
 
     def reset(self) -> None:
         """Begin anew."""

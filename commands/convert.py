@@ -16,32 +16,32 @@ _ROWS = ("model.embed_tokens.weight", "lm_head.weight")
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "convert",
-        help="take over LLaDA, Dream or a2d models; or make a diffusion model to be trained out of an AR checkpoint, or of an MDLM",
+        help="convert LLaDA, Dream or a2d models; or initialise a diffusion model from an AR checkpoint or an MDLM",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add(
         "source",
         type=checkpoint,
-        help="checkpoint folder or repository: a LLaDA, Dream or dllm a2d model; an AR model (Llama, Mistral, Qwen2, Qwen3); with another "
-        "--diffusion than masked also an MDLM",
+        help="checkpoint folder or repository: a LLaDA, Dream or dllm a2d model; an AR model (Llama, Mistral, Qwen2, Qwen3); or, "
+        "with --diffusion other than masked, an MDLM",
     )
     add("destination", type=Path, help="new folder")
     add(
         "--diffusion",
         choices=_FAMILIES,
         default="masked",
-        help="the family of the new model",
+        help="family of the new model",
     )
-    add("--block_length", type=count(), help="with --diffusion block and uniform_block: positions of a block")
+    add("--block_length", type=count(), help="with --diffusion block or uniform_block: positions per block")
     add(
         "--shift",
         action="store_true",
-        help="the output at a position keeps predicting the next one (prediction_offset=1); with --diffusion masked or uniform",
+        help="each position still predicts the next token (prediction_offset=1); with --diffusion masked or uniform",
     )
-    add("--noise_schedule", help="linear or cosine (default: an MDLM's own, else linear)")
-    add("--context_length", type=count(), help="tokens; default: the source's")
-    add("--revision", help="branch, tag or commit of a repository of the Hub (default: its main branch)")
+    add("--noise_schedule", help="linear or cosine (default: that of the MDLM, or linear for an AR model)")
+    add("--context_length", type=count(), help="context length in tokens (default: that of the source)")
+    add("--revision", help="branch, tag or commit of a Hub repository (default: the main branch)")
     parser.set_defaults(run=run)
 
 
@@ -73,16 +73,16 @@ def _run_adoption(args: argparse.Namespace, files: Any, values: dict[str, Any]) 
               "--noise_schedule": args.noise_schedule is not None}  # fmt: skip
     if wrong := [option for option, given in unused.items() if given]:
         raise ValueError(
-            f"{', '.join(wrong)}: {args.source} is a diffusion model already, and is taken over as it is. To start another family from it, "
-            "convert the new folder once more"
+            f"{', '.join(wrong)}: {args.source} is already a diffusion model and is converted as it is. To change its family, "
+            "convert the new folder again"
         )
     done = adopt(files, args.destination, args.context_length, values)
     print(
-        f"{args.destination}: the {done.name} model {args.source} with its own weights ({done.parameters:,} parameters, "
+        f"{args.destination}: the {done.name} model {args.source} with its weights ({done.parameters:,} parameters, "
         f"{str(done.dtype).removeprefix('torch.')}, {done.shards} files)."
     )
-    print(f"Texts end at {', '.join(done.ends)}; generate takes sampler={done.sampler!r} unless told otherwise.")
-    print("Write with it: arche-mdlm generate", args.destination, '--prompt "..."')
+    print(f"Texts end at {', '.join(done.ends)}; the default sampler of generate is sampler={done.sampler!r}.")
+    print("Generate text with: arche-mdlm generate", args.destination, '--prompt "..."')
     return 0
 
 
@@ -158,12 +158,12 @@ def convert(
     noise, order = FAMILY_PARTS[diffusion]
     if (block_length is not None) != (order == "blocks"):
         raise ValueError(
-            f"block_length={block_length} with diffusion={diffusion!r}: it is for 'block' and 'uniform_block', which need it"
+            f"block_length={block_length} with diffusion={diffusion!r}: only 'block' and 'uniform_block' have it, and they need it"
         )
     if shift and order == "blocks":
         raise ValueError(
-            f"shift=True with diffusion={diffusion!r}: before a block's first position stands another block; shift goes with 'masked' "
-            "and 'uniform'"
+            f"shift=True with diffusion={diffusion!r}: the position before a block belongs to another block. Use shift with 'masked' "
+            "or 'uniform'"
         )
     _check_type(source, diffusion, context_length, revision)
     ar_model, tokenizer = load_arm(source, dtype="auto", revision=revision)
@@ -237,20 +237,20 @@ def _check_type(source: str | Path, diffusion: str, context_length: int | None, 
     except (OSError, ValueError):
         return
     if config.model_type == "mdlm" and diffusion == "masked":
-        raise ValueError(f"{str(source)!r} is a masked diffusion model already")
+        raise ValueError(f"{str(source)!r} is already a masked diffusion model")
     if config.model_type == "mdlm" and (config.diffusion, config.time_conditioning) != ("masked", "none"):
         raise ValueError(
-            f"{str(source)!r} has diffusion={config.diffusion!r} and time_conditioning={config.time_conditioning!r}; of the "
-            "diffusion models only 'masked' ones that are not told the time ('none') become another family"
+            f"{str(source)!r} has diffusion={config.diffusion!r} and time_conditioning={config.time_conditioning!r}; "
+            "only diffusion='masked' with time_conditioning='none' can be converted to another family"
         )
     if config.model_type == "mdlm" and getattr(config, "prediction_offset", 0):
         raise ValueError(
-            f"{str(source)!r} has prediction_offset=1; of the diffusion models only those with 0 become another family"
+            f"{str(source)!r} has prediction_offset=1; only diffusion models with prediction_offset=0 can be converted to another family"
         )
     if config.model_type != "mdlm":
         check_trunk(str(source), config, context_length)
     if getattr(config, "quantization_config", None) is not None:
-        raise ValueError(f"{str(source)!r} is quantised; convert the checkpoint it was made from")
+        raise ValueError(f"{str(source)!r} is quantised; convert the unquantised checkpoint")
 
 
 def _complete_tokenizer(tokenizer: Any, config: Any) -> list[str]:

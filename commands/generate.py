@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("generate", help="write text with a checkpoint of either arm")
+    parser = subparsers.add_parser("generate", help="generate text with a checkpoint")
     options.add_options(parser)
     parser.set_defaults(run=run)
 
@@ -48,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_stream(args: argparse.Namespace, arm: "Arm", count: int, processes: "Processes") -> None:
     if processes.count > 1 and args.output is None:
-        raise ValueError(f"{processes.count} processes need --output: each writes a part of the texts")
+        raise ValueError(f"{processes.count} processes need --output, because each writes a part of the texts")
     if not args.stream:
         return
     if processes.count > 1:
-        raise ValueError("--stream is for one process")
+        raise ValueError("--stream works only with one process")
     if count > 1 and not arm.denoises:
         raise ValueError(f"--stream shows one text of the AR arm, but {count} are asked for")
     if count > 1:
@@ -82,7 +82,7 @@ def _plan(
 
     todo = processes.from_main(begin)
     if todo is None and processes.is_main:
-        print(f"{args.output} is whole already, with these settings ({total} texts); nothing to do", file=sys.stderr)
+        print(f"{args.output} is already complete with these settings ({total} texts); nothing to do", file=sys.stderr)
     return todo, SampleFile(args.output, total, size)
 
 
@@ -99,7 +99,7 @@ def _write(
     except KeyboardInterrupt:
         if processes.is_main:
             print(
-                f"\ninterrupted: {file.num_done()} of {total} texts are kept beside {args.output}; go on with\n"
+                f"\ninterrupted: {file.num_done()} of {total} texts are saved next to {args.output}; resume with\n"
                 f"  {options.command_line(args)}",
                 file=sys.stderr,
             )
@@ -161,7 +161,7 @@ class _Writer:
         self.model = model.to(device).eval()
         self.arm = arm_of(model)
         if not self.arm.denoises and any(self.tokenizer.mask_token and self.tokenizer.mask_token in p for p in prompts):
-            raise ValueError(f"a prompt holds a mask, but {args.model} is autoregressive and cannot fill one")
+            raise ValueError(f"a prompt contains a mask, but {args.model} is autoregressive and cannot fill masks")
         if not self.arm.denoises:
             self._check_length()
         if args.compile:

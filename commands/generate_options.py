@@ -59,101 +59,113 @@ _DIFFUSION_ONLY = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    add = parser.add_argument_group("what to write").add_argument
+    add = parser.add_argument_group("text").add_argument
     add(
         "--prompt",
         action="append",
-        help="what the text begins with (default: nothing); masks in it are filled; repeatable",
+        help="beginning of the text (default: none); masks in it are filled; may be repeated",
     )
-    add("--prompts", type=Path, metavar="FILE", help="one a line: text, or JSON with a field `prompt` or `text`")
-    add("--num_samples", type=count(), default=1, metavar="N", help="texts a prompt (default: 1)")
+    add(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="file with one prompt per line: text, or JSON with a field `prompt` or `text`",
+    )
+    add("--num_samples", type=count(), default=1, metavar="N", help="texts per prompt (default: 1)")
     add(
         "--seed",
         type=SEED,
         default=0,
-        help="a text of the diffusion arm depends on it and on its number only (default: 0)",
+        help="random seed; a text of a diffusion model depends only on the seed and its number (default: 0)",
     )
-    add("--max_new_tokens", type=count(0), metavar="N", help="0 fills the masks of the prompt only")
-    add("--max_length", type=count(), metavar="N", help="prompt and text together")
-    add = parser.add_argument_group("both arms (default: the checkpoint's own settings)").add_argument
+    add(
+        "--max_new_tokens",
+        type=count(0),
+        metavar="N",
+        help="tokens after the prompt; 0 fills only the masks of the prompt",
+    )
+    add("--max_length", type=count(), metavar="N", help="tokens of prompt and text together")
+    add = parser.add_argument_group("sampling, all models (default: from the checkpoint)").add_argument
     add(
         "--temperature",
         type=Number(float, 0, HOTTEST),
-        help="0 is --greedy; MDLM reads far better at 0.7 than at 1, with less variety (docs/generation.md has figures)",
+        help="0 means --greedy; for MDLM 0.7 gives much better but less diverse texts than 1 (see docs/generation.md)",
     )
-    add("--top_k", type=count(0), help="0: all tokens")
+    add("--top_k", type=count(0), help="0 keeps all tokens")
     add("--top_p", type=Number(float, above=0, most=1))
     add("--repetition_penalty", type=Number(float, above=0, most=1000))
-    add("--greedy", action="store_true", help="the most probable tokens instead of drawn ones")
-    add = parser.add_argument_group("diffusion arm only (default: the checkpoint's own settings)").add_argument
+    add("--greedy", action="store_true", help="take the most probable tokens instead of sampling")
+    add = parser.add_argument_group("sampling, diffusion models only (default: from the checkpoint)").add_argument
     add("--num_diffusion_steps", type=count(), metavar="N")
     add(
         "--sampler",
         metavar="NAME",
         help=f"{', '.join(SAMPLERS)}; for a model of uniform noise {', '.join(UNIFORM_SAMPLERS)}",
     )
-    add("--block_length", type=count(), metavar="N", help="blocks of so many positions, one after another")
+    add(
+        "--block_length", type=count(), metavar="N", help="fill the canvas in blocks of N positions, from left to right"
+    )
     add(
         "--prefix_cache",
         action="store_true",
         default=None,
-        help="with --block_length: keep what was computed outside of the block; faster, and an approximation for most models",
+        help="with --block_length: cache keys and values outside the block; faster, but an approximation for most models",
     )
     add(
         "--temperature_end",
         type=TEMPERATURE,
-        help="the temperature goes from --temperature to this one",
+        help="final temperature; it changes linearly from --temperature",
     )
     add(
         "--threshold",
         type=Number(float, above=0, most=1),
-        help="of the sampler threshold: fill what is at least as probable",
+        help="sampler threshold: fill tokens with at least this probability",
     )
     add(
         "--threshold_factor",
         type=Number(float, above=0),
-        help="of the sampler threshold: the bound depends on how many are filled",
+        help="sampler threshold: makes the threshold depend on the number of filled tokens",
     )
-    add("--entropy_bound", type=Number(float, 0), help="of the sampler entropy_bound: nats")
-    add("--remasking", choices=("cap", "rescale", "conf", "loop"), help="of the sampler remdm")
-    add("--remasking_rate", type=Number(float, 0, 1), help="of the sampler remdm")
-    add("--kappa", type=Number(float, 0, 1), help="of the sampler psi: share of ancestral steps (default: 0.95)")
-    add("--corrector_steps", type=count(0), metavar="N", help="of the sampler gibbs: corrections a step (default: 1)")
+    add("--entropy_bound", type=Number(float, 0), help="sampler entropy_bound: bound in nats")
+    add("--remasking", choices=("cap", "rescale", "conf", "loop"), help="sampler remdm: remasking schedule")
+    add("--remasking_rate", type=Number(float, 0, 1), help="sampler remdm: strength of remasking")
+    add("--kappa", type=Number(float, 0, 1), help="sampler psi: share of ancestral steps (default: 0.95)")
+    add("--corrector_steps", type=count(0), metavar="N", help="sampler gibbs: corrections per step (default: 1)")
     add(
         "--greedy_tail",
         action="store_true",
         default=None,
-        help="uniform noise: the last step takes the most probable tokens",
+        help="uniform noise: take the most probable tokens in the last step",
     )
     add(
         "--guidance_scale",
         type=Number(float, 0, 1000),
-        help="guidance away from --negative_prompt: 1 turns it off, more is stronger",
+        help="classifier-free guidance; 1 turns it off, higher values are stronger",
     )
-    add("--negative_prompt", help="what the text should not look like a continuation of")
-    add = parser.add_argument_group("how").add_argument
+    add("--negative_prompt", help="prompt that guidance moves away from")
+    add = parser.add_argument_group("execution").add_argument
     add(
         "--batch_size",
         type=count(words=("auto",)),
         default="auto",
         metavar="N",
-        help="texts written together (default: auto, as many as the memory allows; 32 for the AR arm)",
+        help="texts per batch (default: auto, as many as fit into memory; 32 for an AR model)",
     )
     add_weights(add)
     add(
         "--compile",
         action="store_true",
-        help="torch.compile the layers of a diffusion model: pays for many texts, needs a C++ compiler on a CPU",
+        help="torch.compile the layers of a diffusion model: faster for many texts; needs a C++ compiler on a CPU",
     )
     add_threads(parser)
-    add("--stream", action="store_true", help="watch the text appear")
+    add("--stream", action="store_true", help="show the text while it is generated")
     add(
         "--output",
         type=output_file,
         metavar="FILE.jsonl",
-        help="JSON lines; the same command goes on where it was stopped",
+        help="write JSON lines to FILE; run the same command again to resume",
     )
-    add("--overwrite", action="store_true", help="delete what this command has written at --output, and start over")
+    add("--overwrite", action="store_true", help="delete what this command has written to --output, and start over")
 
 
 def fixed_batch_size(args: argparse.Namespace, arm: "Arm") -> int | None:
@@ -175,17 +187,17 @@ def check(args: argparse.Namespace, arm: "Arm") -> None:
     if args.overwrite and args.output is None:
         raise ValueError("--overwrite needs --output")
     if args.max_new_tokens is not None and args.max_length is not None:
-        raise ValueError("--max_new_tokens and --max_length exclude each other; give one of them")
+        raise ValueError("--max_new_tokens and --max_length cannot be used together; give one of them")
     for name in _DRAWING:
         if args.greedy and getattr(args, name) is not None:
-            raise ValueError(f"--greedy (or --temperature 0) does not accept --{name}: it draws nothing")
+            raise ValueError(f"--greedy (or --temperature 0) does not accept --{name}: greedy decoding does not sample")
     for name in _DIFFUSION_ONLY:
         if not arm.denoises and getattr(args, name) is not None:
-            raise ValueError(f"--{name} is for the diffusion arm; {args.model} is autoregressive")
+            raise ValueError(f"--{name} is for diffusion models; {args.model} is autoregressive")
     if args.compile and not arm.denoises:
-        raise ValueError(f"--compile is for the diffusion arm; {args.model} is autoregressive")
+        raise ValueError(f"--compile is for diffusion models; {args.model} is autoregressive")
     if args.compile and args.prefix_cache:
-        raise ValueError("--compile and --prefix_cache exclude each other; give one of them")
+        raise ValueError("--compile and --prefix_cache cannot be used together; give one of them")
     if args.sampler is not None and args.sampler not in UNIFORM_SAMPLERS:  # the model tells which noise it has
         from arche_mdlm.samplers_mdlm import get_sampler
 

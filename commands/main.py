@@ -36,7 +36,7 @@ def _run(argv: list[str] | None, before: Callable[[], None]) -> int:
 def build_parser() -> ArgumentParser:
     """All commands with their options; those of `train` and of each study are read by themselves."""
     parser = ArgumentParser(
-        prog="arche-mdlm", description="Masked diffusion language models beside an autoregressive twin."
+        prog="arche-mdlm", description="Masked diffusion language models and an autoregressive twin."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")

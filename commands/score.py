@@ -11,7 +11,7 @@ from arche_mdlm.training.command_line import HelpFormatter, add_threads, checkpo
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "score",
-        help="the likelihood of the texts of a file: NLL of an AR checkpoint, NELBO of an MDLM",
+        help="compute the likelihood of the texts in a file: NLL of an AR checkpoint, NELBO of an MDLM",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
@@ -20,17 +20,22 @@ def add_parser(subparsers: Any) -> None:
         nargs="?",
         type=checkpoint,
         default=SHIPPED["mdlm"],
-        help="checkpoint folder or repository of either arm",
+        help="checkpoint folder or repository, MDLM or AR",
     )
-    add("file", help="jsonl, json, csv or parquet file, or txt with <|endoftext|> between its texts; also .gz")
-    add("--text_column", default="text", help="field that holds the text, nested ones as a.b")
+    add("file", help="jsonl, json, csv or parquet file, or txt with <|endoftext|> between texts; also .gz")
+    add("--text_column", default="text", help="field with the text; a.b for nested fields")
     add(
         "--prompt_column",
         metavar="NAME",
-        help="field with a prompt: what --text_column has is scored given it, without an EOS behind it",
+        help="field with a prompt: score the text given the prompt, without a final EOS",
     )
-    add("--num_samples", type=count(2), default=8, help="draws a text of the NELBO estimate")
-    add("--long_documents", choices=("drop", "chunk"), default="drop", help="texts longer than the context")
+    add("--num_samples", type=count(2), default=8, help="draws per text for the NELBO estimate")
+    add(
+        "--long_documents",
+        choices=("drop", "chunk"),
+        default="drop",
+        help="what to do with texts longer than the context",
+    )
     add_threads(parser)
     parser.set_defaults(run=run)
 
@@ -79,7 +84,7 @@ def _score_pairs(args: argparse.Namespace) -> int:
 
     if args.long_documents != "drop":
         raise ValueError(
-            f"--long_documents {args.long_documents} is for whole texts: a prompt and its completion are not cut"
+            f"--long_documents {args.long_documents} works only for whole texts: a prompt and its completion cannot be split"
         )
     logging.disable_progress_bar()
     texts = _read_pairs(args)
@@ -90,7 +95,7 @@ def _score_pairs(args: argparse.Namespace) -> int:
         scored = tokenizer(prompt + completion, verbose=False)["input_ids"][len(given) :]
         if not scored:
             raise ValueError(
-                f"{args.file}: the {args.text_column} of pair {number} is empty: there is nothing to score"
+                f"{args.file}: the {args.text_column} of pair {number} is empty; it needs at least one character"
             )
         if len(given) + len(scored) <= context:
             pairs.append((given, scored))
@@ -124,7 +129,7 @@ def _read_pairs(args: argparse.Namespace) -> list[tuple[str, str]]:
 
     path = Path(args.file)
     if not path.is_file() or kind_of(path) in (None, ".txt"):
-        raise ValueError(f"--prompt_column needs a jsonl, json, csv or parquet file, but {args.file!r} is none")
+        raise ValueError(f"--prompt_column needs a jsonl, json, csv or parquet file, not {args.file!r}")
     columns = (read_items(path, Format(text=name)) for name in (args.prompt_column, args.text_column))
     pairs = [cast(tuple[str | None, str | None], pair) for pair in zip(*columns, strict=True)]
     for number, pair in enumerate(pairs, 1):

@@ -11,43 +11,51 @@ API_KEY = "ARCHE_MDLM_API_KEY"
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("serve", help="serve a checkpoint of either arm over HTTP, as OpenAI's API")
+    parser = subparsers.add_parser("serve", help="serve a checkpoint over HTTP with OpenAI's API")
     add_model(parser)
-    add = parser.add_argument_group("where").add_argument
-    add("--host", default="127.0.0.1", help="address to listen at: 0.0.0.0 for all of this machine's")
-    add("--port", type=count(0, 65535), default=8000, metavar="N", help="0: a free one, which the log names")
+    add = parser.add_argument_group("server").add_argument
+    add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all addresses of this machine")
+    add(
+        "--port",
+        type=count(0, 65535),
+        default=8000,
+        metavar="N",
+        help="port to listen at; 0 selects a free port, shown in the log",
+    )
     add(
         "--served_name",
         metavar="NAME",
-        help="what requests call the model (default: its folder's or repository's name)",
+        help="name of the model in requests (default: name of its folder or repository)",
     )
     add(
-        "--api_key", metavar="KEY", help=f"that clients have to send (default: {API_KEY} of the environment, else none)"
+        "--api_key",
+        metavar="KEY",
+        help=f"key that clients must send (default: environment variable {API_KEY}, else none)",
     )
     add = parser.add_argument_group("limits").add_argument
-    add("--max_tokens", type=count(), metavar="N", help="of a text (default: what the context holds)")
-    add("--max_choices", type=count(), default=32, metavar="N", help="texts of a request")
-    add("--max_forwards", type=count(), default=4096, metavar="N", help="of a diffusion model, for a text")
-    add("--max_body_bytes", type=count(), default=2**20, metavar="N", help="of a request")
+    add("--max_tokens", type=count(), metavar="N", help="maximum tokens per text (default: the context)")
+    add("--max_choices", type=count(), default=32, metavar="N", help="maximum texts per request")
     add(
-        "--queue_length", type=count(), default=256, metavar="N", help="texts that may wait; more are answered with 429"
+        "--max_forwards", type=count(), default=4096, metavar="N", help="maximum forwards of a diffusion model per text"
     )
+    add("--max_body_bytes", type=count(), default=2**20, metavar="N", help="maximum size of a request")
+    add("--queue_length", type=count(), default=256, metavar="N", help="maximum waiting texts; further ones get a 429")
     add(
         "--request_timeout",
         type=Number(float, above=0, most=86400),
         default=300.0,
         metavar="SECONDS",
-        help="waiting counts",
+        help="maximum seconds per request, including waiting",
     )
     add(
         "--shutdown_timeout",
         type=Number(float, 0, 3600),
         default=30.0,
         metavar="SECONDS",
-        help="that requests have to end after SIGINT or SIGTERM",
+        help="seconds that requests have to finish after SIGINT or SIGTERM",
     )
-    add = parser.add_argument_group("how").add_argument
-    add("--batch_size", type=count(words=("auto",)), default="auto", metavar="N", help="texts written together at most")
+    add = parser.add_argument_group("execution").add_argument
+    add("--batch_size", type=count(words=("auto",)), default="auto", metavar="N", help="maximum texts per batch")
     add_weights(add)
     add_threads(parser)
     parser.set_defaults(run=run)

@@ -10,7 +10,7 @@ from arche_mdlm.training.command_line import ArgumentParser, HelpFormatter, Help
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("study", help="a study of a trained pair")
+    parser = subparsers.add_parser("study", help="run a study")
     studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
     for name, (_, text) in STUDIES.items():
         # The study's options are read in `run`, by its own module.

@@ -8,7 +8,7 @@ from arche_mdlm.training.command_line import HelpOf
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
-        "train", help="train or fine-tune an arm (all options of training/train.py)", add_help=False
+        "train", help="train or fine-tune a model (all options of training/train.py)", add_help=False
     )
     parser.add_argument("-h", "--help", action=HelpOf, parser_of=_parser)
     parser.set_defaults(run=run, passes_on=True)

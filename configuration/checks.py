@@ -40,7 +40,7 @@ def check_preset(preset: Preset) -> None:
     one_of("training.compile_mode", training.compile_mode, COMPILE_MODES)
     if (training.objective == "next_token") == (model.architecture == "mdlm"):
         raise ValueError(
-            f"training.objective={training.objective!r} does not fit model.architecture={model.architecture!r}: "
+            f"training.objective={training.objective!r} does not work with model.architecture={model.architecture!r}: "
             "next_token is for llama and gpt2, the others for mdlm"
         )
     for section, ranges in _RANGES.items():
@@ -57,7 +57,7 @@ def check_preset(preset: Preset) -> None:
         in_range("training.branches", steps, 1, math.inf)
     if training.branches and training.schedule != "warmup_stable_decay":
         raise ValueError(
-            "training.branches needs training.schedule=warmup_stable_decay: a branch leaves at its peak rate"
+            "training.branches needs training.schedule=warmup_stable_decay: a branch starts at the peak rate"
         )
     _check_model(preset)
     check_family(preset)
@@ -99,19 +99,21 @@ def check_data(data: DataSettings) -> None:
     one_of("data.long_answers", data.long_answers, LONG_ANSWERS)
     one_of("data.stopping", data.stopping, STOPPING)
     if data.long_documents == "chunk" and data.layout != "rows":
-        raise ValueError(f"data.long_documents='chunk' is for data.layout='rows'; {data.layout!r} keeps every token")
+        raise ValueError(f"data.long_documents='chunk' needs data.layout='rows'; {data.layout!r} keeps every token")
     if data.format in ("prompt", "messages") and data.layout != "rows":
-        raise ValueError(f"data.format={data.format!r} needs data.layout='rows': {data.layout!r} knows no prompts")
+        raise ValueError(
+            f"data.format={data.format!r} needs data.layout='rows': {data.layout!r} does not support prompts"
+        )
     if data.template is not None and data.text_column != "text":
         raise ValueError(
-            f"data.template and data.text_column={data.text_column!r} both say what the text is: give one of them"
+            f"data.template and data.text_column={data.text_column!r} both define the text: give one of them"
         )
     for name in ("template", "text_column", "prompt_column", "completion_column"):
         if getattr(data, name) is not None:
             parts_of(f"data.{name}", getattr(data, name))
     if data.template is not None and "{" not in data.template:
         raise ValueError(
-            f"data.template={data.template!r} names no column in braces; a single column is data.text_column"
+            f"data.template={data.template!r} has no column in braces; for a single column use data.text_column"
         )
     for weight in data.weights:
         in_range("data.weights", weight, 0, math.inf, False)
@@ -153,7 +155,7 @@ def check_family(preset: Preset) -> None:
     if preset.model.architecture != "mdlm":
         if preset.training.distillation_steps is not None:
             raise ValueError(
-                f"training.distillation_steps={preset.training.distillation_steps} is for model.architecture='mdlm', not "
+                f"training.distillation_steps={preset.training.distillation_steps} needs model.architecture='mdlm', not "
                 f"{preset.model.architecture!r}"
             )
         return
@@ -161,12 +163,12 @@ def check_family(preset: Preset) -> None:
     diffusion = preset.model.config.get("diffusion") or "masked"
     if not sees_all(diffusion) and preset.data.layout == "packed":
         raise ValueError(
-            f"data.layout='packed' does not go with model.config.diffusion={diffusion!r}: use 'rows' or 'windows'"
+            f"data.layout='packed' does not work with model.config.diffusion={diffusion!r}: use 'rows' or 'windows'"
         )
     if preset.model.config.get("prediction_offset") and preset.data.layout == "windows":
         raise ValueError(
-            "data.layout='windows' does not go with model.config.prediction_offset=1: a window begins with no BOS, and its first token has "
-            "none before it to be predicted from; use 'rows' or 'packed'"
+            "data.layout='windows' does not work with model.config.prediction_offset=1: a window has no BOS, so there is no position "
+            "to predict its first token from; use 'rows' or 'packed'"
         )
     training = preset.training
     if training.curriculum_steps is not None and (diffusion, training.objective) != ("uniform", "nelbo"):
@@ -178,7 +180,7 @@ def check_family(preset: Preset) -> None:
     allowed = OBJECTIVES[FAMILY_PARTS[diffusion].noise]
     if preset.training.objective not in allowed:
         raise ValueError(
-            f"training.objective={preset.training.objective!r} does not go with model.config.diffusion={diffusion!r}, which has "
+            f"training.objective={preset.training.objective!r} does not work with model.config.diffusion={diffusion!r}, which supports "
             f"{', '.join(allowed)}"
         )
 
@@ -200,12 +202,12 @@ def _check_distillation(preset: Preset, diffusion: str) -> None:
         ("time_window", (0.0, 1.0)),
     ):
         if (value := getattr(training, name)) != off:
-            raise ValueError(f"{setting} does not go with training.{name}={value}")
+            raise ValueError(f"{setting} does not work with training.{name}={value}")
     farthest = training.teacher_distance(training.max_steps - 1)
     if farthest > 1 and training.epochs is None:  # else the number of steps is known when the data is
         raise ValueError(
-            f"{setting} doubles training.distillation_distance={training.distillation_distance:g} up to {farthest:g} in "
-            f"training.max_steps={training.max_steps} steps; at most 1 is possible: fewer steps, or a smaller distance"
+            f"{setting} doubles training.distillation_distance={training.distillation_distance:g} to {farthest:g} in "
+            f"training.max_steps={training.max_steps} steps; the maximum is 1: use fewer steps or a smaller distance"
         )
 
 
@@ -225,7 +227,7 @@ def _check_attention(preset: Preset) -> None:
     for setting, given in needs.items():
         if given and "flash" in attention:
             raise ValueError(
-                f"{setting} does not go with model.config.attn_implementation={attention!r}, which takes no mask of pairs: use "
+                f"{setting} does not work with model.config.attn_implementation={attention!r}, which supports no mask of query-key pairs: use "
                 "sdpa, eager or flex_attention"
             )
 
@@ -237,16 +239,16 @@ def check_annealing(training: TrainingSettings, architecture: str, config: dict[
         return
     setting = f"training.attention_annealing_steps={steps}"
     if architecture != "mdlm":
-        raise ValueError(f"{setting} is for model.architecture='mdlm': {architecture!r} stays causal")
+        raise ValueError(f"{setting} needs model.architecture='mdlm': {architecture!r} is always causal")
     if not sees_all(diffusion):
         raise ValueError(
-            f"{setting} does not go with model.config.diffusion={diffusion!r}, whose order says who sees whom; it is for "
+            f"{setting} does not work with model.config.diffusion={diffusion!r}, which has its own attention mask; it works with "
             + ", ".join(filter(sees_all, FAMILY_PARTS))
         )
     if steps > training.max_steps and training.epochs is None:  # else the number of steps is known when the data is
         raise ValueError(
-            f"{setting} is more than training.max_steps={training.max_steps}: attention would never be full, but samples and "
-            "bounds are made with full attention"
+            f"{setting} is more than training.max_steps={training.max_steps}: attention would never become full, but generation and "
+            "bounds use full attention"
         )
 
 

@@ -79,9 +79,10 @@ def make_config(architecture: str, values: dict[str, Any], **special_ids: int | 
 def _check(architecture: str, values: str) -> None:
     import torch
 
-    config = make_config(architecture, json.loads(values), bos_token_id=None, eos_token_id=None)
-    if config._attn_implementation == "flex_attention":  # it knows no meta device
-        config._attn_implementation = "sdpa"
+    own = json.loads(values)
+    if own.get("attn_implementation") == "flex_attention":  # does not run on the meta device
+        own["attn_implementation"] = "sdpa"
+    config = make_config(architecture, own, bos_token_id=None, eos_token_id=None)
     try:
         with torch.device("meta"), torch.no_grad():
             model = classes_of(architecture)[1](config).eval()
@@ -111,7 +112,7 @@ def _check_keys(architecture: str, values: dict[str, Any]) -> None:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
                 f"model.config.{key} does not exist for model.architecture={architecture!r}; "
-                f"there are {', '.join(known)}{hint}"
+                f"use one of {', '.join(known)}{hint}"
             )
         if key in _AT_LEAST_ONE and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"model.config.{key}={value!r} must be a whole number of at least 1")

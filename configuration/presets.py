@@ -81,7 +81,7 @@ def _one_length(sections: dict, overrides: dict[str, Any]) -> None:
     steps, epochs = (overrides.get(f"training.{name}") for name in ("max_steps", "epochs"))
     if steps is not None and epochs not in (None, NULL):
         raise ValueError(
-            f"training.max_steps={steps} and training.epochs={epochs} both say how long to train: give one of them"
+            f"training.max_steps={steps} and training.epochs={epochs} both set the length of training: give one of them"
         )
     if steps is not None and sections["training"].get("epochs") is not None:
         sections["training"] = {**sections["training"], "epochs": None}

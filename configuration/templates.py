@@ -24,7 +24,7 @@ def parts_of(setting: str, value: str) -> list[tuple[str, str | None]]:
         raise ValueError(f"{setting}={value!r} is not a template such as '{{title}}\\n{{text}}': {error}") from None
     for _, name, spec, conversion in found:
         if name is not None and (not name or spec or conversion):
-            raise ValueError(f"{setting}={value!r}: braces hold the name of a column and nothing else")
+            raise ValueError(f"{setting}={value!r}: braces may contain only the name of a column")
     if not any(name for _, name, _, _ in found):
         raise ValueError(f"{setting}={value!r} names no column: give one in braces, as in '{{text}}'")
     return [(text, name) for text, name, _, _ in found]

@@ -72,7 +72,9 @@ def _by_generation(
     lengths = scored.sum(-1)
     starts = (attended & ~scored).long().mul(columns + 1).amax(-1)
     if bool((scored & (columns < starts[:, None])).any()):
-        raise ValueError("condition_mask gives tokens behind scored ones: greedy decoding writes behind a prompt")
+        raise ValueError(
+            "condition_mask gives tokens after scored ones: greedy decoding needs a prompt before the answer"
+        )
     greedy = torch.zeros(len(input_ids), dtype=torch.bool)
     for length in lengths.unique().tolist():
         for part in (lengths == length).nonzero()[:, 0].split(batch_size):

@@ -79,14 +79,14 @@ class ArcheMDLM(LM):
         _check_choices(likelihood=likelihood, antithetic=antithetic, dtype=dtype, greedy=greedy)
         _check_numbers(num_samples=(num_samples, 2), max_gen_toks=(max_gen_toks, 1), window_context=(window_context, 1))
         if not pretrained:
-            raise ValueError("model_args lacks pretrained=FOLDER, a checkpoint folder or repository")
+            raise ValueError("model_args needs pretrained=FOLDER, a checkpoint folder or repository")
         self.batch_size = _batch_size(batch_size)
         config = load_config(pretrained)
         self.arm = arm_of(config)
         check_options(options, KNOWN, self.arm.denoises)
         if likelihood != "nelbo" and not self.arm.denoises:
             raise ValueError(
-                f"model_args likelihood={likelihood!r} is for diffusion models; an AR model has its exact NLL"
+                f"model_args likelihood={likelihood!r} is for diffusion models; for an AR model the NLL is exact"
             )
         context = config.max_position_embeddings
         if max_length is not None and not 2 <= max_length <= context:
@@ -175,7 +175,7 @@ class ArcheMDLM(LM):
     def _warn_of_cuts(self) -> None:
         if self.encoder.num_cut:
             logger.warning(
-                "%d contexts were cut on the left: with the rest they have more than max_length=%d tokens",
+                "%d contexts were truncated on the left: with the continuation they have more than max_length=%d tokens",
                 self.encoder.num_cut, self.max_length,
             )  # fmt: skip
             self.encoder.num_cut = 0
@@ -188,7 +188,7 @@ class ArcheMDLM(LM):
         for writing in set(writings):
             if writing.max_new_tokens >= self.max_length:
                 raise ValueError(
-                    f"max_gen_toks={writing.max_new_tokens} leaves no room for a context in max_length={self.max_length}: give less, by "
+                    f"max_gen_toks={writing.max_new_tokens} leaves no room for a context in max_length={self.max_length}: set a lower value with "
                     "--gen_kwargs max_gen_toks=N"
                 )
         prompts = [

@@ -89,12 +89,12 @@ def check_pairs(pairs: Sequence[Pair], context: int) -> None:
         raise ValueError("pairs is empty; at least one is needed")
     for number, (prompt, completion) in enumerate(pairs):
         if len(prompt) == 0:
-            raise ValueError(f"pair {number} has an empty prompt; begin it with a BOS, or another token")
+            raise ValueError(f"pair {number} has an empty prompt; it needs at least one token, such as a BOS")
         if len(completion) == 0:
-            raise ValueError(f"pair {number} has an empty completion: there is nothing to score")
+            raise ValueError(f"pair {number} has an empty completion; it needs at least one token")
         if len(prompt) + len(completion) > context:
             raise ValueError(
-                f"pair {number} has {len(prompt)} + {len(completion)} tokens, more than the model's context of {context}: cut its "
+                f"pair {number} has {len(prompt)} + {len(completion)} tokens, more than the model's context of {context}: truncate its "
                 "prompt on the left"
             )
 

@@ -38,9 +38,7 @@ class Encoder:
         """What stands before a text without a context: BOS, or EOS."""
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if bos is None and eos is None:
-            raise ValueError(
-                "the tokenizer has neither bos_token nor eos_token: nothing can stand before an empty context"
-            )
+            raise ValueError("the tokenizer has neither bos_token nor eos_token: an empty context needs one of them")
         return eos if bos is None else bos
 
     def encode(self, text: str) -> list[int]:
@@ -67,9 +65,7 @@ class Encoder:
         else:
             wanted = self.tokenizer(continuation, add_special_tokens=False, verbose=False)["input_ids"]
         if not wanted:
-            raise ValueError(
-                f"the continuation {continuation!r} of the context {_end(context)!r} has no token: nothing to score"
-            )
+            raise ValueError(f"the continuation {continuation!r} of the context {_end(context)!r} has no token")
         if len(wanted) >= self.max_length:
             raise ValueError(
                 f"a continuation has {len(wanted)} tokens, but with a token before it only {self.max_length - 1} fit "
@@ -134,7 +130,7 @@ def check_options(options: dict[str, Any], known: Sequence[str], diffuses: bool)
             near = difflib.get_close_matches(name, [*known, *OWN_FIELDS], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"model_args has {name}={options[name]!r}, which arche_mdlm does not know{hint} Known: {', '.join([*known, *OWN_FIELDS])}. "
+                f"model_args has {name}={options[name]!r}, which is not an option of arche_mdlm{hint} Known: {', '.join([*known, *OWN_FIELDS])}. "
                 "Options of a task's generation, such as temperature and max_gen_toks, go into --gen_kwargs"
             )
 

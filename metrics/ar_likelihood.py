@@ -93,7 +93,7 @@ def _row_sums(
     """(B, K) float64, what `read` says of each scored token, summed over the row."""
     attention_mask = checked_mask(input_ids, attention_mask, batch_size)
     if bool((attention_mask.sum(-1) < 2).any()):
-        raise ValueError("input_ids has a row of fewer than two tokens: nothing to score behind the first")
+        raise ValueError("input_ids has a row with fewer than two tokens: the first token is not scored")
     forbidden = _forbidden_tokens(model)
     position_ids = real_positions(attention_mask)
     scored = attention_mask[:, 1:].bool() & attention_mask[:, :-1].bool()

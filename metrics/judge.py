@@ -147,7 +147,7 @@ class Judge:
         limit = self._limit
         for index, row in enumerate(rows):
             if limit is not None and len(row) + 1 > limit:
-                raise ValueError(f"texts[{index}] has {len(row)} tokens, but the judge's context holds {limit - 1}")
+                raise ValueError(f"texts[{index}] has {len(row)} tokens, but the judge's context is {limit - 1}")
 
     def _nats(self, rows: list[list[int]]) -> list[float]:
         """Of non-empty rows of token ids: padded on the right, where a causal model does not look."""

@@ -19,7 +19,7 @@ __all__ = ["ANTITHETIC", "Likelihood", "nelbo", "nelbo_of_seeds", "nll"]
 
 
 class Likelihood(NamedTuple):
-    """Of B rows, BOS not scored."""
+    """Negative log-likelihoods of B rows; BOS is not scored."""
 
     nats: torch.Tensor  # (B,) float64
     standard_error: torch.Tensor  # (B,) float64, of the Monte Carlo estimate
@@ -38,40 +38,40 @@ def nelbo(
 ) -> Likelihood:
     """Monte Carlo estimate of each row's negative evidence lower bound, an upper bound on its NLL.
 
-    k of the row's L positions (BOS aside) are corrupted, k stratified across the draws. Masked noise: k in 1..L, cross-entropies
-    weighted by L / k (Nie et al. 2025, arXiv 2502.09992, eq. 6). Uniform noise: k in 0..L, the level t drawn from Beta(k, L - k + 1),
-    losses weighted by (L + 1) t / k, the same identity; none is cut off at small t. Blocks: in each block. Eso-LM: a draw is two
-    forwards, one of each pass; k of the first has the probabilities P(Bin(L, alpha_0) > L - k) / (L alpha_0), weights are
-    L alpha_0 / k; the second counts what is masked at t = 0.
+    In each draw k of the row's L positions (without BOS) are corrupted; k is stratified across the draws. Masked noise: k in 1..L,
+    cross-entropies weighted by L / k (Nie et al. 2025, arXiv 2502.09992, eq. 6). Uniform noise: k in 0..L, the time t drawn from
+    Beta(k, L - k + 1), losses weighted by (L + 1) t / k, without a cut-off at small t. Blocks: the same in each block. Eso-LM: a draw
+    has two forwards, one for each part; in the first, k has the probabilities P(Bin(L, alpha_0) > L - k) / (L alpha_0) and weights are
+    L alpha_0 / k; the second scores the positions that are masked at t = 0.
 
     Args:
         model (`MDLMForMaskedDiffusion`): the model.
         input_ids (`torch.LongTensor`, (B, L)): clean texts.
         attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
-        condition_mask (`torch.BoolTensor`, (B, L), *optional*): True at tokens that are given, such as a prompt: the bound is on
-            -log p(the other tokens | the given ones). They are clean in every draw, and L above counts the others only. With
-            blocks, given tokens may not stand in a later block than scored ones.
-        num_samples (`int`, defaults to 16): forwards a row, at least 2.
-        antithetic (`str`, defaults to `"counts"`): how the draws hang together; each choice is unbiased, and pairs are
-            averaged before the error is. `"none"`: by the strata only. `"counts"`: in pairs of k and L + 1 - k masks, which
-            are drawn afresh. `"complement"`: in the same pairs, and of one order of the positions the first k are masked,
-            then the last L + 1 - k: all that the first left, and one more. It needs an even num_samples of at least 4.
-            Which is best depends on the language (tests/oracles, exact posteriors, 4 and 16 draws): against "none" the
-            variance with "counts" is 0.46 to 1 times as large; "complement" has 0.76 to 1.25 times that of "counts"
+        condition_mask (`torch.BoolTensor`, (B, L), *optional*): True at given tokens, such as a prompt: the bound is on
+            -log p(the other tokens | the given ones). Given tokens are clean in every draw, and L counts only the others. With
+            blocks, a given token may not be in a later block than a scored one.
+        num_samples (`int`, defaults to 16): forwards per row, at least 2.
+        antithetic (`str`, defaults to `"counts"`): how draws depend on each other. Each choice is unbiased; the error is computed
+            from means of pairs. `"none"`: strata only. `"counts"`: pairs with k and L + 1 - k masks, at independent
+            positions. `"complement"`: the same pairs, with one random order of the positions: first its first k are masked,
+            then its last L + 1 - k, which are all the others and one more. It needs an even num_samples of at least 4.
+            The best choice depends on the language (tests/oracles, exact posteriors, 4 and 16 draws): compared with "none" the
+            variance of "counts" is 0.46 to 1 times as large; "complement" has 0.76 to 1.25 times that of "counts"
             (0.76 to 0.79 with a hidden Markov chain, 1.06 to 1.25 with Markov chains), and on the shipped MDLM 0.84
             (8 stories, 24 repeats of 4 draws), within that measurement's own error of 1.
         generator (`torch.Generator`, *optional*): one seed is drawn from it for each row, so a row's estimate does not
-            depend on its neighbours.
-        batch_size (`int`, `"auto"` or `BatchSize`, defaults to `"auto"`): canvases a forward; `"auto"`: as the memory
-            allows. It changes memory and speed only. The logits of a batch never exist at once.
+            depend on the other rows.
+        batch_size (`int`, `"auto"` or `BatchSize`, defaults to `"auto"`): canvases per forward; `"auto"`: as many as fit into
+            memory. It affects only memory and speed. The logits of a whole batch are never stored.
 
     Returns:
-        `Likelihood`: nats and standard errors, each (B,), float64. Draws are stratified, so the error is rather too large.
+        `Likelihood`: nats and standard errors, each (B,), float64. Draws are stratified, so the error is an overestimate.
 
     Raises:
-        ValueError: for num_samples below 2 or not fit for `antithetic`, an unknown `antithetic`, a batch_size below 1,
-            shapes that do not fit, a condition_mask that is not bool or gives all of a row, or a row without a token to score or
-            with the mask token, and with `prediction_offset` 1 for a row that does not begin with a BOS or a given token.
+        ValueError: if num_samples is below 2 or not valid for `antithetic`, `antithetic` is unknown, batch_size is below 1,
+            shapes do not fit, condition_mask is not bool or covers a whole row, a row has no token to score or contains the mask
+            token, or with `prediction_offset` 1 a row does not begin with a BOS or a given token.
 
     Example:
 

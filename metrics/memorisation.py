@@ -166,7 +166,7 @@ def memorisation(
             raise ValueError(f"{name}={value} must be at least 1")
     if isinstance(training, TrainingIndex):
         if tokenizer is not None:
-            raise ValueError("tokenizer: give it to the TrainingIndex, which counts in its own words or tokens")
+            raise ValueError("tokenizer cannot be set here: set it in the TrainingIndex")
     else:
         training = TrainingIndex(training, tokenizer=tokenizer)
     reference = None if references is None else _measure(references, training, order, chunk, progress, None)

@@ -74,7 +74,7 @@ def order_nll(
     if not isinstance(order, Esoteric):
         raise ValueError(
             f"order_nll is for diffusion='eso'; this model has diffusion={getattr(model.config, 'diffusion', 'masked')!r}: "
-            "use metrics.likelihood.nelbo, or metrics.policy_likelihood.policy_nll for an order of its own"
+            "use metrics.likelihood.nelbo, or metrics.policy_likelihood.policy_nll for a fixed order"
         )
     if num_orders < 1:
         raise ValueError(f"num_orders={num_orders} must be at least 1")

@@ -145,14 +145,14 @@ def _check_policy(model: MDLMForMaskedDiffusion, policy: str, block_length: int 
     corruption = family_of(model).corruption
     if not corruption.has_order:
         raise ValueError(
-            f"the model has {corruption.name} noise, which settles no position before the end: its texts have no order of writing "
+            f"the model has {corruption.name} noise, where every token can change until the end: there is no order of generation "
             "and no exact likelihood. Use metrics.likelihood.nelbo, a bound"
         )
     if policy not in POLICIES:
         raise ValueError(f"policy={policy!r} is not one of {', '.join(POLICIES)}")
     if family_of(model).order.has_ranks:
         raise ValueError(
-            f"policy_nll is for families whose positions see the whole canvas, not for diffusion={model.config.diffusion!r}: use "
+            f"policy_nll needs a family with attention to the whole canvas, not diffusion={model.config.diffusion!r}: use "
             "metrics.order_likelihood.order_nll"
         )
     if block_length is not None and block_length < 1:

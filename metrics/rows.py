@@ -87,7 +87,7 @@ def without_given(scored: torch.Tensor, condition_mask: torch.Tensor) -> torch.T
     """Positions of `scored` (B, L) that `condition_mask` (B, L) does not give; ValueError for a wrong mask, or a row without one."""
     if not isinstance(condition_mask, torch.Tensor) or condition_mask.dtype != torch.bool:
         kind = condition_mask.dtype if isinstance(condition_mask, torch.Tensor) else type(condition_mask).__name__
-        raise ValueError(f"condition_mask is {kind}; give a bool tensor, True at the tokens that are given")
+        raise ValueError(f"condition_mask is {kind}; give a bool tensor, True at given tokens")
     if condition_mask.shape != scored.shape:
         raise ValueError(f"condition_mask of shape {tuple(condition_mask.shape)} must be {tuple(scored.shape)}")
     scored = scored & ~condition_mask.to(scored.device)
@@ -104,8 +104,8 @@ def check_given_first(scored: torch.Tensor, given: torch.Tensor, step: torch.Ten
     if bool((last > first).any()):
         row = int((last > first).nonzero()[0])
         raise ValueError(
-            f"condition_mask gives tokens of row {row} behind tokens that are to be scored: {why}, so what the model computes is not "
-            "the likelihood given them. Give a prompt that stands before the answer"
+            f"condition_mask gives tokens of row {row} after scored tokens: {why}, so the result would not be "
+            "the likelihood given them. The prompt must be before the answer"
         )
 
 

@@ -33,16 +33,16 @@ def check_inputs(
         told = timesteps is not None and model.config.time_conditioning == "none"
         if model.training and (loss_weights is not None or told):
             raise ValueError(
-                f"{'timesteps' if told else 'loss_weights'} without labels: nothing is weighted. The Trainer's "
-                "label_smoothing_factor takes the labels away, and is not defined for this model: set it to 0"
+                f"{'timesteps' if told else 'loss_weights'} need labels. The Trainer's "
+                "label_smoothing_factor removes the labels, and is not supported: set it to 0"
             )
         if input_ids is None or positions is not None or model.training or is_traced(input_ids):
             return
         settles = family_of(model.config).corruption.has_order  # else every position is open
         if settles and not bool((input_ids == model.config.mask_token_id).any()):
             logger.warning_once(
-                "No position holds the mask token: the logits of a masked diffusion model say nothing where a token is "
-                "given. To score text use arche_mdlm.metrics.likelihood.nelbo."
+                "No position has the mask token: the logits of a masked diffusion model are meaningless at given "
+                "tokens. To score text, use arche_mdlm.metrics.likelihood.nelbo."
             )
         return
     # Who gives indices has made the batch; to look at it would make a GPU wait.
@@ -53,8 +53,8 @@ def check_inputs(
 
 
 def check_attention(config: MDLMConfig, sight: Sight | Pairs | None, rows: int, by_documents: bool) -> None:
-    """ValueError where the attention backend would leave out who sees whom: flash attention takes no mask of pairs, and knows the
-    documents of one packed row only.
+    """ValueError if the attention backend would ignore the mask: flash attention supports no mask of query-key pairs, only the
+    documents of one packed row.
 
     Args:
         rows: in the batch.
@@ -66,7 +66,7 @@ def check_attention(config: MDLMConfig, sight: Sight | Pairs | None, rows: int, 
         f"the documents of {rows} packed rows apart" if by_documents else f"the mask of diffusion={config.diffusion!r}"
     )
     raise ValueError(
-        f"attn_implementation={config._attn_implementation!r} cannot keep {kind}: it takes no mask of pairs; use 'sdpa', 'flex_attention' or 'eager'"
+        f"attn_implementation={config._attn_implementation!r} cannot keep {kind}: it supports no mask of query-key pairs; use 'sdpa', 'flex_attention' or 'eager'"
     )
 
 

@@ -73,7 +73,7 @@ class Guidance:
                 f"negative_prompt_ids has {len(prompt)} rows, which does not divide the {rows} of input_ids"
             )
         if bool(canvas.fillable[:, :width].any()):
-            raise ValueError("negative_prompt_ids cannot stand in for a prompt with masks in it; leave them out")
+            raise ValueError("negative_prompt_ids cannot be used with a prompt that contains masks; leave them out")
         attended = torch.ones_like(prompt) if prompt_mask is None else prompt_mask
         new = canvas.tokens.shape[1] - width
         if int(attended.sum(-1).max()) + new > context:

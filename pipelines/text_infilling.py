@@ -33,7 +33,9 @@ class GappedText:
         gaps = list(pattern.finditer(text))
         if not gaps:
             shown = text if len(text) <= 80 else text[:77] + "..."
-            raise ValueError(f"text={shown!r} has nothing to fill: mark gaps by [MASK], or [MASK:20] for twenty tokens")
+            raise ValueError(
+                f"text={shown!r} has no gaps to fill: mark gaps with [MASK], or [MASK:20] for twenty tokens"
+            )
         for gap in gaps:
             if gap["size"] is not None and not (gap["size"].isascii() and gap["size"].isdigit() and int(gap["size"])):
                 raise ValueError(
@@ -93,7 +95,7 @@ class TextInfillingPipeline(Pipeline):
         expected = getattr(self.model.config, "mask_token_id", None)
         if expected is None:
             raise ValueError(
-                f"model={self.model.name_or_path!r} of type {self.model.config.model_type!r} fills no masks: "
+                f"model={self.model.name_or_path!r} of type {self.model.config.model_type!r} cannot fill masks: "
                 f"{TASK} needs a masked diffusion model (type 'mdlm')"
             )
         if mask != expected:

@@ -43,7 +43,7 @@ class Engine:
         """Let rows wait, all or none; ApiError 503 once the server is being shut down, 429 where the queue is full."""
         with self._changed:
             if self.closing:
-                raise unavailable("the server is being shut down")
+                raise unavailable("the server is shutting down")
             if len(self.waiting) + len(rows) > self.queue_length:
                 batches = math.ceil((len(self.waiting) + len(rows)) / self.batch.size)
                 raise ApiError(
@@ -110,7 +110,7 @@ class Engine:
             for row in left:
                 row.fail(bad_request(" ".join(str(error).split())))
         if not all(row.is_over for row in left):
-            raise RuntimeError("a text was left unfinished")
+            raise RuntimeError("a text was not finished")
 
     def _next(self) -> list[Row]:
         """The rows of the next batch; empty once the server is being shut down and nothing waits."""

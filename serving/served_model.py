@@ -97,13 +97,15 @@ class ServedModel:
 
     def _check_gaps(self, request: Request) -> None:
         if not self.arm.denoises:
-            raise bad_request("the prompt holds a mask, but this model is autoregressive and cannot fill one", "prompt")
+            raise bad_request(
+                "the prompt contains a mask, but this model is autoregressive and cannot fill masks", "prompt"
+            )
         if not getattr(request, "echo", None):
             raise bad_request(
-                'the prompt holds masks, which are filled: give "echo": true to /v1/completions, as the whole text is the answer', "echo"
+                'the prompt contains masks, so the answer is the whole text: set "echo": true in a request to /v1/completions', "echo"
             )  # fmt: skip
         if request.stop:
-            raise bad_request("stop does not go with masks in the prompt", "stop")
+            raise bad_request("stop does not work with masks in the prompt", "stop")
 
     def _length(self, request: Request, prompt: int, has_gaps: bool) -> tuple[int, dict[str, int]]:
         """New tokens of a row, and the length as an argument of `generate`, which is part of what a batch shares."""
@@ -113,9 +115,9 @@ class ServedModel:
             asked, name = request.max_completion_tokens, "max_completion_tokens"
         most = self.limits.max_tokens
         if asked is not None and most is not None and asked > most:
-            raise bad_request(f"{name}={asked} is more than the {most} that this server writes", name)
+            raise bad_request(f"{name}={asked} is more than the maximum of this server, {most}", name)
         if asked == 0 and not has_gaps:
-            raise bad_request(f"{name}=0 leaves nothing to write: the prompt has no masks", name)
+            raise bad_request(f"{name}=0 is only possible for a prompt with masks", name)
         endless = self.arm.denoises and family_of(self.model.config).order.any_length
         room = self.context - prompt
         if (room < (asked or 0) and not endless) or (room < 0 and not endless):
@@ -130,7 +132,7 @@ class ServedModel:
         new = total - prompt
         if new <= 0 and not has_gaps:
             raise bad_request(
-                f"a prompt of {prompt} tokens leaves nothing to write in the default length of {total} tokens",
+                f"a prompt of {prompt} tokens leaves no room in the default length of {total} tokens",
                 "messages" if isinstance(request, ChatRequest) else "prompt", "context_length_exceeded",
             )  # fmt: skip
         if has_gaps and new < 0:
@@ -159,7 +161,7 @@ class ServedModel:
             ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
         if not ids:
             if self.tokenizer.bos_token_id is None:
-                raise bad_request("the prompt has no token", "prompt")
+                raise bad_request("the prompt has no tokens", "prompt")
             ids = [self.tokenizer.bos_token_id]
         return list(ids), text
 
@@ -168,7 +170,7 @@ class ServedModel:
         wrong = [token for token in ids if not 0 <= token < size]
         if wrong or not ids:
             what = f"the token {wrong[0]}" if wrong else "no token"
-            raise bad_request(f"a prompt holds {what}; tokens are numbers from 0 to {size - 1}", "prompt")
+            raise bad_request(f"a prompt contains {what}; tokens are numbers from 0 to {size - 1}", "prompt")
         with self._tokenizing:
             return ids, self.tokenizer.decode(ids, skip_special_tokens=True)
 

@@ -32,7 +32,7 @@ def settings_of(model: Any, denoises: bool, given: dict[str, Any]) -> dict[str, 
     if given.get("do_sample") is False:
         drawing = [name for name in ("temperature", "temperature_end") if name in given]
         if drawing:
-            raise bad_request(f"{drawing[0]} means nothing with do_sample=false", drawing[0])
+            raise bad_request(f"{drawing[0]} has no effect with do_sample=false", drawing[0])
     return {"do_sample": True, **given} if "do_sample" not in given else given
 
 

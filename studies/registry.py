@@ -4,13 +4,13 @@ STUDIES = {  # name: (module, help)
     "quickstart": ("arche_mdlm.studies.quickstart.command", "the comparison of a trained pair (arche-mdlm compare)"),
     "families": (
         "arche_mdlm.studies.families.command",
-        "diffusion families beside one AR twin (arche-mdlm compare --families)",
+        "diffusion families compared with an AR twin (arche-mdlm compare --families)",
     ),
     "speed-quality": ("arche_mdlm.studies.speed_quality.command", "speed against quality, by sampler and steps"),
     "controlled": ("arche_mdlm.studies.controlled.command", "the controlled comparison of both arms, over seeds"),
     "error-rates": (
         "arche_mdlm.studies.error_rates.command",
-        "token and sequence error by steps and length, on languages with a known law (arXiv 2502.09622)",
+        "token and sequence error by steps and length, on languages with a known distribution (arXiv 2502.09622)",
     ),
     "overfitting": (
         "arche_mdlm.studies.overfitting.command",
@@ -18,11 +18,11 @@ STUDIES = {  # name: (module, help)
     ),
     "data-limited": (
         "arche_mdlm.studies.data_limited.command",
-        "MDLM against a tuned AR on few unique tokens (arXiv 2511.03276)",
+        "MDLM compared with a tuned AR on few unique tokens (arXiv 2511.03276)",
     ),
     "low-variance": (
         "arche_mdlm.studies.low_variance.command",
-        "the objective low_variance against nelbo, paired by seed",
+        "the objective low_variance compared with nelbo, paired by seed",
     ),
     "sweep": (
         "arche_mdlm.studies.sweep.command",

@@ -334,8 +334,8 @@ def test_what_cannot_be_converted_is_refused(tmp_path):
             "is of type 'gpt2'; only types 'llama', 'mistral', 'qwen2', 'qwen3' can .* it has learned positions",
         ),
         ("ar", {"shift": True, "diffusion": "block", "block_length": 4}, "shift=True with diffusion='block'"),
-        ("shifted", {"diffusion": "block", "block_length": 4}, "has prediction_offset=1; of the diffusion models only"),
-        ("mdlm", {}, "is a masked diffusion model already"),
+        ("shifted", {"diffusion": "block", "block_length": 4}, "has prediction_offset=1; only diffusion models"),
+        ("mdlm", {}, "is already a masked diffusion model"),
         ("empty", {}, "not a checkpoint: config.json is missing"),
         ("nowhere/at/all", {}, "does not exist"),
         ("no-bos", {}, "has no bos_token"),
@@ -344,14 +344,14 @@ def test_what_cannot_be_converted_is_refused(tmp_path):
         (
             "ar",
             {"diffusion": "block"},
-            "block_length=None with diffusion='block': it is for 'block' and 'uniform_block', which need it",
+            "block_length=None with diffusion='block': only 'block' and 'uniform_block' have it, and they need it",
         ),
         ("ar", {"block_length": 4}, "block_length=4 with diffusion='masked'"),
-        ("block", {}, "is a masked diffusion model already"),
+        ("block", {}, "is already a masked diffusion model"),
         (
             "block",
             {"diffusion": "block", "block_length": 2},
-            "has diffusion='block' and time_conditioning='none'; of the",
+            "has diffusion='block' and time_conditioning='none'; only diffusion='masked'",
         ),
     ):
         with pytest.raises(ValueError, match=message):

@@ -170,7 +170,7 @@ def test_a_file_of_the_user_with_the_name_of_ours_is_refused_before_any_work(
     monkeypatch.setattr(pair_of_a_study, "load_arm", None)
     assert WRITERS[name][0](place, tmp_path / "out") == 2
     said = capsys.readouterr().err
-    assert "there already" in said or "describes no study" in said
+    assert "there already" in said or "is not the plan of a study" in said
     assert_kept(tmp_path / "out", [file])
     left = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert left == {file}

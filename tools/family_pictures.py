@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar="FAMILY=FOLDER",
-        help="checkpoints in place of the shipped ones",
+        help="checkpoints to use instead of the shipped ones",
     )
     add("--output", type=Path, default=Path("docs/images/families"))
     add("--seed", type=SEED, default=5)
@@ -228,7 +228,9 @@ def main(argv: list[str] | None = None) -> int:
         if name in models:
             _save(folder, f"{name}-writing.png", lambda name=name: writing(*load_arm(models[name]), args.seed))
         else:
-            print(f"{name}-writing.png: left out, as no checkpoint of the family ships: give --models {name}=FOLDER")
+            print(
+                f"{name}-writing.png: skipped, because no checkpoint of this family is included: use --models {name}=FOLDER"
+            )
     return 0
 
 
@@ -237,7 +239,7 @@ def _save(folder: OutputFolder, name: str, make: Any) -> None:
     try:
         image = draw(make())
     except ValueError as error:
-        print(f"{name}: left out: {error}")
+        print(f"{name}: skipped: {error}")
         return
     print(folder.write(name, lambda path: image.save(path, "PNG", optimize=True)))
 

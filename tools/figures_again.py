@@ -14,11 +14,11 @@ _TOLERANCE = 1e-9  # relative: sums in another order
 
 def main(argv: list[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, help="NAME.jsonl.gz, with NAME.json beside it")
+    parser.add_argument("file", type=Path, help="NAME.jsonl.gz; NAME.json must be in the same folder")
     parser.add_argument(
-        "--held_out", type=Path, help="jsonl of held-out stories: texts that continue their beginnings are measured too"
+        "--held_out", type=Path, help="jsonl of held-out stories, to also measure texts that continue their beginnings"
     )
-    parser.add_argument("--seed", type=SEED, default=0, help="of the bootstrap; the study's")
+    parser.add_argument("--seed", type=SEED, default=0, help="seed of the bootstrap; must be that of the study")
     args = parser.parse_args(argv)
     if not args.file.name.endswith(".jsonl.gz"):
         raise ValueError(f"file={str(args.file)!r} must be the NAME.jsonl.gz that --publish writes")

@@ -24,13 +24,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("source", help="file of held-out stories")
     parser.add_argument(
-        "--checkpoint", type=checkpoint, required=True, help="whose tokenizer and context say which stories fit"
+        "--checkpoint",
+        type=checkpoint,
+        required=True,
+        help="checkpoint whose tokenizer and context determine which stories fit",
     )
     parser.add_argument("--context_length", type=count(2), default=256)
     parser.add_argument("--numbers", type=count(2), nargs="+", default=[32, 64, 100, 200, 500, 1000])
     parser.add_argument(
         "--train",
-        help="file of training stories, for the bigram and the counts of first tokens (default: no bigram, and the held-out ones)",
+        help="file of training stories, for the bigram and the counts of first tokens (default: no bigram, counts of held-out stories)",
     )
     parser.add_argument("--seed", type=SEED, default=0)
     args = parser.parse_args(argv)

@@ -40,68 +40,72 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """All options of training; `prog` is the program's name in the help."""
     parser = ArgumentParser(
         prog=prog,
-        description="Train or fine-tune an MDLM or an AR arm. Without arguments: the quickstart preset on the sample "
-        "corpus that ships with the project.",
+        description="Train or fine-tune an MDLM or an AR model. Without arguments: the quickstart preset on the sample "
+        "corpus included in the library.",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add(
         "--preset",
-        help=f"one of {', '.join(available_presets())}, or a YAML file (default: {DEFAULT_PRESET}; with --resume all the "
+        help=f"one of {', '.join(available_presets())}, or a YAML file (default: {DEFAULT_PRESET}; with --resume the "
         "settings of the stored run)",
     )
     add(
         "--data",
-        help="Hub id, folder, or txt, jsonl, json, csv (each also .gz or .zst) or parquet file; several as 'part-*.jsonl' or "
-        "a.jsonl,b.jsonl (default: the preset's); docs/data.md has an example of each",
+        help="Hub id, folder, or txt, jsonl, json, csv (each also .gz or .zst) or parquet file; several files as 'part-*.jsonl' or "
+        "a.jsonl,b.jsonl (default: from the preset); see docs/data.md for examples",
     )
-    add("--validation_data", help="file with the held-out text (default: the source's own split)")
-    add("--validation_fraction", type=float, help="share of stories held out if the source lacks a validation split")
-    add("--output_dir", type=Path, help="where checkpoints and logs go (default: runs/PRESET)")
-    add("--init_from", type=checkpoint, help="checkpoint folder or repository to fine-tune instead of starting afresh")
-    add("--resume", action="store_true", help="go on from the newest checkpoint in --output_dir, if there is one")
+    add("--validation_data", help="file with held-out text (default: the validation split of the source)")
+    add("--validation_fraction", type=float, help="share of texts to hold out if the source has no validation split")
+    add("--output_dir", type=Path, help="folder for checkpoints and logs (default: runs/PRESET)")
+    add(
+        "--init_from",
+        type=checkpoint,
+        help="checkpoint folder or repository to fine-tune (default: train from scratch)",
+    )
+    add("--resume", action="store_true", help="resume from the newest checkpoint in --output_dir, if there is one")
     add(
         "--branch_from",
         type=Path,
         metavar="RUN",
-        help="start where a longer run of schedule warmup_stable_decay was at its "
-        "peak rate (its training.branches must name this one's length)",
+        help="branch off a longer run with schedule warmup_stable_decay at its "
+        "peak learning rate (its training.branches must contain the length of this run)",
     )
     add(
         "--allow_changes",
         action="store_true",
-        help="go on although settings or data are not those of the stored run",
+        help="resume even if settings or data differ from the stored run",
     )
     add(
         "--overwrite",
         action="store_true",
-        help="start afresh in an --output_dir that holds a run, whose checkpoints are deleted",
+        help="delete the checkpoints of the run in --output_dir, and start over",
     )
     add_threads(parser)
-    add("--streaming", action="store_true", help="read the source as a stream")
+    add("--streaming", action="store_true", help="stream the source instead of downloading it")
     add("--compile", action="store_true", help="torch.compile the model")
-    add("--save_dtype", default="float32", choices=SAVE_DTYPES, help="of the final model")
-    add("--push_to_hub", metavar="REPO", help="push the final model there")
-    add("--hub_private", action="store_true", help="the repository of --push_to_hub is private")
+    add("--save_dtype", default="float32", choices=SAVE_DTYPES, help="dtype of the final model")
+    add("--push_to_hub", metavar="REPO", help="Hub repository to push the final model to")
+    add("--hub_private", action="store_true", help="make the repository of --push_to_hub private")
     add(
         "--push_checkpoints",
         action="store_true",
-        help="push each checkpoint to --push_to_hub, as soon as it is written",
+        help="also push each checkpoint to --push_to_hub when it is written",
     )
     add(
         "--report_to",
         type=_names,
         default=("tensorboard",),
         metavar="TRACKER[,TRACKER]",
-        help="trackers that Accelerate knows (tensorboard, wandb, mlflow, ...), or none; default: tensorboard",
+        help="trackers of Accelerate (tensorboard, wandb, mlflow, ...), or none; default: tensorboard",
     )
-    add("--stop_after", type=int, help="stop (and save) after this many steps of this session")
+    add("--stop_after", type=int, help="save and stop after this number of steps in this session")
     add(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any preset key, e.g. model.config.hidden_size=64",
+        help="set a preset key, such as model.config.hidden_size=64",
     )
     for option, (key, kind) in _SHORTCUTS.items():
         add(f"--{option}", type=kind, help=f"sets {key}")

@@ -189,7 +189,7 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=Number(int, 1, most),
         metavar="N",
-        help="of the CPU (default: OMP_NUM_THREADS, else 1 or all cores, as a trial of a second at the start finds faster)",
+        help="CPU threads (default: OMP_NUM_THREADS, else 1 or all cores, whichever is faster in a test of one second)",
     )
 
 
@@ -233,7 +233,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=checkpoint,
         default=SHIPPED["mdlm"],
-        help=f"checkpoint folder or repository, of either arm (default: {SHIPPED['mdlm']}, which ships with the library)",
+        help=f"checkpoint folder or repository, MDLM or AR (default: {SHIPPED['mdlm']}, included in the library)",
     )
 
 
@@ -243,9 +243,13 @@ def add_weights(add: Callable[..., Any]) -> None:
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
-        help="of the weights (default: float32)",
+        help="dtype of the weights (default: float32)",
     )
-    add("--device", type=device, help="such as cpu, cuda, cuda:1 (default: cuda, mps or xpu, the first there is)")
+    add(
+        "--device",
+        type=device,
+        help="device, such as cpu, cuda, cuda:1 (default: cuda, mps or xpu if available, else cpu)",
+    )
 
 
 def add_pair(parser: argparse.ArgumentParser) -> None:
@@ -257,7 +261,7 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
 def add_shipped(parser: argparse.ArgumentParser, arm: str) -> None:
     """The option `--ARM`, whose default is the shipped checkpoint of that name."""
     name = SHIPPED[arm]
-    about = f"checkpoint folder or repository (default: {name}, which ships with the library)"
+    about = f"checkpoint folder or repository (default: {name}, included in the library)"
     parser.add_argument(f"--{arm}", type=checkpoint, default=f"checkpoints/{name}", help=about)
 
 

@@ -78,7 +78,7 @@ def make_plan(request: TrainingRequest) -> TrainingPlan:
     notes += [*of_the_machine, *without_effect(preset, changes, request.init_from is not None)]
     notes += about_the_loss(preset)
     if request.init_from and "data.tokenizer" in changes:
-        raise ValueError("data.tokenizer cannot be set with --init_from: the tokenizer is that of the checkpoint")
+        raise ValueError("data.tokenizer cannot be set with --init_from: the checkpoint has a tokenizer")
     start = _start(request, output_dir, preset.training)
     if start is None and request.resume:
         notes.append(f"note: no checkpoint in {output_dir} yet: the run starts afresh")
@@ -87,7 +87,7 @@ def make_plan(request: TrainingRequest) -> TrainingPlan:
         init_from = start.state.get("run", {}).get("init_from")
     if preset.training.distillation_steps is not None and init_from is None:
         raise ValueError(
-            f"training.distillation_steps={preset.training.distillation_steps} needs --init_from: a trained model, which is the first "
+            f"training.distillation_steps={preset.training.distillation_steps} needs --init_from with a trained model, the first "
             "teacher"
         )
     preset = _with_model(preset, request, start, init_from)
@@ -169,7 +169,7 @@ def _branch_point(run: Path, settings: TrainingSettings) -> Path:
         )
     if settings.schedule != "warmup_stable_decay":
         raise ValueError(
-            "--branch_from needs training.schedule=warmup_stable_decay: the run's rate must still be at its peak"
+            "--branch_from needs training.schedule=warmup_stable_decay: the learning rate of the run must still be at its peak"
         )
     step = decay_start(settings.max_steps, settings.decay_share)
     found = {step_of(checkpoint): checkpoint for checkpoint in list_checkpoints(run)}

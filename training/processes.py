@@ -28,7 +28,7 @@ class Processes:
             self.state = PartialState(cpu=cpu or not torch.cuda.is_available(), timeout=timedelta(days=1))
             if self.state.num_processes != asked:
                 raise RuntimeError(
-                    f"WORLD_SIZE is {asked}, but accelerate has made {self.state.num_processes} processes"
+                    f"WORLD_SIZE is {asked}, but accelerate started {self.state.num_processes} processes"
                 )
 
     @property

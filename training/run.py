@@ -209,7 +209,7 @@ def _open_output(plan: TrainingPlan, described: dict[str, Any]) -> None:
 
 def _conclude(plan: TrainingPlan, trainer: Trainer, complete: bool, sharded: bool) -> None:
     if not complete:
-        print(f"stopped at step {trainer.state.step} and saved in {plan.output_dir}; go on with --resume")
+        print(f"stopped at step {trainer.state.step} and saved in {plan.output_dir}; continue with --resume")
         return
     final = export_best(plan.output_dir, plan.preset, trainer.state, plan.request.save_dtype)
     if (

@@ -110,11 +110,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.parallel", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--gpus", nargs="+", type=int, default=[1, 8, 16, 32, 64], help=f"{H100.gpus_a_node} a node")
-    parser.add_argument("--checkpointing", action="store_true", help="compute layers again in the backward pass")
-    parser.add_argument("--rows", type=int, help="of a GPU's micro-batch, in place of each size's own")
+    parser.add_argument(
+        "--gpus", nargs="+", type=int, default=[1, 8, 16, 32, 64], help=f"numbers of GPUs, {H100.gpus_a_node} per node"
+    )
+    parser.add_argument("--checkpointing", action="store_true", help="recompute layers in the backward pass")
+    parser.add_argument("--rows", type=int, help="rows per micro-batch of a GPU (default: depends on the model size)")
     for field in dataclasses.fields(Assumptions):
-        parser.add_argument(f"--{field.name}", type=float, default=field.default, help="an assumption")
+        parser.add_argument(f"--{field.name}", type=float, default=field.default, help="assumption of the model")
     args = parser.parse_args(argv)
     assumptions = Assumptions(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Assumptions)})
     print(table(args.gpus, assumptions, args.checkpointing, args.rows))

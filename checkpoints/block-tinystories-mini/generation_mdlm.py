@@ -31,22 +31,22 @@ from .uniform_samplers_mdlm import UniformAncestralSampler  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
-_LAST_STEP = 2**31  # number of the step whose random numbers a text is finished with when the time is up
-_NOT_ON_A_CANVAS = "{} decodes from left to right with a cache; a masked diffusion model writes with generate"
+_LAST_STEP = 2**31  # step number for the random numbers that finish a text when `max_time` is over
+_NOT_ON_A_CANVAS = "{} decodes from left to right with a cache; use generate for a masked diffusion model"
 
 
 @dataclass
 class MDLMGenerationOutput(ModelOutput):
-    """What `generate(return_dict_in_generate=True)` returns.
+    """Output of `generate(return_dict_in_generate=True)`.
 
     Args:
-        sequences (`torch.LongTensor`, (B, L)): prompts and what was written, pads after the first EOS or pad.
-        num_forward_passes (`torch.LongTensor`, (B,)): forwards of the model that each row was part of.
-        tokens_per_forward (`torch.Tensor`, (B,)): positions filled over forwards; 0 for a row that needed none.
-        history (`torch.LongTensor`, (S, B, L)): the canvas after each of S steps, masks at unfilled positions; with
+        sequences (`torch.LongTensor`, (B, L)): prompts and generated tokens, with pads after the first EOS or pad.
+        num_forward_passes (`torch.LongTensor`, (B,)): number of forwards for each row.
+        tokens_per_forward (`torch.Tensor`, (B,)): filled positions divided by forwards; 0 for a row without forwards.
+        history (`torch.LongTensor`, (S, B, L)): the canvas after each of S steps, with masks at unfilled positions; only with
             `output_history`.
-        tokens_behind_end (`torch.LongTensor`, (B,)): tokens of text that a row has behind its first EOS or pad, where few steps have
-            put one into the text; they are left out.
+        tokens_behind_end (`torch.LongTensor`, (B,)): number of tokens after the first EOS or pad of a row, which are dropped
+            (sampling with few steps can put an EOS or pad inside the text).
     """
 
     sequences: torch.Tensor | None = None
@@ -57,7 +57,7 @@ class MDLMGenerationOutput(ModelOutput):
 
 
 class MDLMGenerationMixin(GenerationMixin):
-    """`GenerationMixin` whose decoding is the denoising of a canvas."""
+    """A `GenerationMixin` that denoises a canvas."""
 
     config: MDLMConfig
     generation_config_class = MDLMGenerationConfig
@@ -75,35 +75,35 @@ class MDLMGenerationMixin(GenerationMixin):
         negative_prompt_attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor | MDLMGenerationOutput:
-        """Write text, or fill the masks inside it.
+        """Generate text, or fill the masks inside it.
 
         Args:
             inputs (`torch.LongTensor`, (B, P), *optional*): prompts, also as `input_ids`, padded on either side with
-                `attention_mask` 0. Masks in them are filled too. None: the empty prompt, a BOS.
-            generation_config (`GenerationConfig`, *optional*): settings of this call. Default: the checkpoint's.
-            stopping_criteria (one or a list, *optional*): called with the canvases (B, L) after each step that can have
-                changed them; a row that stops is left as it is (`Stopping`).
+                `attention_mask` 0. Masks in them are filled too. Default: the empty prompt, a BOS.
+            generation_config (`GenerationConfig`, *optional*): settings of this call. Default: from the checkpoint.
+            stopping_criteria (one or a list, *optional*): called with the canvases (B, L) after each step that may have
+                changed them; a row that stops does not change any more (`Stopping`).
             streamer (*optional*): `TextStreamer` (finished text, left to right), `TextDiffusionStreamer` (the canvas of one
-                row), or anything with `put_canvas(tokens (B, L))` and `end()`, which gets all rows after each step.
-            generator (`torch.Generator` or a list of one a row, *optional*): a row's text depends on its own seed only. With
-                `do_sample=False` and no generator the result is deterministic.
-            guidance_scale (`float`, *optional*): above 1 pushes away from the text without the prompt; twice the forwards.
-            negative_prompt_ids (`torch.LongTensor`, (B, Pn), *optional*): guidance pushes away from these prompts instead.
+                row), or an object with `put_canvas(tokens (B, L))` and `end()`, which gets all rows after each step.
+            generator (`torch.Generator` or a list with one per row, *optional*): the text of a row depends only on its seed.
+                With `do_sample=False` and no generator the result is deterministic.
+            guidance_scale (`float`, *optional*): scale of classifier-free guidance; values above 1 double the forwards.
+            negative_prompt_ids (`torch.LongTensor`, (B, Pn), *optional*): prompts that guidance moves away from.
             negative_prompt_attention_mask (`torch.Tensor`, (B, Pn), *optional*): 0 at their padding.
             **kwargs: fields of `MDLMGenerationConfig`, `logits_processor`, `attention_mask`. `max_new_tokens=0` fills only
-                the masks of the prompt. `max_length`: each row is filled up to that many tokens of its own, padding not
-                counted. `min_new_tokens`, `min_length`: no EOS or pad before that many tokens. `max_time` (seconds):
-                everything open is then filled from one forward. `stop_strings` (with `tokenizer`): the text ends with the
-                token in which the first of them ends. `temperature=0`: as `do_sample=False`.
+                the masks of the prompt. `max_length`: maximum number of tokens of each row, without padding.
+                `min_new_tokens`, `min_length`: no EOS or pad before this number of tokens. `max_time` (seconds):
+                afterwards one forward fills all open positions. `stop_strings` (with `tokenizer`): the text ends with the
+                token that completes the first of them. `temperature=0`: the same as `do_sample=False`.
 
         Returns:
             `torch.LongTensor`, (B * num_return_sequences, L); `MDLMGenerationOutput` with `return_dict_in_generate`.
 
         Raises:
-            ValueError: for a length that does not fit the context, an unknown sampler, a setting outside its range or of
-                another sampler, and options that mean nothing on a canvas (`generation_config_mdlm.WORKING` lists those that do).
+            ValueError: if a length does not fit the context, the sampler is unknown, or a setting is out of range, belongs to
+                another sampler or is not supported (`generation_config_mdlm.WORKING` lists the supported ones).
 
-        Source: Sahoo et al. 2024, arXiv 2406.07524; the samplers name theirs. Example:
+        Source: Sahoo et al. 2024, arXiv 2406.07524; each sampler names its paper. Example:
 
         ```python
         >>> import torch, arche_mdlm
@@ -162,7 +162,7 @@ class MDLMGenerationMixin(GenerationMixin):
     def compute_transition_scores(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not for masked diffusion."""
         raise NotImplementedError(
-            "compute_transition_scores needs a score a position in the order of writing; see metrics.policy_likelihood"
+            "compute_transition_scores is not supported: see metrics.policy_likelihood for the likelihood of an order of generation"
         )
 
     def _resolve_lengths(
@@ -309,7 +309,7 @@ class MDLMGenerationMixin(GenerationMixin):
         return MDLMGenerationOutput(sequences, canvas.num_forwards, tokens_per_forward, steps, behind)
 
     def _cache(self, generation_config: MDLMGenerationConfig, canvas: Canvas) -> BlockCache | None:
-        """The cache of blocks, where it is asked for."""
+        """The cache, if `prefix_cache` is set."""
         if not getattr(generation_config, "prefix_cache", None):
             return None
         if is_compiled(cast(PreTrainedModel, self)):
@@ -318,8 +318,8 @@ class MDLMGenerationMixin(GenerationMixin):
             return RankCache(self, canvas)
         if not BlockCache.is_exact(self.config):
             logger.warning_once(
-                "prefix_cache=True is an approximation for this model: what stands outside of a block was read before the "
-                "block was written (exact for attention_block_length without time_conditioning)"
+                "prefix_cache=True is an approximation for this model: keys and values outside a block are computed before the "
+                "block is filled (exact for attention_block_length without time_conditioning)"
             )
         return BlockCache(self, canvas)
 

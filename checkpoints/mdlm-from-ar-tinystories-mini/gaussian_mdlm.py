@@ -107,7 +107,7 @@ def gaussian_latents(family: Family) -> tuple[Uniform, GaussianLatents]:
     """The noise of a family and its latents; ValueError for another noise than uniform."""
     corruption = family.corruption
     if not isinstance(corruption, Uniform):
-        raise ValueError(f"a model of {corruption.name} noise has no Gaussian latents: they are for uniform noise")
+        raise ValueError(f"a model of {corruption.name} noise has no Gaussian latents: use uniform noise")
     return corruption, GaussianLatents(corruption.num_tokens)
 
 

@@ -1,4 +1,4 @@
-"""The generation config: which options `generate` takes, and checks of their values before any work is done.
+"""The generation config: the options of `generate`, and checks of their values before any work is done.
 
 transformers accepts every option it knows, even if a custom loop ignores it. Here only listed options are accepted; all others
 raise an error.
@@ -33,7 +33,7 @@ OWN_FIELDS: dict[str, Any] = {
     "prefix_cache": None,
 }
 
-# Of transformers' generation options, those that do here what their documentation says.
+# Options of transformers that work here as documented.
 WORKING = {
     "max_new_tokens", "max_length", "min_new_tokens", "min_length", "max_time", "stop_strings", "eos_token_id", "pad_token_id",
     "bos_token_id", "do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff",
@@ -47,7 +47,7 @@ LEAST_TEMPERATURE = 1e-6
 # Other arguments of `generate`.
 ARGUMENTS = {"input_ids", "attention_mask", "logits_processor", "tokenizer", "trust_remote_code"}
 
-# Values with which a refused option changes nothing, beside None and False.
+# Values with which an unsupported option has no effect, besides None and False.
 _NEUTRAL: dict[str, Any] = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -65,27 +65,27 @@ _NEUTRAL: dict[str, Any] = {
 
 
 class MDLMGenerationConfig(GenerationConfig):
-    """A `GenerationConfig` with what denoising a canvas adds.
+    """A `GenerationConfig` with the options of masked diffusion.
 
     Args:
         sampler (`str`, defaults to `"ancestral"`): one of `available_samplers()`.
-        num_diffusion_steps (`int`, *optional*): denoising steps of a row, and the most it takes. Default: the model
-            config's. Samplers that set their own pace (first_hitting, entropy_bound, threshold) get one for each position.
+        num_diffusion_steps (`int`, *optional*): maximum number of denoising steps for a row. Default: from the model
+            config; for first_hitting, entropy_bound and threshold, one for each position.
         block_length (`int`, *optional*): positions in a block; blocks are filled left to right and share the steps.
             Default: one block.
-        temperature_end (`float`, *optional*): the temperature goes linearly from `temperature` at t = 1 to this at t = 0.
+        temperature_end (`float`, *optional*): the temperature changes linearly from `temperature` at t = 1 to this at t = 0.
         threshold (`float`, *optional*), threshold_factor (`float`, *optional*): see `ThresholdSampler`.
         entropy_bound (`float`, nats, *optional*): see `EntropyBoundSampler`.
         remasking (`str`, *optional*), remasking_rate (`float`, *optional*): see `RemaskingSampler`.
         kappa (`float`, *optional*): see `PsiSampler`. corrector_steps (`int`, *optional*): see `GibbsSampler`.
         greedy_tail (`bool`, *optional*): see `UniformAncestralSampler`.
-        draw_length (`bool`, *optional*): draw the place of the end token first, from one forward on the empty canvas (`draw_ends`).
-            Default: for the samplers `confidence` and `threshold`, whose texts would be far too short.
+        draw_length (`bool`, *optional*): draw the position of the end token first, from one forward on the empty canvas (`draw_ends`).
+            Default: True for the samplers `confidence` and `threshold`, whose texts would be far too short otherwise.
         output_history (`bool`, *optional*): return the canvas after each step; needs `return_dict_in_generate`.
-        prefix_cache (`bool`, *optional*): with `block_length`, keep keys and values of all other blocks while one is written
+        prefix_cache (`bool`, *optional*): with `block_length`, cache keys and values of all other blocks while one is filled
             (`BlockCache`): exact for a block-causal model without time conditioning, approximate for others, with a warning. With
-            `diffusion="eso"` without blocks, and exact.
-        compile_config (`CompileConfig`, *optional*): the model's layers run compiled in this call (`compiled_layers`).
+            `diffusion="eso"` it needs no blocks and is exact.
+        compile_config (`CompileConfig`, *optional*): compile the model's layers in this call (`compiled_layers`).
         **kwargs: the fields of `GenerationConfig` that work here (`WORKING`).
 
     Example:
@@ -122,17 +122,17 @@ class MDLMGenerationConfig(GenerationConfig):
 
     @classmethod
     def from_model_config(cls, model_config: PreTrainedConfig | dict[str, Any]) -> "MDLMGenerationConfig":
-        """The special tokens; transformers' own would also take everything that a model config has under a like name."""
+        """The special tokens only; the method of transformers would also copy other fields of the model config."""
         config = model_config if isinstance(model_config, dict) else model_config.to_dict()
         return cls(**{name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
 
 
 def refuse_unsupported(call: dict[str, Any], configs: list[dict[str, Any]], known: set[str]) -> None:
-    """ValueError for an option that does not exist, or means nothing on a canvas.
+    """ValueError for an option that does not exist or is not supported.
 
     Args:
         call: keyword arguments of this call.
-        configs: generation configs that give the defaults, as dicts.
+        configs: generation configs with the defaults, as dicts.
         known: names of all options and arguments of transformers.
     """
     works = WORKING | set(OWN_FIELDS)
@@ -196,63 +196,61 @@ def check_settings(get: Callable[[str], Any], given: dict[str, Any], family: Fam
     if get("output_history") and not get("return_dict_in_generate"):
         raise ValueError("output_history=True needs return_dict_in_generate=True: the history is a field of its output")
     if get("prefix_cache") and get("block_length") is None and not family.order.has_ranks:
-        raise ValueError(
-            "prefix_cache=True needs block_length: it keeps what stands outside of the block being written"
-        )
+        raise ValueError("prefix_cache=True needs block_length: it caches the positions outside the current block")
     _check_sampler(get, given, family.corruption.name)
     _check_order(get, family.order)
     _check_length(get, family)
 
 
 def _check_sampler(get: Callable[[str], Any], given: dict[str, Any], noise: str) -> None:
-    """Settings that only other samplers have."""
+    """ValueError for settings of other samplers."""
     name = get("sampler") or "ancestral"
     sampler = get_sampler(name, noise)
     if sampler.anneals_temperature and get("temperature_end") is not None:
         raise ValueError(
-            f"temperature_end={get('temperature_end')!r}: sampler={name!r} has its own course of temperature"
+            f"temperature_end={get('temperature_end')!r}: sampler={name!r} has its own temperature schedule"
         )
     for option, fitting in sorted(sampler_options().items()):
         value = given.get(option)
         if value is not None and option not in sampler.options:
             raise ValueError(
-                f"{option}={value!r} does not go with sampler={name!r}: it is an option of {', '.join(sorted(fitting))}"
+                f"{option}={value!r} does not work with sampler={name!r}: it is an option of {', '.join(sorted(fitting))}"
             )
 
 
 def _check_order(get: Callable[[str], Any], order: Order) -> None:
-    """Settings that do not go with the order of a family."""
+    """Settings that do not work with the order of a family."""
     name = get("sampler") or "ancestral"
     if order.samplers is not None and name not in order.samplers:
         raise ValueError(
-            f"sampler={name!r} does not go with diffusion='eso', which writes in an order of its own: it takes "
+            f"sampler={name!r} does not work with diffusion='eso', which has its own order of generation: use "
             f"{', '.join(order.samplers)}"
         )
     if not order.has_ranks:
         return
     if get("block_length") is not None:
-        raise ValueError(f"block_length={get('block_length')} does not go with diffusion='eso', which has no blocks")
+        raise ValueError(f"block_length={get('block_length')} does not work with diffusion='eso', which has no blocks")
     if get("guidance_scale") not in (None, 1) or get("negative_prompt_ids") is not None:
         raise ValueError(
-            f"guidance_scale={get('guidance_scale')} and negative prompts do not go with diffusion='eso': leave them out"
+            f"guidance_scale={get('guidance_scale')} and negative prompts do not work with diffusion='eso': leave them out"
         )
 
 
 def _check_length(get: Callable[[str], Any], family: Family) -> None:
-    """Whether a length can be drawn where that is asked for."""
+    """ValueError if `draw_length` is set but the length cannot be drawn."""
     if not get("draw_length"):
         return
     if not _has_length(family):
         raise ValueError(
-            "draw_length=True is for masked noise on the whole canvas: elsewhere the empty canvas does not tell where a text ends"
+            "draw_length=True needs masked noise on the whole canvas: for other models the empty canvas does not determine the length"
         )
     eos = get("eos_token_id")
     if eos is None or eos == []:
-        raise ValueError("draw_length=True needs eos_token_id, the token whose place is drawn; there is none")
+        raise ValueError("draw_length=True needs eos_token_id, the token whose position is drawn, but it is not set")
 
 
 def _has_length(family: Family) -> bool:
-    """Whether the empty canvas tells where a text ends."""
+    """Whether the empty canvas determines the length of a text."""
     return family.corruption.has_order and family.order.block_length is None and not family.order.has_ranks
 
 

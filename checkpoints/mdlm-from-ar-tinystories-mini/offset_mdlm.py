@@ -87,6 +87,6 @@ def check_predictable(
     if len(found):
         row, column = found[0].tolist()
         raise ValueError(
-            f"position {column} of row {row} is to be predicted, but it is padding or has no token before it: this model has prediction_offset=1, so what "
+            f"position {column} of row {row} cannot be predicted: it is padding or has no token before it: this model has prediction_offset=1, so what "
             "stands at a position is read from the position before. Begin each text with a BOS or another given token"
         )

@@ -46,6 +46,6 @@ def flex_stance(config: Any, device: torch.device) -> AbstractContextManager[Any
         return nullcontext()
     if torch.compiler.is_compiling():
         raise ValueError(
-            "attn_implementation='flex_attention' in a compiled model on a CPU: what torch compiles there can be wrong; use 'sdpa'"
+            "attn_implementation='flex_attention' in a compiled model on a CPU: torch can compile wrong code for it; use 'sdpa'"
         )
     return torch.compiler.set_stance("force_eager")

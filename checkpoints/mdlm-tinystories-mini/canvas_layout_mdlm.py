@@ -39,7 +39,7 @@ def even_blocks(masked: torch.Tensor, block_length: int | None) -> torch.Tensor:
         return torch.where(masked, 0, -1)
     longest = int(masked.sum(-1).max())
     if 0 < longest < block_length:
-        raise ValueError(f"block_length={block_length} is longer than the {longest} positions there are to fill")
+        raise ValueError(f"block_length={block_length} is longer than the {longest} positions to fill")
     return torch.where(masked, (masked.long().cumsum(-1) - 1) // int(block_length), -1)
 
 
@@ -56,7 +56,7 @@ def new_tokens_per_row(
     if kind == "new" and number + longest > context:
         if not is_default:
             raise ValueError(
-                f"max_new_tokens={number} does not fit behind a prompt of {longest} tokens: the context is {context}"
+                f"max_new_tokens={number} does not fit after a prompt of {longest} tokens: the context is {context}"
             )
         logger.warning_once(f"the default of {number} new tokens is clipped to the model's context of {context}")
         return (context - lengths).clamp(max=number)
@@ -69,8 +69,6 @@ def new_tokens_per_row(
         number = context
     if number <= longest and not bool(given_masks.any()):
         if not is_default:
-            raise ValueError(f"max_length={number} leaves nothing to write behind a prompt of {longest} tokens")
-        raise ValueError(
-            f"a prompt of {longest} tokens leaves nothing to write in the default length of {number} tokens"
-        )
+            raise ValueError(f"max_length={number} leaves no room after a prompt of {longest} tokens")
+        raise ValueError(f"a prompt of {longest} tokens leaves no room in the default length of {number} tokens")
     return (number - lengths).clamp(min=0)

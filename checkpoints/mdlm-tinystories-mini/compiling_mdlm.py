@@ -30,7 +30,9 @@ def compile_layers(model: PreTrainedModel, **options: Any) -> None:
     """
     layers = repeated_layers(model)
     if options.get("backend", "inductor") == "inductor" and not can_compile(model.device):
-        raise ValueError("torch.compile on a CPU needs a C++ compiler: install g++ or clang++, or name one in CXX")
+        raise ValueError(
+            "torch.compile on a CPU needs a C++ compiler: install g++ or clang++, or set the variable CXX to a compiler"
+        )
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     for layer in layers:
         layer.compile(dynamic=model.config.model_type != "mdlm", **options)

@@ -77,7 +77,7 @@ class MDLMPreTrainedModel(LlamaPreTrainedModel):
 
 
 class MDLMModel(MDLMPreTrainedModel, LlamaModel):
-    """The trunk: Llama's own layers (attention backends, kernels, checkpointing, weight names) seeing both ways."""
+    """The trunk: Llama's layers (attention backends, kernels, checkpointing, weight names) with bidirectional attention."""
 
     def __init__(self, config: MDLMConfig) -> None:
         super().__init__(config)
@@ -111,29 +111,29 @@ class MDLMModel(MDLMPreTrainedModel, LlamaModel):
         Args:
             input_ids (`torch.LongTensor`, (B, L)): the canvas, with `mask_token_id` at unfilled positions.
             attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
-            position_ids (`torch.LongTensor`, (B, L), *optional*): without `attention_mask`, another document starts where
-                they start again, and attention stays within a document. Default: real tokens are counted from 0.
-            inputs_embeds (`torch.Tensor`, (B, L, hidden_size)): in place of `input_ids`.
-            timesteps (`torch.Tensor`, (B,) or (B, L)): t in [0, 1], of a row or of each position; needed and read by a model with
-                `time_conditioning` only.
+            position_ids (`torch.LongTensor`, (B, L), *optional*): without `attention_mask`, a new document begins where
+                they restart, and attention stays inside a document. Default: real tokens are counted from 0.
+            inputs_embeds (`torch.Tensor`, (B, L, hidden_size)): used instead of `input_ids`.
+            timesteps (`torch.Tensor`, (B,) or (B, L)): t in [0, 1], per row or per position; needed and used only by a model with
+                `time_conditioning`.
             positions (`torch.Tensor`, *optional*): (B, L) bool, or (N,) flat indices into the B * L: most of the last layer
-                runs there only. Indices are given in any order, and spare a GPU the wait for their number.
-            sight (`Sight`, or its numbers as (B, 4, L), or all pairs as (B or 1, L, L) bool, *optional*): who sees whom. Default: the
-                documents that `position_ids` tell, and the blocks of `attention_block_length`; with `diffusion="eso"`, given tokens from
-                left to right, then masked ones. Where it is given, `position_ids` and blocks count for nothing.
-            block_cache (*optional*): what `BlockCache` hands to the layers.
-            mixture_ids (`torch.LongTensor`, (B, L, K), *optional*): with `mixture_weights`: the means of the embeddings of K tokens are
-                read in place of those of `input_ids`.
-            mixture_weights (`torch.Tensor`, (B, L, K), *optional*): the tokens' weights in the means.
+                runs only there. Indices may have any order; with them a GPU does not have to be synchronised.
+            sight (`Sight`, or its numbers as (B, 4, L), or all pairs as (B or 1, L, L) bool, *optional*): the attention mask. Default: the
+                documents given by `position_ids`, and the blocks of `attention_block_length`; with `diffusion="eso"`, given tokens from
+                left to right, then masked ones. If it is set, `position_ids` and blocks have no effect on attention.
+            block_cache (*optional*): the cache that `BlockCache` passes to the layers.
+            mixture_ids (`torch.LongTensor`, (B, L, K), *optional*): with `mixture_weights`: use weighted means of the embeddings of K
+                tokens instead of the embeddings of `input_ids`.
+            mixture_weights (`torch.Tensor`, (B, L, K), *optional*): the weights of the tokens in the means.
 
         Returns:
             `BaseModelOutput` with `last_hidden_state` of shape (B, L, hidden_size), or (N, hidden_size) at N `positions`:
-            in row-major order for bool, in theirs for indices. With `prediction_offset` 1 they are those by which these positions are
-            predicted, which stand at the position before each (`predicting_states`).
+            in row-major order for bool, in the given order for indices. With `prediction_offset` 1 these are the states that predict
+            the positions, from one position before (`predicting_states`).
 
         Raises:
-            ValueError: for both or none of `input_ids` and `inputs_embeds`, for missing `timesteps`, and with `prediction_offset` 1 for
-                bool `positions` with none before them.
+            ValueError: if both or none of `input_ids` and `inputs_embeds` are given, if `timesteps` are missing, and with
+                `prediction_offset` 1 if one of the bool `positions` has no position before it.
 
         Example:
 
@@ -236,26 +236,26 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
         skip_logits: bool | None = None,
         **kwargs: Any,
     ) -> MaskedDiffusionOutput:
-        """Predict the clean tokens of a corrupted canvas; the head runs only where it is asked to.
+        """Predict the clean tokens of a corrupted canvas.
 
         Args:
             input_ids (`torch.LongTensor`, (B, L)): the canvas, with `mask_token_id` at corrupted positions.
             attention_mask (`torch.Tensor`, (B, L), *optional*): 0 at padding, on either side.
             position_ids (`torch.LongTensor`, (B, L), *optional*): as in `MDLMModel.forward`.
-            inputs_embeds (`torch.Tensor`, (B, L, hidden_size)): in place of `input_ids`.
-            labels (`torch.LongTensor`, (B, L), *optional*): clean tokens where the loss is wanted, -100 elsewhere. With masked
-                noise at least one of them stands where `input_ids` holds the mask.
-            timesteps (`torch.Tensor`, (B,) or (B, L), *optional*): t in (0, 1], 0 at positions that are given; read by a
-                time-conditioned model and by the loss of uniform noise, and weights the default loss.
-            positions (`torch.Tensor`, *optional*): where logits are wanted, (B, L) bool or (N,) indices into the B * L.
-                Default: everywhere. With `labels`: the labelled positions, and any others, which count for nothing.
-                Indices spare a GPU the wait for their number.
-            loss_weights (`torch.Tensor`, (B,) or (B, L), *optional*): a factor for each position's loss. Default: that of the
-                NELBO with `timesteps` (masked noise: w(t) of the noise schedule), else 1.
-            num_items_in_batch (`torch.Tensor` or `int`, *optional*): tokens by which the loss is divided. Default: with
+            inputs_embeds (`torch.Tensor`, (B, L, hidden_size)): used instead of `input_ids`.
+            labels (`torch.LongTensor`, (B, L), *optional*): clean tokens at positions with a loss, -100 elsewhere. With masked
+                noise at least one labelled position must be masked in `input_ids`.
+            timesteps (`torch.Tensor`, (B,) or (B, L), *optional*): t in (0, 1], 0 at given positions; used by a
+                time-conditioned model, by the loss of uniform noise, and to weight the default loss.
+            positions (`torch.Tensor`, *optional*): positions to compute logits at, (B, L) bool or (N,) indices into the B * L.
+                Default: all. With `labels` they must include the labelled positions; others do not affect the loss.
+                With indices a GPU does not have to be synchronised.
+            loss_weights (`torch.Tensor`, (B,) or (B, L), *optional*): a factor for each position's loss. Default: the weight of
+                the NELBO if `timesteps` are given (masked noise: w(t) of the noise schedule), else 1.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*): number of tokens to divide the loss by. Default: with
                 `timesteps` all attended ones (the NELBO, comparable with an AR NLL), else the labelled ones.
-            objective (`str` or `TokenLoss`, defaults to `"nelbo"`): what is lost at a labelled position (`Corruption.objectives`), or
-                the losses of the N that are scored, in their order.
+            objective (`str` or `TokenLoss`, defaults to `"nelbo"`): the loss at a labelled position (`Corruption.objectives`), or
+                the losses of the N scored positions, in their order.
             skip_logits (`bool`, *optional*): with `labels`, compute the loss in chunks and return no logits
                 (`module_loss`). Default: in training mode.
 
@@ -263,8 +263,8 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
             `MaskedDiffusionOutput`: `loss` in nats a token, `logits`, `token_nll`.
 
         Raises:
-            ValueError: for shapes that do not fit, labels none of which stands at a mask, weights without labels, and what
-                `MDLMModel.forward` refuses.
+            ValueError: if shapes do not fit, no labelled position is masked, or weights have no labels, and in the cases of
+                `MDLMModel.forward`.
 
         Source: Sahoo et al. 2024, arXiv 2406.07524, eq. 10 (NELBO).
 
@@ -319,8 +319,8 @@ class MDLMForMaskedDiffusion(MDLMGenerationMixin, MDLMPreTrainedModel):  # type:
     def subs_logits(self, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Head over (..., hidden_size) states: (..., vocab_size) logits, -inf at the mask and past a narrow head.
 
-        `out` (n, output_vocab_size) takes the product of (n, hidden_size) states, without gradients and with a plain head
-        (`is_plain`).
+        The logits of (n, hidden_size) states are written to `out` (n, output_vocab_size), if given; this needs a plain head
+        (`is_plain`) and no gradients.
         """
         logits = self.lm_head(states) if out is None else torch.mm(states, self.lm_head.weight.T, out=out)
         missing = self.config.vocab_size - logits.shape[-1]

@@ -24,44 +24,44 @@ AUTO_MAP = {
 
 
 class MDLMConfig(LlamaConfig):
-    """A `LlamaConfig` (the trunk is a bidirectional Llama) with what masked diffusion adds.
+    """Configuration of a masked diffusion language model: a `LlamaConfig` (the trunk is a bidirectional Llama) with more fields.
 
     Args:
-        diffusion (`str`, defaults to `"masked"`): the family, a noise and an order (`FAMILY_PARTS`): `"masked"`; `"uniform"`, whose noise
-            is any token (UDLM, Duo); `"block"` and `"uniform_block"`, the same in blocks of `attention_block_length` positions,
-            one after another (BD3-LM); `"eso"`, masked diffusion of a share `alpha_0` of the positions and the rest left to right
+        diffusion (`str`, defaults to `"masked"`): the family, a noise and an order (`FAMILY_PARTS`): `"masked"`; `"uniform"`, where noise
+            is a random token (UDLM, Duo); `"block"` and `"uniform_block"`, the same in blocks of `attention_block_length` positions,
+            from left to right (BD3-LM); `"eso"`, masked diffusion of a share `alpha_0` of the positions and the rest left to right
             (Eso-LM).
-        bos_token_id (`int`, *optional*): id of the token that begins a text; None, not Llama's 1, where it is not given.
-        eos_token_id (`int` or `list[int]`, *optional*): ids that end a text; None, not Llama's 2.
+        bos_token_id (`int`, *optional*): id of the token that begins a text. Default: None (not Llama's 1).
+        eos_token_id (`int` or `list[int]`, *optional*): ids that end a text. Default: None (not Llama's 2).
         pad_token_id (`int`, *optional*): id of the padding.
         mask_token_id (`int`, defaults to 0): id of the mask, the absorbing state; below `vocab_size`.
         output_vocab_size (`int`, *optional*): rows of an untied head; ids from there on are never predicted. Default:
             `vocab_size`.
         attention_block_length (`int`, *optional*): positions in a block of block-causal attention (Arriola et al. 2025,
-            arXiv 2503.09573): a position sees its own block and those before it. A written block's keys and values never
-            change, so a cache of them is exact. None: every position sees all.
+            arXiv 2503.09573): a position attends to its block and earlier ones. Keys and values of a finished block do not
+            change, so a cache of them is exact. None: full attention.
         time_conditioning (`str`, defaults to `"none"`): what is added to the token embeddings: `"additive"`, an embedding of t (the
-            arche paper); `"log_snr"`, one of log(alpha / (1 - alpha)), with which one model serves every schedule. Uniform
-            noise needs `"log_snr"`: each position is told its own noise level.
+            arche paper); `"log_snr"`, an embedding of log(alpha / (1 - alpha)), which works with every schedule. Uniform
+            noise needs `"log_snr"`, with a noise level per position.
         noise_schedule (`str`, defaults to `"linear"`): `"linear"` (alpha = 1 - t) or `"cosine"` (alpha = cos^2(pi t / 2)).
-        alpha_0 (`float`, defaults to 1.0): with `diffusion="eso"`, the share in [0, 1] of the positions that is written by
-            diffusion: 0 is an autoregressive model, 1 a diffusion model with attention in the order of writing.
-        denoiser (`str`, defaults to `"leave_one_out"`): with uniform noise, what the head's law at a position is given:
-            `"leave_one_out"`, the other tokens; `"full"`, the token that stands there as well.
-        parameterization (`str`, defaults to `"subs"`): with masked noise, what the head gives: `"subs"`, logits of the clean token;
-            `"score"`, log-scores less log rho, whose sum may differ from 1 (SEDD, Lou et al. 2024, arXiv 2310.16834).
-        prediction_offset (`int`, defaults to 0): 1: the output at a position predicts the next one, as in an AR model (Dream, DiffuLLaMA),
-            so that the weights of one keep their task; each text begins with a token that is given. Not for blocks.
-        attention_output_bias (`bool`, *optional*): whether the output projection of attention has a bias; Qwen2's has none, while those of
-            queries, keys and values have. Default: as `attention_bias` says.
-        qk_norm (`bool`, defaults to False): an RMSNorm over each head of the queries and of the keys, before they are rotated (Qwen3).
-        num_diffusion_steps (`int`, defaults to 64): sampling steps where the generation config gives none.
-        use_cache (`bool`, defaults to False): of `LlamaConfig`; it changes nothing here.
+        alpha_0 (`float`, defaults to 1.0): with `diffusion="eso"`, the share in [0, 1] of the positions that diffusion
+            generates: 0 is an autoregressive model, 1 a diffusion model with attention in the order of generation.
+        denoiser (`str`, defaults to `"leave_one_out"`): with uniform noise, what the prediction at a position is conditioned on:
+            `"leave_one_out"`, the other tokens; `"full"`, also the noisy token at the position.
+        parameterization (`str`, defaults to `"subs"`): with masked noise, the output of the head: `"subs"`, logits of the clean token;
+            `"score"`, log-scores minus log rho, whose sum may differ from 1 (SEDD, Lou et al. 2024, arXiv 2310.16834).
+        prediction_offset (`int`, defaults to 0): with 1, the output at a position predicts the next one, as in an AR model (Dream,
+            DiffuLLaMA), so that AR weights keep their task; each text must begin with a given token. Not for blocks.
+        attention_output_bias (`bool`, *optional*): whether the output projection of attention has a bias; in Qwen2 it has none, but
+            the projections of queries, keys and values have. Default: `attention_bias`.
+        qk_norm (`bool`, defaults to False): an RMSNorm over each head of the queries and keys, before the rotary embedding (Qwen3).
+        num_diffusion_steps (`int`, defaults to 64): sampling steps if the generation config does not set them.
+        use_cache (`bool`, defaults to False): field of `LlamaConfig`, without effect here.
         **kwargs: the fields of `LlamaConfig` (`vocab_size`, `hidden_size`, `num_hidden_layers`, ...).
 
     Raises:
-        ValueError: for a choice that does not exist, a mask id outside of the vocabulary, an `output_vocab_size` that does
-            not fit the head, and lengths and steps below 1.
+        ValueError: if a choice does not exist, the mask id is outside the vocabulary, `output_vocab_size` does not fit the
+            head, or a length or number of steps is below 1.
 
     Source: Sahoo et al. 2024, arXiv 2406.07524.
 
@@ -132,25 +132,25 @@ class MDLMConfig(LlamaConfig):
         self.auto_map = dict(AUTO_MAP)
 
     def _check_family(self) -> None:
-        """ValueError for fields that do not go with `diffusion`."""
+        """ValueError for fields that do not work with `diffusion`."""
         family, parts = f"diffusion={self.diffusion!r}", FAMILY_PARTS[self.diffusion]
         uniform = parts.noise == "uniform"
         if parts.order == "blocks" and self.attention_block_length is None:
             raise ValueError(f"{family} needs attention_block_length: the positions of a block")
         if parts.order == "blocks" and self.prediction_offset:
             raise ValueError(
-                f"prediction_offset=1 does not go with {family}: before a block's first position stands another block, which is noisy in "
-                "training and clean in sampling; it goes with 'masked' and 'uniform'"
+                f"prediction_offset=1 does not work with {family}: the position before a block belongs to another block, which is noisy in "
+                "training and clean in sampling; use 'masked' or 'uniform'"
             )
         whose = {"blocks": "blocks are at different times", "eso": "second part has no time"}.get(parts.order)
         if whose is not None and not uniform and self.time_conditioning != "none":
             raise ValueError(
-                f"time_conditioning={self.time_conditioning!r} does not go with {family}, whose {whose}: it must be 'none'"
+                f"time_conditioning={self.time_conditioning!r} does not work with {family}, whose {whose}: it must be 'none'"
             )
         self._check_eso(family)
         if uniform and self.time_conditioning != "log_snr":
             raise ValueError(
-                f"time_conditioning={self.time_conditioning!r} does not go with {family}: a denoiser of uniform noise has to be told "
+                f"time_conditioning={self.time_conditioning!r} does not work with {family}: a denoiser of uniform noise needs "
                 "the noise level of each position: it must be 'log_snr'"
             )
         if uniform and self.parameterization != "subs":
@@ -167,16 +167,16 @@ class MDLMConfig(LlamaConfig):
             return
         if self.attention_block_length is not None:
             raise ValueError(
-                f"attention_block_length={self.attention_block_length} does not go with {family}, whose positions see those "
-                "written before them: it must be None"
+                f"attention_block_length={self.attention_block_length} does not work with {family}, where a position attends to those "
+                "generated before it: it must be None"
             )
         if self.prediction_offset:
             raise ValueError(
-                f"prediction_offset=1 does not go with {family}: before a position stands one that may be written after it"
+                f"prediction_offset=1 does not work with {family}: the position before may be generated later"
             )
         if self.parameterization != "subs":
             raise ValueError(
-                f"parameterization={self.parameterization!r} does not go with {family}, which needs probabilities: it must be 'subs'"
+                f"parameterization={self.parameterization!r} does not work with {family}, which needs probabilities: it must be 'subs'"
             )
 
 

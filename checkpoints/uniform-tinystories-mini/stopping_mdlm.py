@@ -47,7 +47,9 @@ class Stopping:
         self.strings = [one for one in given if isinstance(one, stock.StopStringCriteria)]
         if stop_strings:
             if tokenizer is None:
-                raise ValueError(f"stop_strings={stop_strings!r} needs the argument tokenizer, that of the model")
+                raise ValueError(
+                    f"stop_strings={stop_strings!r} needs the argument tokenizer, the tokenizer of the model"
+                )
             self.strings.append(stock.StopStringCriteria(tokenizer, stop_strings))
         limits = [one for one in given if isinstance(one, stock.MaxTimeCriteria)]
         if max_time is not None:

@@ -28,7 +28,7 @@ Args:
     references (list of str, optional): real texts, at least as many; means over draws of len(data) of them are given.
     protocol (str): "exact" (default), or "arche", the definitions of arXiv 2603.22075 (see `diversity`).
     seed (int): of everything drawn at random.
-    tokenizer (callable or str): what counts as a word: "words" (default, split at white space, lower case), "characters",
+    tokenizer (callable or str): how to split a text into words: "words" (default, at white space, lower case), "characters",
         or a function from a text to a list of tokens. Chinese, Japanese, Thai, ... need one of the latter two.
 Returns:
     dict: NAME, NAME_ci (low, high) and, with references, NAME_reference and NAME_reference_ci for NAME in distinct_1, distinct_2,
@@ -181,7 +181,9 @@ def diversity_differences(
     split = Splitter.of(tokenizer)
     first, second = _check_texts("first", first, split), _check_texts("second", second, split)
     if len(first) != len(second):
-        raise ValueError(f"first has {len(first)} texts and second {len(second)}: a difference is of as many, in pairs")
+        raise ValueError(
+            f"first has {len(first)} texts and second {len(second)}: a difference needs equally many texts, in pairs"
+        )
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)]
     one, other = Corpus.read(first, split), Corpus.read(second, split)
 
@@ -267,7 +269,7 @@ def _check_references(references: Any, num_texts: int, split: Splitter) -> list[
     references = _check_texts("references", references, split)
     if len(references) < num_texts:
         raise ValueError(
-            f"references has {len(references)} texts and data {num_texts}: figures compare at equal numbers only, so "
+            f"references has {len(references)} texts and data {num_texts}: figures are only comparable at equal numbers, so "
             "references needs at least as many"
         )
     return references

@@ -89,7 +89,7 @@ def first_token_law(model: PreTrainedModel, *, canvas_length: int | None = None)
     """
     config: Any = model.config
     if config.bos_token_id is None:
-        raise ValueError("the model's config has bos_token_id=None: what a text begins with is not known")
+        raise ValueError("the model's config has bos_token_id=None: the first token of a text is unknown")
     diffuses = hasattr(model, "subs_logits")
     if diffuses:
         _check_order(model)
@@ -103,12 +103,12 @@ def _check_order(model: Any) -> None:
     family = family_of(model)
     if not family.corruption.has_order:
         raise ValueError(
-            f"the model has {family.corruption.name} noise, which settles no position before the end: no single forward has the law of "
-            "its first token"
+            f"the model has {family.corruption.name} noise, where every token can change until the end: no single forward gives the distribution of "
+            "the first token"
         )
     if family.order.has_ranks:
         raise ValueError(
-            f"with diffusion={model.config.diffusion!r} texts are written in random orders: the first position is not written first"
+            f"with diffusion={model.config.diffusion!r} the order of generation is random: the first position is not generated first"
         )
 
 
@@ -127,7 +127,7 @@ def _denoised(model: Any, canvas_length: int | None) -> torch.Tensor:
     config = model.config
     length = config.max_position_embeddings if canvas_length is None else canvas_length
     if length < 2:
-        raise ValueError(f"canvas_length={length} must be at least 2, the BOS counted")
+        raise ValueError(f"canvas_length={length} must be at least 2, including BOS")
     canvas = torch.full((1, length), config.mask_token_id, device=model.device)
     canvas[0, 0] = config.bos_token_id
     where = torch.zeros(1, length, dtype=torch.bool, device=model.device)

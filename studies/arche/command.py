@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, default = parser.add_argument, ArcheSettings()
-    add("--preset", default=default.preset, help="family of presets with the arms mdlm and ar")
-    add("--data", help="training stories: Hub id, folder or file (default: the preset's)")
-    add("--validation_data", help="file with held-out stories, for rows (windows are split as the paper does)")
-    add("--max_steps", type=count(), help="of training (default: the preset's)")
-    add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="any preset key, in both arms")
+    add("--preset", default=default.preset, help="preset family with the arms mdlm and ar")
+    add("--data", help="training stories: Hub id, folder or file (default: from the preset)")
+    add("--validation_data", help="file with held-out stories, for rows (windows are split as in the paper)")
+    add("--max_steps", type=count(), help="training steps (default: from the preset)")
+    add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="set a preset key in both arms")
     add("--num_samples", type=count(4), default=default.num_samples)
-    add("--short_length", type=count(6), default=default.short_length, help="tokens of the paper's samples")
+    add("--short_length", type=count(6), default=default.short_length, help="tokens per text in the paper")
     add("--num_diffusion_steps", type=count(), default=default.num_diffusion_steps)
     add("--temperature", type=TEMPERATURE, default=default.temperature)
-    add("--batch_size", type=count(), default=default.batch_size, help="of sampling")
+    add("--batch_size", type=count(), default=default.batch_size, help="texts per batch")
     add(
         "--likelihood_rows",
         type=count(),
         default=default.likelihood_rows,
-        help="held-out rows or windows on which the models are compared with a bigram",
+        help="held-out rows or windows for the comparison of the models with a bigram",
     )
     seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=SEED, default=default.seed, help="of training and sampling")
-    seeds.add_argument("--seeds", type=SEED, nargs="+", help="several: figures are means over them")
+    seeds.add_argument("--seed", type=SEED, default=default.seed, help="seed of training and sampling")
+    seeds.add_argument("--seeds", type=SEED, nargs="+", help="several seeds; figures are means over them")
     add_running_arguments(parser, "runs/arche")
 
 

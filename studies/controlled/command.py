@@ -16,37 +16,40 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, default = parser.add_argument, ControlledSettings()
-    add("--preset", default=default.preset, help="family of presets, with an arm each: controlled, mini, ...")
-    add("--data", help="training stories: Hub id, folder or file (default: the preset's)")
+    add("--preset", default=default.preset, help="preset family with the arms mdlm and ar: controlled, mini, ...")
+    add("--data", help="training stories: Hub id, folder or file (default: from the preset)")
     add("--validation_data", help="file with the held-out stories")
-    add("--seeds", type=SEED, nargs="+", default=list(default.seeds), help="of training")
-    add("--objectives", nargs="+", default=list(MDLM_OBJECTIVES), help="of MDLM")
-    add("--max_steps", type=count(), help="of training (default: the preset's)")
-    add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="any preset key, in both arms")
+    add("--seeds", type=SEED, nargs="+", default=list(default.seeds), help="seeds of training")
+    add("--objectives", nargs="+", default=list(MDLM_OBJECTIVES), help="objectives of MDLM")
+    add("--max_steps", type=count(), help="training steps (default: from the preset)")
+    add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="set a preset key in both arms")
     add(
-        "--num_samples", type=count(4), default=default.num_samples, help="stories a checkpoint, prompt and temperature"
+        "--num_samples",
+        type=count(4),
+        default=default.num_samples,
+        help="stories per checkpoint, prompt and temperature",
     )
     add("--temperatures", type=TEMPERATURE, nargs="+", default=list(default.temperatures))
-    add("--prompts", nargs="+", default=list(PROMPTS), help="bos (none), opening (8 tokens of held-out stories)")
+    add("--prompts", nargs="+", default=list(PROMPTS), help="bos (no prompt), opening (8 tokens of held-out stories)")
     add("--num_diffusion_steps", type=count(), default=default.num_diffusion_steps)
-    add("--batch_size", type=count(), default=default.batch_size, help="of sampling")
+    add("--batch_size", type=count(), default=default.batch_size, help="texts per batch")
     add(
         "--cut_tokens",
         type=count(5),
         default=default.cut_tokens,
-        help="texts are compared whole, and cut to so many tokens",
+        help="compare whole texts, and texts cut to this number of tokens",
     )
-    add("--likelihood_samples", type=count(2), default=default.likelihood_samples, help="draws a story of the NELBO")
+    add("--likelihood_samples", type=count(2), default=default.likelihood_samples, help="draws per story for the NELBO")
     add(
         "--exact_stories",
         type=count(2),
         default=default.exact_stories,
-        help="held-out stories whose exact likelihood, written from left to right, MDLM is asked for",
+        help="held-out stories for MDLM's exact left-to-right likelihood",
     )
-    add("--no_matched", action="store_false", dest="matched", help="without the two AR columns at MDLM's likelihood")
+    add("--no_matched", action="store_false", dest="matched", help="omit the two AR runs stopped at MDLM's likelihood")
     add("--judge", default=default.judge, help="smollm2 (extra judge), none, or a folder or repository of a causal LM")
-    add("--judge_samples", type=count(2), help="the judge sees the first so many texts of a set (default: all)")
-    add("--scale", default="", help="a name for the scale in the reports (default: the preset's)")
+    add("--judge_samples", type=count(2), help="number of texts per set for the judge (default: all)")
+    add("--scale", default="", help="name of the scale in the report (default: from the preset)")
     add_running_arguments(parser, "runs/controlled")
 
 

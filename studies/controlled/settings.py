@@ -60,5 +60,7 @@ class ControlledSettings:
             changes["training.objective"] = objective
         preset = load_preset(f"{self.preset}-{name}", changes)
         if preset.data.layout != "rows":
-            raise ValueError(f"data.layout={preset.data.layout!r}: the controlled comparison is of rows, a story each")
+            raise ValueError(
+                f"data.layout={preset.data.layout!r}: the controlled comparison needs 'rows', one story per row"
+            )
         return preset

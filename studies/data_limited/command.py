@@ -16,12 +16,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count(1000),
         nargs="+",
         default=[100_000, 300_000, 1_000_000],
-        help="of the subsets, about",
+        help="approximate numbers of tokens in the subsets",
     )
-    add("--weight_decays", type=Number(float, 0, 1000), nargs="+", default=[0.0, 0.1, 1.0], help="of AR")
-    add("--dropouts", type=Number(float, 0, 0.99), nargs="+", default=[0.0, 0.1, 0.3], help="of AR's attention")
-    add("--exact_rows", type=count(), default=16, help="of each half of the held-out rows, scored exactly in both arms")
-    add("--endings", type=count(), default=32, help="of each half of the held-out rows, told from corrupted ones")
+    add("--weight_decays", type=Number(float, 0, 1000), nargs="+", default=[0.0, 0.1, 1.0], help="weight decays of AR")
+    add("--dropouts", type=Number(float, 0, 0.99), nargs="+", default=[0.0, 0.1, 0.3], help="attention dropouts of AR")
+    add("--exact_rows", type=count(), default=16, help="rows of each held-out half with exact likelihoods in both arms")
+    add(
+        "--endings",
+        type=count(),
+        default=32,
+        help="rows of each held-out half whose endings are compared with corrupted ones",
+    )
     add_running_arguments(parser, "runs/data-limited")
 
 

@@ -47,9 +47,7 @@ class DataLimitedSettings(SubsetSettings):
         check_least(self, {"exact_rows": 1, "endings": 1})
         for name in ("exact_rows", "endings"):
             if getattr(self, name) > self.evaluation_rows:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} must be at most evaluation_rows={self.evaluation_rows}, which has them"
-                )
+                raise ValueError(f"{name}={getattr(self, name)} must be at most evaluation_rows={self.evaluation_rows}")
 
 
 def build_plan(settings: DataLimitedSettings, device: str = "cpu") -> Plan:

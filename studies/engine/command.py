@@ -64,7 +64,7 @@ def run_study(
     if not folder.is_done(SUMMARY):
         own = "; ".join(f"{name}: {why}" for name, why in failed.items() if not why.startswith("skipped"))
         raise RuntimeError(
-            f"report not written, because a job failed ({own}); the same command goes on with what is left"
+            f"report not written, because a job failed ({own}); run the same command again to run the remaining jobs"
         )
     path = write_report(folder.result(SUMMARY), about, failed, args.output)
     tell(path)

@@ -91,7 +91,7 @@ class Plan:
         try:
             order = tuple(TopologicalSorter({job.name: job.needs for job in self.jobs}).static_order())
         except CycleError as error:
-            raise ValueError(f"jobs need each other in a circle: {' -> '.join(error.args[1])}") from error
+            raise ValueError(f"jobs depend on each other in a cycle: {' -> '.join(error.args[1])}") from error
         object.__setattr__(self, "jobs", tuple(by_name[name] for name in order))
         object.__setattr__(self, "by_name", by_name)
         modules = {job.function.split(":")[0] for job in self.jobs}
@@ -118,7 +118,9 @@ def check_format(root: Path) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} describes no study ({error!r}): choose another folder, or delete it") from error
+        raise ValueError(
+            f"{path} is not the plan of a study ({error!r}): choose another folder, or delete it"
+        ) from error
     if found != FORMAT_VERSION:
         raise ValueError(
             f"{root} holds a study of format {found!r}, this version writes format {FORMAT_VERSION}: choose another folder"

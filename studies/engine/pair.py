@@ -74,5 +74,5 @@ def check_tokenizers(arms: Mapping[str, Arm]) -> None:
     for name, vocabulary in vocabularies.items():
         if vocabulary != vocabularies[first]:
             raise ValueError(
-                f"the checkpoints of {first} and {name} have different tokenizers; their figures could not be compared"
+                f"the checkpoints of {first} and {name} have different tokenizers; their figures are not comparable"
             )

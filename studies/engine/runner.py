@@ -250,5 +250,5 @@ def _locked(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ValueError(f"another process is at work in {root}: wait for it, or choose another folder") from error
+            raise ValueError(f"another process uses {root}: wait for it, or choose another folder") from error
         yield

@@ -13,33 +13,41 @@ from arche_mdlm.training.command_line import SEED, Number, count
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, default = parser.add_argument, ErrorRatesSettings()
-    add("--languages", nargs="+", default=list(LANGUAGES), help="ngram, hmm")
-    add("--lengths", type=count(2), nargs="+", default=list(default.lengths), help="tokens of a sequence")
-    add("--samplers", nargs="+", default=[], help=f"of the oracle (default: all but {', '.join(LEFT_OUT)})")
+    add("--languages", nargs="+", default=list(LANGUAGES), help="languages: ngram, hmm")
+    add("--lengths", type=count(2), nargs="+", default=list(default.lengths), help="tokens per sequence")
+    add("--samplers", nargs="+", default=[], help=f"samplers of the oracle (default: all except {', '.join(LEFT_OUT)})")
     add(
-        "--num_samples", type=count(2), default=default.num_samples, help="of the oracle, a sampler and number of steps"
+        "--num_samples",
+        type=count(2),
+        default=default.num_samples,
+        help="texts of the oracle per sampler and number of steps",
     )
     add("--smoothing", type=Number(float, most=0.999, above=0), default=default.smoothing,
-        help="share of probability spread evenly, for the perplexity of impossible text")  # fmt: skip
+        help="share of uniform probability, for a finite perplexity of impossible text")  # fmt: skip
     add("--language_seed", type=SEED, default=default.language_seed)
-    add("--order", type=count(1), default=default.order, help="tokens that the next one depends on (ngram)")
+    add(
+        "--order",
+        type=count(1),
+        default=default.order,
+        help="number of previous tokens that a token depends on (ngram)",
+    )
     add("--ngram_vocab_size", type=count(4), default=default.ngram_vocab_size)
     add("--hmm_states", type=count(2), default=default.hmm_states)
     add("--hmm_vocab_size", type=count(4), default=default.hmm_vocab_size)
-    add("--trained_languages", nargs="*", default=list(default.trained_languages), help="models are trained on these")
+    add("--trained_languages", nargs="*", default=list(default.trained_languages), help="languages to train models on")
     add("--trained_samplers", nargs="+", default=list(default.trained_samplers))
-    add("--seeds", type=SEED, nargs="+", default=list(default.seeds), help="of training")
-    add("--positions", type=count(), default=default.positions, help="of training, a model")
+    add("--seeds", type=SEED, nargs="+", default=list(default.seeds), help="seeds of training")
+    add("--positions", type=count(), default=default.positions, help="training positions per model")
     add(
         "--trained_samples",
         type=count(2),
         default=default.trained_samples,
-        help="texts a model, sampler and number of steps",
+        help="texts per model, sampler and number of steps",
     )
-    add("--batch_positions", type=count(), default=default.batch_positions, help="of a step of training")
-    add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="any preset key")
+    add("--batch_positions", type=count(), default=default.batch_positions, help="positions per training step")
+    add("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="set a preset key")
     add("--oracle_batch_size", type=count(), default=default.oracle_batch_size)
-    add("--batch_size", type=count(), default=default.batch_size, help="of a trained model's texts")
+    add("--batch_size", type=count(), default=default.batch_size, help="texts of a trained model per batch")
     add_running_arguments(parser, "runs/error-rates")
 
 

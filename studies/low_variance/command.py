@@ -12,26 +12,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subset_arguments(parser, seeds=11)
     parser.set_defaults(positions=10_000_000)
     add = parser.add_argument
-    add("--unique_tokens", type=count(1000), default=3_000_000, help="of the subset, about")
+    add("--unique_tokens", type=count(1000), default=3_000_000, help="approximate number of tokens in the subset")
     add(
         "--start_positions",
         type=count(),
         default=5_000_000,
-        help="of the training by nelbo that both objectives go on from, past the first plateau",
+        help="positions of the training with nelbo from which both objectives continue, after the first plateau",
     )
     add(
         "--rates",
         type=Number(float, above=0, most=1000),
         nargs="+",
         default=[0.5, 1.0, 2.0],
-        help="times the preset's learning rates; each objective has its best",
+        help="factors of the preset's learning rates; each objective uses its best one",
     )
-    add("--clip_norm", type=Number(float, above=0), default=1e9, help="of gradients (default: none is clipped)")
+    add(
+        "--clip_norm",
+        type=Number(float, above=0),
+        default=1e9,
+        help="threshold of gradient clipping (default: no clipping)",
+    )
     add(
         "--plateau_margin",
         type=Number(float, 0),
         default=0.25,
-        help="nats a token below the unigram's at which a start is past the plateau",
+        help="a start is past the plateau if its bound is this many nats per token below the unigram's",
     )
     add_running_arguments(parser, "runs/low-variance")
 

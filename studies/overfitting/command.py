@@ -10,7 +10,9 @@ from arche_mdlm.training.command_line import count
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subset_arguments(parser)
-    parser.add_argument("--unique_tokens", type=count(1000), default=1_000_000, help="of the subset, about")
+    parser.add_argument(
+        "--unique_tokens", type=count(1000), default=1_000_000, help="approximate number of tokens in the subset"
+    )
     add_running_arguments(parser, "runs/overfitting")
 
 

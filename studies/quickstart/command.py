@@ -15,19 +15,22 @@ from arche_mdlm.training.command_line import SEED, TEMPERATURE, add_pair, count
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_pair(parser)
-    add("--num_samples", type=count(2), default=200, help="unprompted stories an arm")
+    add("--num_samples", type=count(2), default=200, help="unprompted stories per arm")
     add("--temperature", type=TEMPERATURE, default=1.0)
     add("--num_diffusion_steps", type=count(), default=64)
     add("--batch_size", type=count(), default=50)
     add("--seed", type=SEED, default=0)
     add("--references", help="held-out stories (txt, jsonl, csv, parquet); default: the committed figures")
-    add("--data", help="held-out stories for the likelihoods; default: the card's figures and the sample corpus")
-    add("--likelihood_samples", type=count(2), default=4, help="draws a story of the NELBO estimate")
+    add(
+        "--data",
+        help="held-out stories for the likelihoods; default: figures of the model cards, and the sample corpus",
+    )
+    add("--likelihood_samples", type=count(2), default=4, help="draws per story for the NELBO estimate")
     add(
         "--count",
         choices=("words", "characters"),
         default="words",
-        help="what the diversity is of; Chinese needs characters",
+        help="units of the diversity figures; Chinese needs characters",
     )
     add_running_arguments(parser, "runs/quickstart", here=True)
 

@@ -12,12 +12,12 @@ from arche_mdlm.training.command_line import SEED, TEMPERATURE, add_pair, count,
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_pair(parser)
-    add("--samplers", nargs="+", default=[], help="default: all there are")
+    add("--samplers", nargs="+", default=[], help="samplers (default: all)")
     add("--steps", type=count(), nargs="+", default=[8, 16, 32, 64, 128])
-    add("--batch_sizes", type=count(), nargs="+", default=[1, 32], help="of the timed calls")
-    add("--num_samples", type=count(2), default=64, help="stories a sampler and number of steps, for quality")
-    add("--num_timed", type=count(), default=4, help="stories timed at least, a job")
-    add("--repeats", type=count(), default=3, help="calls timed at least, a job, unless one takes over 5 s")
+    add("--batch_sizes", type=count(), nargs="+", default=[1, 32], help="batch sizes of the timed calls")
+    add("--num_samples", type=count(2), default=64, help="stories per sampler and number of steps, for quality")
+    add("--num_timed", type=count(), default=4, help="minimum number of timed stories per job")
+    add("--repeats", type=count(), default=3, help="minimum number of timed calls per job, unless one takes over 5 s")
     add("--judge", default="smollm2", help="smollm2 (extra judge), none, or a folder or repository of a causal LM")
     add("--references", help="held-out stories (txt, jsonl, csv, parquet) for the reference row")
     add("--seed", type=SEED, default=0)

@@ -12,22 +12,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subset_arguments(parser, seeds=2)
     parser.set_defaults(positions=5_000_000)
     add = parser.add_argument
-    add("--unique_tokens", type=count(1000), default=3_000_000, help="of the subset, about")
+    add("--unique_tokens", type=count(1000), default=3_000_000, help="approximate number of tokens in the subset")
     add(
         "--rates",
         type=Number(float, 1e-6, 1e6),
         nargs="+",
         default=[0.25, 0.5, 1.0, 2.0, 4.0],
-        help="times those of the preset",
+        help="factors of the preset's learning rates",
     )
     add(
         "--decay_shares",
         type=Number(float, 0.01, 0.99),
         nargs="+",
         default=[0.2, 0.5, 0.8],
-        help="of the steps, in which the rate falls to 0",
+        help="shares of the steps in which the rate falls to 0",
     )
-    add("--batch_sizes", type=count(), nargs="+", default=[8, 16, 32], help="rows, at equal positions")
+    add("--batch_sizes", type=count(), nargs="+", default=[8, 16, 32], help="rows per step, at equal positions")
     add_running_arguments(parser, "runs/sweep")
 
 

@@ -49,12 +49,10 @@ class SweepSettings(OneSizeSettings):
                 raise ValueError(f"{name}={list(values)} must be different numbers above 0{below}")
         for name, base in (("rates", 1.0), ("batch_sizes", self.batch_size)):
             if base not in getattr(self, name):
-                raise ValueError(
-                    f"{name}={list(getattr(self, name))} must hold {base}, which the others are compared with"
-                )
+                raise ValueError(f"{name}={list(getattr(self, name))} must contain {base}, the base of the comparison")
         for key in parse_changes(self.changes):
             if key.removeprefix("training.") in _OWN:
-                raise ValueError(f"changes={list(self.changes)}: {key} is what the sweep sets itself")
+                raise ValueError(f"changes={list(self.changes)}: {key} is set by the sweep")
         for size in self.batch_sizes:
             replace_batch(self, size)  # or its ValueError
 

@@ -90,7 +90,7 @@ def test_a_turn_that_cannot_be_taken_ends_nothing(talk, name):
 
 
 def test_a_mask_is_for_the_other_arm(talk):
-    assert "cannot fill one" in talk("ar", ["a [MASK] b"])[2]
+    assert "cannot fill masks" in talk("ar", ["a [MASK] b"])[2]
 
 
 @pytest.mark.parametrize(("at", "told"), [(1, "stopped: this turn is left out"), (2, "stopped")])
@@ -122,7 +122,7 @@ def test_ctrl_c_stops_a_reply_and_the_chat_goes_on(talk, monkeypatch, name, at, 
 
 @pytest.mark.parametrize(
     ("name", "extra", "message"),
-    [("ar", ["--sampler", "entropy"], "--sampler is for the diffusion arm"), ("mdlm", ["--system", "x"], "--system 'x' needs a chat template"),
+    [("ar", ["--sampler", "entropy"], "--sampler is for diffusion models"), ("mdlm", ["--system", "x"], "--system 'x' needs a chat template"),
      ("mdlm", ["--max_new_tokens", "64"], "must be less than the context of 64")],
 )  # fmt: skip
 def test_wrong_options(talk, name, extra, message):

@@ -146,7 +146,7 @@ def test_an_interrupted_run_goes_on_to_the_same_file(command, arm, tmp_path, mon
         stop_after(patch, 2)
         assert main(command(arm)) == 130
     said = capsys.readouterr().err
-    assert "6 of 10 texts are kept" in said
+    assert "6 of 10 texts are saved" in said
     assert not (tmp_path / "out.jsonl").exists()
     partial = tmp_path / "out.jsonl.partial"
     assert len(records(partial)) == 6
@@ -165,7 +165,7 @@ def test_an_interrupted_run_goes_on_to_the_same_file(command, arm, tmp_path, mon
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not partial.exists()
     assert main(command(arm)) == 0
-    assert "is whole already" in capsys.readouterr().err
+    assert "is already complete" in capsys.readouterr().err
     assert len(written) == 3
 
 
@@ -232,7 +232,7 @@ def test_the_command_that_goes_on(arms, capsys, monkeypatch, tmp_path):
     given = ["generate", str(arms / "mdlm"), "--prompt", "It's a", "--prompt", "The", "--num_samples", "3", "--greedy",
              "--batch_size", "2", "--output", str(tmp_path / "o.jsonl")]  # fmt: skip
     assert main([*given, "--overwrite"]) == 130
-    words = shlex.split(capsys.readouterr().err.split("go on with")[1])
+    words = shlex.split(capsys.readouterr().err.split("resume with")[1])
     parsers = [argparse.ArgumentParser() for _ in range(2)]
     for parser in parsers:
         generate_options.add_options(parser)
@@ -301,18 +301,18 @@ def test_masks_in_a_prompt_are_filled_in_the_text(arms, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("arm", "options", "message"),
     [
-        ("ar", ["--sampler", "ancestral"], "--sampler is for the diffusion arm"),
-        ("ar", ["--remasking", "cap"], "--remasking is for the diffusion arm"),
-        ("ar", ["--negative_prompt", "x"], "--negative_prompt is for the diffusion arm"),
+        ("ar", ["--sampler", "ancestral"], "--sampler is for diffusion models"),
+        ("ar", ["--remasking", "cap"], "--remasking is for diffusion models"),
+        ("ar", ["--negative_prompt", "x"], "--negative_prompt is for diffusion models"),
         ("ar", ["--stream", "--num_samples", "2"], "--stream shows one text of the AR arm"),
         ("mdlm", ["--num_samples", "0"], "--num_samples 0 must be at least 1"),
         ("mdlm", ["--batch_size", "-3"], "--batch_size -3 must be at least 1"),
         ("mdlm", ["--max_length", "9", "--max_new_tokens", "9"], "--max_new_tokens and --max_length"),
         ("mdlm", ["--greedy", "--top_p", "0.9"], "does not accept --top_p"),
         ("mdlm", ["--negative_prompt", "x"], "needs --guidance_scale"),
-        ("ar", ["--prefix_cache"], "--prefix_cache is for the diffusion arm"),
-        ("ar", ["--compile"], "--compile is for the diffusion arm"),
-        ("mdlm", ["--compile", "--prefix_cache"], "--compile and --prefix_cache exclude each other"),
+        ("ar", ["--prefix_cache"], "--prefix_cache is for diffusion models"),
+        ("ar", ["--compile"], "--compile is for diffusion models"),
+        ("mdlm", ["--compile", "--prefix_cache"], "--compile and --prefix_cache cannot be used together"),
         ("mdlm", ["--overwrite"], "--overwrite needs --output"),
         ("mdlm", ["--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
         ("nowhere/at/all", [], "does not exist"),

@@ -99,10 +99,10 @@ def test_the_bound_of_completions_is_below_that_of_whole_texts(tmp_path, capsys)
 @pytest.mark.parametrize(
     ("pairs", "own", "why"),
     [
-        ([("The cat", "")], [], "the completion of pair 1 is empty: there is nothing to score"),
+        ([("The cat", "")], [], "the completion of pair 1 is empty; it needs at least one character"),
         ([("a", "b"), (None, "c")], [], "the prompt of pair 2 is null; give a text"),
         ([("cat " * 300, " sat")], [], "no pair fits the context of 256 tokens"),
-        (PAIRS, ["--long_documents", "chunk"], "--long_documents chunk is for whole texts"),
+        (PAIRS, ["--long_documents", "chunk"], "--long_documents chunk works only for whole texts"),
     ],
 )
 def test_bad_pairs_are_one_line(tmp_path, capsys, pairs, own, why):

@@ -422,7 +422,7 @@ def test_bad_masks_are_refused(kind):
 def test_what_a_model_does_not_condition_on_is_refused(kind):
     mask = torch.stack([given([3, 4])[0], given([1, 2])[0], given([2, 3, 4])[0]])
     why = "sees what stands before a token only" if kind == "ar" else "a block of 3 tokens sees no later one"
-    with pytest.raises(ValueError, match=f"condition_mask gives tokens of row 1 behind tokens.*{why}"):
+    with pytest.raises(ValueError, match=f"condition_mask gives tokens of row 1 after scored tokens.*{why}"):
         likelihoods_of(kind)(ROWS, condition_mask=mask)
 
 

@@ -5,35 +5,18 @@ import math
 
 import pytest
 import torch
+from likelihood_rows import MASK, SPECIAL, TINY, pad_rows, random_stories, seeded
 from oracles.tables import OracleDenoiser, TableLanguage
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
-    CohereConfig,
-    CohereForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
 )
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion, head_loss_mdlm
 from arche_mdlm.metrics import batch_sizes
-from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
 from arche_mdlm.metrics.likelihood import ANTITHETIC, nelbo, nll
 from arche_mdlm.schedule_mdlm import get_schedule
-
-BOS, EOS, PAD, MASK = 0, 1, 2, 3
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -48,40 +31,6 @@ def oracle(language):
 
 def with_bos(language, sequences):
     return torch.cat([torch.full((len(sequences), 1), language.vocab_size), sequences], dim=1)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 12}
-SPECIAL = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
-
-
-@pytest.fixture(scope="module")
-def diffusion_model():
-    torch.manual_seed(0)
-    config = MDLMConfig(**TINY, **SPECIAL, mask_token_id=MASK, max_position_embeddings=16, initializer_range=1.0)
-    return MDLMForMaskedDiffusion(config).eval()
-
-
-@pytest.fixture(scope="module")
-def ar_model():
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**TINY, **SPECIAL, max_position_embeddings=16, initializer_range=1.0)).eval()
-
-
-def random_stories(num_stories=5, longest=9, seed=0):
-    lengths = torch.randint(2, longest - 1, (num_stories,), generator=seeded(seed)).tolist()
-    return [[BOS, *torch.randint(4, 12, (n,), generator=seeded(n)).tolist(), EOS] for n in lengths]
-
-
-def pad_rows(rows, width, side):
-    ids, mask = torch.full((len(rows), width), PAD), torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        part = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[index, part], mask[index, part] = torch.tensor(row), 1
-    return ids, mask
 
 
 # --- NELBO ------------------------------------------------------------------------------------------------------------
@@ -240,59 +189,6 @@ def test_bad_input_of_nelbo(language, oracle):
         nelbo(oracle, torch.tensor([[0, 1, 2]]), batch_size=0)
 
 
-# --- NLL --------------------------------------------------------------------------------------------------------------
-
-
-def manual_nll(model, row):
-    """One token at a time, each with a forward of its own and the softmax written out."""
-    total = 0.0
-    for end in range(1, len(row)):
-        with torch.no_grad():
-            logits = model(torch.tensor([row[:end]])).logits[0, -1].double()
-        total -= math.log(float(logits[row[end]].exp() / logits.exp().sum()))
-    return total
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_nll_is_the_product_of_conditionals_whatever_the_padding(ar_model, side):
-    rows = random_stories()
-
-    nats = nll(ar_model, *pad_rows(rows, 12, side), batch_size=2)
-
-    expected = torch.tensor([manual_nll(ar_model, row) for row in rows], dtype=torch.float64)
-    torch.testing.assert_close(nats, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_nll_without_a_mask_scores_every_token_but_the_first(ar_model):
-    row = [BOS, 5, 7, EOS]
-    assert float(nll(ar_model, torch.tensor([row]))[0]) == pytest.approx(manual_nll(ar_model, row), rel=1e-5)
-
-
-def test_nll_of_all_sequences_sums_to_one(ar_model):
-    tokens = torch.cartesian_prod(torch.arange(12), torch.arange(12))
-    rows = torch.cat([torch.full((len(tokens), 1), BOS), tokens], dim=1)
-
-    assert float((-nll(ar_model, rows)).exp().sum()) == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("place", ["config", "generation_config"])
-def test_the_mask_token_has_no_probability_in_the_ar_arm(ar_model, monkeypatch, place):
-    name, value = ("mask_token_id", MASK) if place == "config" else ("suppress_tokens", [MASK])
-    monkeypatch.setattr(getattr(ar_model, place), name, value, raising=False)
-    others = [token for token in range(12) if token != MASK]
-
-    nats = nll(ar_model, torch.tensor([[BOS, token] for token in others]))
-
-    assert float((-nats).exp().sum()) == pytest.approx(1, abs=1e-5)
-
-
-def test_bad_input_of_nll(ar_model):
-    with pytest.raises(ValueError, match="fewer than two tokens"):
-        nll(ar_model, torch.tensor([[BOS]]))
-    with pytest.raises(ValueError, match=r"input_ids of shape \(3,\)"):
-        nll(ar_model, torch.tensor([BOS, 5, EOS]))
-
-
 # --- logits a chunk at a time -----------------------------------------------------------------------------------------
 
 LARGE = {**TINY, "vocab_size": 500}
@@ -332,19 +228,6 @@ def test_the_logits_of_a_batch_never_exist(small_chunks):
     assert chunked.numel == 20 * 500
 
 
-def test_chunks_change_no_nll(ar_model, monkeypatch):
-    rows = pad_rows(random_stories(), 12, "left")
-    whole = nll(ar_model, *rows)
-    seen = []
-    monkeypatch.setitem(batch_sizes._CHUNK_BYTES, "cpu", 7 * 12 * 4)
-    with ar_model.lm_head.register_forward_hook(lambda module, given, out: seen.append(out.shape[:-1].numel())):
-        chunked = nll(ar_model, *rows)
-
-    torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-6)
-    assert max(seen[2:]) == 7, "the first two are the probe's"
-    assert sum(seen[2:]) == sum(len(row) - 1 for row in random_stories())
-
-
 def test_the_nelbo_is_what_all_logits_give(diffusion_model, monkeypatch):
     rows = pad_rows(random_stories(), 12, "right")
     chunked = nelbo(diffusion_model, *rows, num_samples=4, generator=seeded())
@@ -370,99 +253,3 @@ def test_an_adapter_on_the_head_of_an_mdlm_counts(diffusion_model):
     adapted.lm_head = head
 
     assert (nelbo(adapted, rows, num_samples=4, generator=seeded()).nats - before).abs().min() > 0.1
-
-
-def family(name):
-    torch.manual_seed(0)
-    gpt2 = {"vocab_size": 12, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16, "initializer_range": 1.0}
-    small = {**TINY, **SPECIAL, "max_position_embeddings": 16, "initializer_range": 1.0}
-    if name == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(**gpt2))
-    if name == "a scale behind the head":
-        return CohereForCausalLM(CohereConfig(**small, logit_scale=0.5))
-    if name == "a cap on the logits":
-        extra = {"head_dim": 8, "num_key_value_heads": 2, "final_logit_softcapping": 3.0}
-        return Gemma2ForCausalLM(Gemma2Config(**small, **extra))
-    model = LlamaForCausalLM(LlamaConfig(**small))
-    model.lm_head = torch.nn.Linear(16, 12)  # with a bias
-    return model
-
-
-@pytest.mark.parametrize(
-    ("name", "in_chunks"),
-    [("gpt2", True), ("a bias", True), ("a scale behind the head", False), ("a cap on the logits", False)],
-)
-@pytest.mark.parametrize("suppressed", [[], [MASK], [MASK, 7]])
-def test_nll_of_any_family_is_what_its_own_logits_say(name, in_chunks, suppressed, monkeypatch):
-    model = family(name).eval()
-    model.generation_config.suppress_tokens = suppressed
-    monkeypatch.setitem(batch_sizes._CHUNK_BYTES, "cpu", 7 * 12 * 4)
-    rows = torch.tensor([[BOS, 5, 6, 9, 10, 11, EOS], [BOS, 8, 8, 8, 5, 4, EOS]])
-    sizes = []
-    with model.get_output_embeddings().register_forward_hook(lambda m, given, out: sizes.append(out.numel() // 12)):
-        nats = nll(model, rows)
-
-    with torch.no_grad():
-        logits = model(rows).logits[:, :-1]
-    logits[..., suppressed] = -torch.inf
-    expected = F.cross_entropy(logits.transpose(1, 2), rows[:, 1:], reduction="none").sum(-1)
-    torch.testing.assert_close(nats.float(), expected, rtol=1e-5, atol=1e-5)
-    assert sizes[2:] == ([7, 5] if in_chunks else [14])
-
-
-# --- corpora ----------------------------------------------------------------------------------------------------------
-
-
-def test_corpus_nll_totals(ar_model):
-    rows = random_stories()
-    num_bytes = [3 * len(row) for row in rows]
-
-    score = corpus_nll(ar_model, rows, pad_token_id=PAD, num_bytes=num_bytes, batch_size=2)
-
-    total = sum(manual_nll(ar_model, row) for row in rows)
-    assert score.nats_per_token == pytest.approx(total / sum(len(row) - 1 for row in rows), rel=1e-5)
-    assert score.nats_per_story == pytest.approx(total / len(rows), rel=1e-5)
-    assert score.bits_per_byte == pytest.approx(total / math.log(2) / sum(num_bytes), rel=1e-5)
-    assert score.standard_error == score.nats_per_story_standard_error == score.bits_per_byte_standard_error == 0
-    assert score.perplexity == pytest.approx(math.exp(score.nats_per_token))
-    assert (score.num_stories, score.num_tokens) == (len(rows), sum(len(row) - 1 for row in rows))
-
-
-def test_corpus_nelbo_scores_the_tail_and_divides_by_the_real_tokens(diffusion_model):
-    rows = random_stories()
-    canvases, _ = pad_rows(rows, 12, "right")  # the tail is attended
-
-    score = corpus_nelbo(
-        diffusion_model, rows, canvas_length=12, pad_token_id=PAD, num_samples=4, generator=seeded(), batch_size=8
-    )
-
-    expected = nelbo(diffusion_model, canvases, num_samples=4, generator=seeded())
-    num_tokens = sum(len(row) - 1 for row in rows)
-    assert score.nats_per_token == pytest.approx(float(expected.nats.sum()) / num_tokens, rel=1e-5)
-    assert score.nats_per_story == pytest.approx(float(expected.nats.mean()), rel=1e-5)
-    assert score.nats_per_story_standard_error == pytest.approx(score.standard_error * num_tokens / len(rows))
-    assert score.bits_per_byte is score.bits_per_byte_standard_error is None
-
-
-@pytest.mark.parametrize("num_samples", [2, 4])
-def test_the_standard_error_of_a_corpus_is_that_of_repeated_estimates(diffusion_model, num_samples):
-    rows = random_stories(num_stories=24)
-    arguments = {"canvas_length": 12, "pad_token_id": PAD, "num_samples": num_samples, "batch_size": 256}
-
-    scores = [corpus_nelbo(diffusion_model, rows, **arguments, generator=seeded(seed)) for seed in range(60)]
-
-    actual = float(torch.tensor([score.nats_per_token for score in scores]).std())
-    reported = sum(score.standard_error for score in scores) / len(scores)
-    assert 0.75 * actual < reported < 2 * actual
-
-
-def test_a_story_longer_than_the_canvas_is_an_error(diffusion_model):
-    with pytest.raises(ValueError, match="canvas_length=3"):
-        corpus_nelbo(diffusion_model, [[BOS, 5, 6, EOS]], canvas_length=3, pad_token_id=PAD)
-
-
-def test_bad_input_of_corpora(ar_model):
-    with pytest.raises(ValueError, match="rows is empty"):
-        corpus_nll(ar_model, [], pad_token_id=PAD)
-    with pytest.raises(ValueError, match="num_bytes has 1 entries for 2 rows"):
-        corpus_nll(ar_model, random_stories(2), pad_token_id=PAD, num_bytes=[3])

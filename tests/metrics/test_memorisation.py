@@ -97,5 +97,5 @@ def test_bad_input():
         memorisation(["a"], TRAINING, [1])
     with pytest.raises(ValueError, match="order=0"):
         memorisation(["a"], TRAINING, order=0)
-    with pytest.raises(ValueError, match="tokenizer: give it to the TrainingIndex"):
+    with pytest.raises(ValueError, match="tokenizer cannot be set here: set it in the TrainingIndex"):
         memorisation(["a"], TrainingIndex(TRAINING), tokenizer=object())

@@ -170,7 +170,7 @@ def test_text_is_written_in_the_model_s_blocks():
     ("changes", "message"),
     [
         ({"attention_block_length": None}, "diffusion='block' needs attention_block_length"),
-        ({"time_conditioning": "additive"}, "time_conditioning='additive' does not go with diffusion='block'"),
+        ({"time_conditioning": "additive"}, "time_conditioning='additive' does not work with diffusion='block'"),
         ({"diffusion": "blocks"}, "diffusion='blocks' is not one of masked, uniform, block"),
     ],
 )

@@ -328,10 +328,10 @@ def test_more_orders_give_a_tighter_bound():
     [
         ({"alpha_0": 1.5}, "alpha_0=1.5 is not in 0 to 1"),
         ({"diffusion": "masked"}, "alpha_0=0.5 is for diffusion='eso', not for diffusion='masked'"),
-        ({"time_conditioning": "additive"}, "time_conditioning='additive' does not go with diffusion='eso'"),
-        ({"attention_block_length": 4}, "attention_block_length=4 does not go with diffusion='eso'"),
-        ({"prediction_offset": 1}, "prediction_offset=1 does not go with diffusion='eso'"),
-        ({"parameterization": "score"}, "parameterization='score' does not go with diffusion='eso'"),
+        ({"time_conditioning": "additive"}, "time_conditioning='additive' does not work with diffusion='eso'"),
+        ({"attention_block_length": 4}, "attention_block_length=4 does not work with diffusion='eso'"),
+        ({"prediction_offset": 1}, "prediction_offset=1 does not work with diffusion='eso'"),
+        ({"parameterization": "score"}, "parameterization='score' does not work with diffusion='eso'"),
         ({"denoiser": "full"}, "denoiser='full' is for uniform noise"),
     ],
 )

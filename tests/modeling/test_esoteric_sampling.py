@@ -186,9 +186,9 @@ def test_a_text_ends_with_its_eos():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": "confidence"}, "sampler='confidence' does not go with diffusion='eso'.*it takes ancestral"),
-        ({"block_length": 2}, "block_length=2 does not go with diffusion='eso'"),
-        ({"guidance_scale": 2.0}, r"guidance_scale=2.0 .* do not go with diffusion='eso'"),
+        ({"sampler": "confidence"}, "sampler='confidence' does not work with diffusion='eso'.*it takes ancestral"),
+        ({"block_length": 2}, "block_length=2 does not work with diffusion='eso'"),
+        ({"guidance_scale": 2.0}, r"guidance_scale=2.0 .* do not work with diffusion='eso'"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message):

@@ -111,7 +111,7 @@ def test_a_row_alone_has_the_length_that_it_has_in_a_batch():
 def test_what_has_no_length_is_refused(build_mdlm):
     own = {"max_new_tokens": 8, "draw_length": True}
     block = build_mdlm(diffusion="block", attention_block_length=4)
-    with pytest.raises(ValueError, match="draw_length=True is for masked noise on the whole canvas"):
+    with pytest.raises(ValueError, match="draw_length=True needs masked noise on the whole canvas"):
         block.generate(torch.tensor([[0]]), eos_token_id=1, **own)
     model, _ = model_of()
     model.generation_config.eos_token_id = None

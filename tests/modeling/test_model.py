@@ -283,7 +283,7 @@ def test_weights_without_labels_are_refused(tiny_mdlm, canvas):
     """The Trainer's label smoothing takes the labels away and works on the logits, which are -inf at the mask."""
     tiny_mdlm.train()
     for name in ("timesteps", "loss_weights"):
-        with pytest.raises(ValueError, match=f"{name} without labels.*label_smoothing_factor"):
+        with pytest.raises(ValueError, match=f"{name} need labels.*label_smoothing_factor"):
             tiny_mdlm(canvas, **{name: torch.ones(len(canvas))})
 
 

@@ -146,7 +146,7 @@ def test_a_packed_document_s_first_prediction_comes_from_its_own_bos(pair):
     torch.testing.assert_close(together.token_nll, expected, atol=1e-5, rtol=1e-5)
     ids[0, 5] = MASK
     with pytest.raises(
-        ValueError, match="position 5 of row 0 is to be predicted, but it is padding or has no token before"
+        ValueError, match="position 5 of row 0 cannot be predicted: it is padding or has no token before"
     ):
         model(ids, position_ids=positions, labels=clean.masked_fill(ids != MASK, -100))
 
@@ -372,9 +372,7 @@ def test_what_has_no_token_before_it_is_refused(pair):
     ids = texts(2, 6)
     first = ids.clone()
     first[1, 0] = MASK
-    message = (
-        "position 0 of row 1 is to be predicted, but it is padding or has no token before it: .*prediction_offset=1"
-    )
+    message = "position 0 of row 1 cannot be predicted: it is padding or has no token before it: .*prediction_offset=1"
     labels = ids.masked_fill(first != MASK, -100)
     attended = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
     for call in (
@@ -387,9 +385,9 @@ def test_what_has_no_token_before_it_is_refused(pair):
             call()
     without_bos = torch.randint(4, 40, (2, 6))
     for score in (nelbo, policy_nll):
-        with pytest.raises(ValueError, match="position 0 of row 0 is to be predicted"):
+        with pytest.raises(ValueError, match="position 0 of row 0 cannot be predicted"):
             score(model, without_bos)
-        with pytest.raises(ValueError, match="position 2 of row 1 is to be predicted"):
+        with pytest.raises(ValueError, match="position 2 of row 1 cannot be predicted"):
             score(model, texts(2, 6), attended)
     check_predictable(MDLMConfig(vocab_size=40, mask_token_id=3), torch.ones(1, 3, dtype=torch.bool))
     padded_first = texts(2, 6)
@@ -406,11 +404,11 @@ def test_what_it_does_not_go_with_is_refused():
     with pytest.raises(ValueError, match="prediction_offset=2 must be 0 or 1"):
         MDLMConfig(prediction_offset=2, **sizes)
     for diffusion, more in (("block", {}), ("uniform_block", {"time_conditioning": "log_snr"})):
-        with pytest.raises(ValueError, match=f"prediction_offset=1 does not go with diffusion='{diffusion}'"):
+        with pytest.raises(ValueError, match=f"prediction_offset=1 does not work with diffusion='{diffusion}'"):
             MDLMConfig(prediction_offset=1, diffusion=diffusion, attention_block_length=4, **more, **sizes)
     assert family_of(MDLMConfig(prediction_offset=1, **sizes)).corruption.name == "masked"
     changes = {"model.config.prediction_offset": 1, "data.layout": "windows"}
-    with pytest.raises(ValueError, match="data.layout='windows' does not go with model.config.prediction_offset=1"):
+    with pytest.raises(ValueError, match="data.layout='windows' does not work with model.config.prediction_offset=1"):
         load_preset("mini-mdlm", changes)
     assert load_preset("mini-mdlm", changes | {"data.layout": "packed"}).data.layout == "packed"
 

@@ -63,7 +63,7 @@ def test_blocks_of_a_long_text_end_at_the_end_of_text(tiny_mdlm):
         (0, "block_length=0 must be a whole number of at least 1"),
         (-3, "block_length=-3 must be a whole number"),
         (2.5, r"block_length=2\.5 must be a whole number"),
-        (9, "block_length=9 is longer than the 8 positions there are to fill"),
+        (9, "block_length=9 is longer than the 8 positions to fill"),
     ],
 )
 def test_bad_block_lengths_are_named(tiny_mdlm, block_length, message):

@@ -154,8 +154,8 @@ def test_more_tokens_continue_the_text_behind_it(pipe, model):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Once upon a time", r"nothing to fill: mark gaps by \[MASK\], or \[MASK:20\]"),
-        ("", "nothing to fill"),
+        ("Once upon a time", r"no gaps to fill: mark gaps with \[MASK\], or \[MASK:20\]"),
+        ("", "no gaps to fill"),
         ("a [MASK:0] girl", r"\[MASK:0\] in the text is not a gap: .* at least 1"),
         ("a [MASK:x] girl", r"\[MASK:x\] in the text is not a gap"),
         ("a [MASK:] girl", r"\[MASK:\] in the text is not a gap"),
@@ -185,7 +185,7 @@ def test_a_tokenizer_without_a_mask_is_refused(model):
 def test_a_model_that_fills_no_masks_is_refused(tokenizer):
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     ar_model = LlamaForCausalLM(LlamaConfig(vocab_size=300, **shape))
-    with pytest.raises(ValueError, match="of type 'llama' fills no masks"):
+    with pytest.raises(ValueError, match="of type 'llama' cannot fill masks"):
         pipeline("text-infilling", model=ar_model, tokenizer=tokenizer, device="cpu")
 
 

@@ -29,7 +29,7 @@ WRONG = [
     ({"prompt": "cat " * 60}, 400, "prompt", "do not fit the model's context of 48 tokens"),
     ({"prompt": "cat " * 60, "max_tokens": None}, 400, "prompt", "do not fit the model's context of 48 tokens"),
     ({"max_tokens": -1}, 400, "max_tokens", "greater than or equal to 0"),
-    ({"max_tokens": 0}, 400, "max_tokens", "leaves nothing to write"),
+    ({"max_tokens": 0}, 400, "max_tokens", "is only possible for a prompt with masks"),
     ({"max_tokens": 47}, 400, "prompt", "do not fit the model's context"),
     ({"max_tokens": 10**30}, 400, "max_tokens", "max_tokens="),
     ({"max_tokens": "8"}, 400, "max_tokens", "valid integer"),
@@ -49,7 +49,7 @@ WRONG = [
     ({"stream_drafts": True}, 400, "stream_drafts", "needs stream=true"),
     ({"sampler": "nucleus"}, 400, "sampler", "sampler='nucleus'"),
     ({"sampler": "gibbs"}, 400, "sampler", "gibbs"),
-    ({"threshold": 0.5}, 400, "threshold", "does not go with sampler='ancestral'"),
+    ({"threshold": 0.5}, 400, "threshold", "does not work with sampler='ancestral'"),
     ({"sampler": "threshold", "threshold": 7.0}, 400, "threshold", "threshold"),
     ({"num_diffusion_steps": 0}, 400, "num_diffusion_steps", "greater than or equal to 1"),
     ({"num_diffusion_steps": 10**9}, 400, "num_diffusion_steps", "this server allows 4096"),
@@ -253,7 +253,7 @@ def test_limits_of_a_server(serve):
     from arche_mdlm.serving.served_model import Limits
 
     running = serve("masked", limits=Limits(max_tokens=5, max_choices=2, max_forwards=10), max_body_bytes=300)
-    assert "is more than the 5" in running.post(body(max_tokens=6)).json()["error"]["message"]
+    assert "is more than the maximum of this server, 5" in running.post(body(max_tokens=6)).json()["error"]["message"]
     assert running.post(body(max_tokens=5, n=3)).status_code == 400
     assert running.post(body(max_tokens=5, num_diffusion_steps=11)).status_code == 400
     assert running.post(body(prompt="x" * 300)).status_code == 413

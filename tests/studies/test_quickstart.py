@@ -118,7 +118,7 @@ def test_a_job_that_fails_is_named_and_all_others_are_kept(pair, tmp_path, monke
         assert run(pair, tmp_path / "x") == 2
     said = capsys.readouterr()
     assert "report not written, because a job failed (MDLM-likelihood: ValueError: no memory left; AR-" in said.err
-    assert "the same command goes on with what is left" in said.err
+    assert "run the same command again to run the remaining jobs" in said.err
     assert not (tmp_path / "x" / "report.md").exists()
     monkeypatch.setattr(stories, "write_batch", None)  # all stories are there
     assert run(pair, tmp_path / "x", "--dry_run") == 0
@@ -191,7 +191,7 @@ def test_generate_command(pair, tmp_path, capsys):
     assert len(lines) == 3
     assert all(line["text"].startswith("Tom saw") for line in lines)
     assert main(["generate", str(pair / "ar"), "--sampler", "ancestral"]) == 2
-    assert "is for the diffusion arm" in capsys.readouterr().err
+    assert "is for diffusion models" in capsys.readouterr().err
     assert main(["generate", str(pair / "mdlm"), "--sampler", "ancestrl"]) == 2
     assert "did you mean 'ancestral'" in capsys.readouterr().err
 

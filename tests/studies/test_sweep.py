@@ -66,11 +66,11 @@ def test_end_to_end(data, tmp_path, capsys):
 
 def test_bad_settings(data):
     for changes, message in (
-        ({"rates": (0.5, 2.0)}, r"rates=\[0.5, 2.0\] must hold 1.0"),
-        ({"batch_sizes": (8,)}, r"batch_sizes=\[8\] must hold 16"),
+        ({"rates": (0.5, 2.0)}, r"rates=\[0.5, 2.0\] must contain 1.0"),
+        ({"batch_sizes": (8,)}, r"batch_sizes=\[8\] must contain 16"),
         ({"decay_shares": (0.2, 1.0)}, r"decay_shares=\[0.2, 1.0\] must be different numbers above 0 and below 1"),
         ({"rates": (1.0, 1.0)}, "must be different numbers above 0"),
-        ({"changes": ("training.decay_share=0.3",)}, "training.decay_share is what the sweep sets itself"),
+        ({"changes": ("training.decay_share=0.3",)}, "training.decay_share is set by the sweep"),
         ({"batch_sizes": (16, 100_000)}, "fewer than evaluations=20"),
     ):
         with pytest.raises(ValueError, match=message):

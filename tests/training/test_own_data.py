@@ -142,7 +142,7 @@ def test_epochs_are_steps_over_the_training_rows_and_a_run_goes_on(prompts, tmp_
 
 def test_epochs_on_the_command_line(capsys):
     assert train.main(["--epochs", "2", "--max_steps", "5"]) == 2
-    assert "training.max_steps=5 and training.epochs=2.0 both say how long to train" in capsys.readouterr().err
+    assert "training.max_steps=5 and training.epochs=2.0 both set the length of training" in capsys.readouterr().err
     line = ["--epochs", "2", "--branch_from", "x", "--set", "training.schedule=warmup_stable_decay"]
     assert train.main([*line, "--output_dir", "nowhere/x"]) == 2
     assert "--branch_from needs a number of steps" in capsys.readouterr().err

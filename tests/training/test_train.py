@@ -1,123 +1,24 @@
 """Training end to end on short sentences: exact resumption, several processes, fine-tuning, and bad input."""
 
-import errno
 import json
 import math
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tiny_training import MODEL
+from safetensors.torch import load_file
+from small_runs import ARMS, UNIFORM, assert_same_run, figures, losses, sentences, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arche_mdlm.configuration.settings import DataSettings
 from arche_mdlm.training import train
 from arche_mdlm.training.data.corpus import load_corpus
-from arche_mdlm.training.loop import trainer as loop
 from arche_mdlm.training.loop.evaluation import Evaluator
 from arche_mdlm.training.loop.trainer import Trainer
 from arche_mdlm.training.models.arms import arm_of
 from arche_mdlm.training.models.loading import load_arm
 
 REPOSITORY = Path(__file__).parents[2]
-SETTINGS = {
-    **MODEL,
-    "training.max_steps": 8,
-    "training.batch_size": 8,
-    "training.warmup_steps": 2,
-    "training.eval_every": 4,
-    "training.save_every": 4,
-    "training.log_every": 1,
-}
-ARMS = ("mdlm", "ar")
-
-
-def sentences(names, verbs) -> list[str]:
-    return [f"{n} {v} {w}." for n in names for v in verbs for w in ("home", "to me", "a cat", "red")]
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A folder with a corpus and a cache of its own."""
-    folder = tmp_path_factory.mktemp("training")
-    texts = sentences(("Tim", "Sue", "Ann", "Bob", "A dog"), ("ran", "sat", "saw", "hid"))
-    (folder / "stories.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ARCHE_MDLM_CACHE", str(folder / "cache"))
-        yield folder
-
-
-@pytest.fixture
-def arguments(workplace, tmp_path):
-    """The command line of an arm's run; keyword arguments change SETTINGS ("__" for a dot)."""
-
-    def make(arm: str, *more: str, output_dir=tmp_path / "run", **changes) -> list[str]:
-        settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
-        line = [
-            "--preset",
-            f"quickstart-{arm}",
-            "--data",
-            str(workplace / "stories.jsonl"),
-            "--output_dir",
-            str(output_dir),
-        ]
-        for key, value in settings.items():
-            line += ["--set", f"{key}={json.dumps(value)}"]
-        return [*line, *more]
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def whole(workplace):
-    """Folder of a run of an arm that nothing interrupted, by arm."""
-    folders = {}
-
-    def run(arm: str) -> Path:
-        if arm not in folders:
-            folders[arm] = workplace / f"whole-{arm}"
-            line = ["--preset", f"quickstart-{arm}", "--data", str(workplace / "stories.jsonl")]
-            for key, value in SETTINGS.items():
-                line += ["--set", f"{key}={json.dumps(value)}"]
-            assert train.main([*line, "--output_dir", str(folders[arm])]) == 0
-        return folders[arm]
-
-    return run
-
-
-def figures(folder: Path) -> list[dict]:
-    """The run's log without times."""
-    log = json.loads((folder / "training_log.json").read_text(encoding="utf-8"))
-    return [{key: value for key, value in entry.items() if "second" not in key} for entry in log]
-
-
-def losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in figures(folder) if "loss" in entry]
-
-
-def weights(folder: Path, step: int = 8) -> dict[str, torch.Tensor]:
-    return load_file(folder / f"checkpoint-{step:06d}" / "model.safetensors")
-
-
-def assert_same_run(folder: Path, other: Path) -> None:
-    """Bit for bit: losses, validation figures, weights, optimiser."""
-    assert figures(folder) == figures(other)
-    mine, theirs = weights(folder), weights(other)
-    assert mine.keys() == theirs.keys()
-    for name, value in mine.items():
-        assert torch.equal(value, theirs[name]), name
-    states = [
-        torch.load(run / "checkpoint-000008" / "optimizer.pt", weights_only=True)["optimizers"][0]["state"]
-        for run in (folder, other)
-    ]
-    for mine, theirs in zip(states[0].values(), states[1].values(), strict=True):
-        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -226,102 +127,6 @@ def test_a_run_ends_past_its_best_evaluation(arguments, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_an_interrupted_run_equals_one_that_was_not(whole, arguments, tmp_path, arm):
-    assert train.main(arguments(arm, "--stop_after", "3")) == 0
-    assert losses(tmp_path / "run") == losses(whole(arm))[:3]
-    assert train.main(arguments(arm, "--resume", "--stop_after", "4")) == 0
-    assert train.main(arguments(arm, "--resume")) == 0
-    assert_same_run(tmp_path / "run", whole(arm))
-
-
-def test_a_run_stopped_between_two_log_entries_loses_no_count(arguments, tmp_path):
-    """Tokens, losses and operations of the steps behind the last entry are in the checkpoint."""
-    seldom = {"training__log_every": 3, "training__eval_every": 8, "training__save_every": 8}
-    parts, whole = tmp_path / "parts", tmp_path / "whole"
-    assert train.main(arguments("mdlm", output_dir=whole, **seldom)) == 0
-    for more in ([], ["--resume"], ["--resume"], ["--resume"]):
-        assert train.main(arguments("mdlm", "--stop_after", "2", *more, output_dir=parts, **seldom)) == 0
-    assert len(losses(whole)) == 3
-    assert_same_run(parts, whole)
-    states = [json.loads((run / "checkpoint-000008" / "trainer_state.json").read_text()) for run in (parts, whole)]
-    for key in ("tokens", "supervised", "window"):
-        left, right = (
-            {k: v for k, v in s[key].items() if k != "seconds"} if key == "window" else s[key] for s in states
-        )
-        assert left == right, key
-    assert states[0]["tokens"] == sum(entry.get("tokens", 0) for entry in figures(parts))
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_resume_goes_on(whole, arguments, tmp_path, monkeypatch, number):
-    real = Trainer._step
-
-    def step(self, batch):
-        if self.state.step == 4:
-            signal.raise_signal(number)
-        return real(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", step)
-        assert train.main(arguments("mdlm")) == 130
-    assert (tmp_path / "run" / "checkpoint-000005").is_dir()
-    assert train.main(arguments("mdlm", "--resume")) == 0
-    assert_same_run(tmp_path / "run", whole("mdlm"))
-
-
-KILLED = """
-import os, signal, sys
-from arche_mdlm.training import train
-from arche_mdlm.training.loop.trainer import Trainer
-from arche_mdlm.training.models.arms import arm_of
-from arche_mdlm.training.models.loading import load_arm
-
-real = Trainer._write
-
-def write(self, aside, tensors):
-    real(self, aside, tensors)
-    if self.state.step == 8:
-        (aside / "trainer_state.json").unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Trainer._write = write
-train.main(sys.argv[1:])
-"""
-
-
-def test_a_killed_run_goes_on_from_its_last_checkpoint(whole, arguments, tmp_path):
-    """SIGKILL while a checkpoint is being written."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run([sys.executable, "-c", KILLED, *arguments("mdlm")], env=environment, capture_output=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
-    left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert any(name.endswith(".part") for name in left)
-    assert {name for name in left if name.startswith("checkpoint")} == {"checkpoint-000004"}
-
-    assert train.main(arguments("mdlm", "--resume")) == 0
-
-    assert_same_run(tmp_path / "run", whole("mdlm"))
-    assert not list((tmp_path / "run").glob("*.part"))
-
-
-def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(whole, arguments, tmp_path, monkeypatch, capsys):
-    real = loop.save_arm
-
-    def save_arm(model, tokenizer, folder, **settings):
-        real(model, tokenizer, folder, **settings)
-        if "checkpoint-000008" in folder.name:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_arm", save_arm)
-        assert train.main(arguments("mdlm")) == 2
-    assert "No space left on device" in capsys.readouterr().err
-    assert not list((tmp_path / "run").glob(".*.part"))
-    assert train.main(arguments("mdlm", "--resume")) == 0
-    assert_same_run(tmp_path / "run", whole("mdlm"))
-
-
-@pytest.mark.parametrize("arm", ARMS)
 def test_accumulation_changes_nothing(whole, arguments, tmp_path, arm):
     assert train.main(arguments(arm, "--accumulation", "4", "--stop_after", "4")) == 0
     assert losses(tmp_path / "run") == pytest.approx(losses(whole(arm))[:4], abs=1e-5)
@@ -351,23 +156,6 @@ def test_averaged_weights_are_saved_and_resumed(whole, arguments, tmp_path, monk
     assert_same_run(tmp_path / "run", tmp_path / "ema")
 
 
-UNIFORM = {
-    "model__config__diffusion": "uniform",
-    "model__config__time_conditioning": "log_snr",
-    "training__objective": "nelbo",
-}
-
-
-def test_a_curriculum_resumes_bit_for_bit(arguments, tmp_path, capsys):
-    """Stopped within it: the temperature is a function of the step."""
-    own = UNIFORM | {"training__curriculum_steps": 6, "training__curriculum_tau": [0.02, 0.001]}
-    assert train.main(arguments("mdlm", output_dir=tmp_path / "whole", **own)) == 0
-    assert "the first 6 steps (training.curriculum_steps) is not a bound" in capsys.readouterr().err
-    assert train.main(arguments("mdlm", "--stop_after", "3", **own)) == 0
-    assert train.main(arguments("mdlm", "--resume", **own)) == 0
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
-
-
 @pytest.mark.parametrize(
     "options", [{}, {"training__ema_decay": 0.5}, {"training__distillation_divergence": "forward"}]
 )
@@ -383,11 +171,6 @@ def test_a_distillation_resumes_bit_for_bit_and_exports_its_last_step(arguments,
     assert train.main(arguments("mdlm", *start, "--stop_after", "3", **own)) == 0
     assert train.main(arguments("mdlm", "--resume", **own)) == 0
     assert_same_run(tmp_path / "run", tmp_path / "whole")
-
-
-def test_a_distillation_without_a_teacher_is_refused(arguments, capsys):
-    assert train.main(arguments("mdlm", **UNIFORM | {"training__distillation_steps": 2})) == 2
-    assert "training.distillation_steps=2 needs --init_from" in capsys.readouterr().err
 
 
 # --- fine-tuning ------------------------------------------------------------------------------------------------------
@@ -410,143 +193,3 @@ def test_fine_tuning_starts_from_the_given_model(whole, arguments, workplace, tm
     assert load_file(tmp_path / "run" / "final" / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
     tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (start, tmp_path / "run" / "final")]
     assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
-
-
-# --- bad input --------------------------------------------------------------------------------------------------------
-
-
-def error_of(capsys, line: list[str]) -> str:
-    assert train.main(line) == 2
-    return capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (["--preset", "mini-mdml"], "preset='mini-mdml' is not one of"),
-        (["--preset", "mini-mdml"], "did you mean 'mini-mdlm'?"),
-        (["--objective", "nelb"], "training.objective='nelb' is not one of nelbo,"),
-        (["--objective", "nelb"], "did you mean 'nelbo'?"),
-        (["--objective", "next_token"], "does not fit model.architecture='mdlm'"),
-        (["--data", "/nowhere/stories.jsonl"], "/nowhere/stories.jsonl"),
-        (["--set", "training.max_step=3"], "training.max_step is not a setting"),
-        (["--set", "training.max_steps"], "must be KEY=VALUE"),
-        (["--set", "training.max_steps=0"], "training.max_steps=0 must be at least 1"),
-        (["--set", "training.batch_size=9", "--accumulation", "2"], "training.batch_size=9 must be a multiple"),
-        (["--set", "training.batch_size=5000"], "training.batch_size=5000 is more than the"),
-        (
-            ["--set", "data.validation_fraction=null"],
-            "is one file: give --validation_data FILE",
-        ),
-        (["--text_column", "story"], "story"),
-        (["--init_from", "/nowhere/model"], "/nowhere/model"),
-    ],
-)
-def test_bad_arguments_are_named(arguments, tmp_path, capsys, changes, message):
-    assert message in error_of(capsys, arguments("mdlm", *changes))
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_with_a_run_is_not_overwritten_by_chance(whole, arguments, capsys):
-    folder = whole("mdlm")
-    before = weights(folder)["model.norm.weight"]
-    message = error_of(capsys, arguments("mdlm", output_dir=folder))
-    assert "already holds a run" in message
-    assert "--resume" in message
-    assert torch.equal(weights(folder)["model.norm.weight"], before)
-
-
-def test_overwrite_starts_afresh(arguments, tmp_path):
-    for more in ([], ["--overwrite"]):
-        assert train.main(arguments("ar", "--stop_after", "1", *more)) == 0
-        assert len(losses(tmp_path / "run")) == 1
-
-
-def test_what_is_no_whole_checkpoint_is_refused(whole, arguments, tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    assert "not a checkpoint" in error_of(capsys, arguments("mdlm", "--init_from", str(tmp_path / "empty")))
-
-    broken = tmp_path / "broken"
-    shutil.copytree(whole("mdlm") / "final", broken)
-    tensors = load_file(broken / "model.safetensors")
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    message = error_of(capsys, arguments("mdlm", "--init_from", str(broken)))
-    assert "is incomplete" in message
-    assert "model.layers.1.mlp.up_proj.weight" in message
-
-    message = error_of(capsys, arguments("ar", "--init_from", str(whole("mdlm") / "final")))
-    assert "holds a mdlm model, but preset 'quickstart-ar' trains llama: an MDLM cannot become an AR model" in message
-
-
-def test_a_damaged_checkpoint_is_named(arguments, tmp_path, capsys):
-    assert train.main(arguments("ar", "--stop_after", "1")) == 0
-    (tmp_path / "run" / "checkpoint-000001" / "trainer_state.json").write_text("{")
-    assert "trainer_state.json is damaged" in error_of(capsys, arguments("ar", "--resume"))
-
-
-def test_a_run_without_one_finite_evaluation_ends_in_one_line(arguments, tmp_path, monkeypatch, capsys):
-    stock = loop.Trainer.evaluate
-
-    def without_a_number(self):
-        evaluator = self.evaluator
-        self.evaluator = lambda *a: evaluator(*a) | {"validation_nats": math.nan}
-        try:
-            return stock(self)
-        finally:
-            self.evaluator = evaluator
-
-    monkeypatch.setattr(loop.Trainer, "evaluate", without_a_number)
-    assert train.main(arguments("ar")) == 2
-    assert "was NaN or infinite at every evaluation" in capsys.readouterr().err
-    assert (tmp_path / "run" / "checkpoint-000008").is_dir()
-
-
-# --- Muon and branches --------------------------------------------------------------------------------------------------
-
-needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has Muon from 2.9 on")
-MUON = {"training__optimizer": "muon", "training__schedule": "warmup_stable_decay", "training__decay_share": 0.5}
-
-
-@needs_muon
-@pytest.mark.parametrize("arm", ARMS)
-def test_muon_resumes_bit_for_bit(arguments, tmp_path, arm):
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
-    assert train.main(arguments(arm, output_dir=whole, **MUON)) == 0
-    assert train.main(arguments(arm, "--stop_after", "5", output_dir=halves, **MUON)) == 0
-    assert train.main(arguments(arm, "--resume", output_dir=halves, **MUON)) == 0
-    assert_same_run(whole, halves)
-    states = torch.load(whole / "checkpoint-000008" / "optimizer.pt", weights_only=True)["optimizers"]
-    assert "momentum_buffer" in states[1]["state"]["model.layers.0.self_attn.q_proj.weight"]
-    log = json.loads((whole / "training_log.json").read_text(encoding="utf-8"))
-    assert all(math.isfinite(entry["loss"]) for entry in log if "loss" in entry)
-
-
-@needs_muon
-def test_a_branch_is_the_run_of_its_length(arguments, tmp_path):
-    """A long run kept at its peak rate, and a short one that leaves it: the weights of a run that was short all along."""
-    trunk, branch, short = (tmp_path / name for name in ("trunk", "branch", "short"))
-    long = MUON | {"training__max_steps": 16, "training__branches": [6], "training__keep_checkpoints": 1}
-    brief = MUON | {"training__max_steps": 6}
-    assert train.main(arguments("mdlm", output_dir=trunk, **long)) == 0
-    assert (trunk / "checkpoint-000003").is_dir()
-    assert train.main(arguments("mdlm", "--branch_from", str(trunk), output_dir=branch, **brief)) == 0
-    assert train.main(arguments("mdlm", output_dir=short, **brief)) == 0
-    mine, theirs = (load_file(run / "checkpoint-000006" / "model.safetensors") for run in (branch, short))
-    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
-
-
-@needs_muon
-def test_a_branch_that_leaves_nothing_is_refused(arguments, tmp_path, capsys):
-    trunk = tmp_path / "trunk"
-    assert train.main(arguments("mdlm", output_dir=trunk, **MUON)) == 0
-    line = arguments(
-        "mdlm", "--branch_from", str(trunk), output_dir=tmp_path / "b", **MUON | {"training__max_steps": 6}
-    )
-    assert train.main(line) == 2
-    assert "no checkpoint of step 3" in capsys.readouterr().err
-    longer = arguments(
-        "mdlm", "--branch_from", str(trunk), output_dir=tmp_path / "b", **MUON | {"training__max_steps": 16}
-    )
-    assert train.main(longer) == 2
-    assert "shorter run" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def adopt(
     family = family_of_config(values)
     if family is None:
         raise ValueError(
-            f"{files.source!r} is of type {values.get('model_type')!r}, which is not a diffusion model that can be taken over"
+            f"{files.source!r} is of type {values.get('model_type')!r}, which is not a supported diffusion model"
         )
     fields = fields_of(files.source, family, values, context_length)
     tokenizer, ends = load_tokenizer(files, values, fields["vocab_size"])

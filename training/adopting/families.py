@@ -50,7 +50,7 @@ def fields_of(source: str, family: Family, values: Values, context: int | None =
     if values.get("quantization_config") is not None:
         problems.append("quantization_config is set: take the checkpoint that it was made from")
     if problems:
-        raise ValueError(f"{source!r} is a {family.name} model that the trunk cannot carry: {'; '.join(problems)}")
+        raise ValueError(f"{source!r} is a {family.name} model with unsupported settings: {'; '.join(problems)}")
     with reading_config(source):
         fields = family.fields(values)
     longest = fields["max_position_embeddings"]

@@ -53,7 +53,7 @@ class CheckpointFiles:
                 at = f" at revision {self.branch!r}" if self.branch else ""
                 raise ValueError(
                     f"could not get {self.source!r}{at} from the Hub, and it is not in the cache: {_line(error)}. Give the folder of a "
-                    "checkpoint, or try again with network"
+                    "checkpoint, or try again with a network connection"
                 ) from error
             return
         self.revision = info.sha  # all files of one commit, also when another comes meanwhile
@@ -71,7 +71,7 @@ class CheckpointFiles:
             return Path(hf_hub_download(self.source, name, revision=revision))
         except (*_UNREACHABLE, EntryNotFoundError) as error:
             raise ValueError(
-                f"could not download {name} of {self.source!r}: {_line(error)}. What was downloaded is kept: give the same command again"
+                f"could not download {name} of {self.source!r}: {_line(error)}. Downloaded files are kept: run the same command again"
             ) from error
 
     def json(self, name: str) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def reading_config(source: str) -> Iterator[None]:
     except KeyError as error:
         raise ValueError(f"config.json of {source!r} lacks {error.args[0]}") from error
     except (TypeError, ArithmeticError, StrictDataclassError) as error:
-        raise ValueError(f"config.json of {source!r} has values that make no model: {_line(error)}") from error
+        raise ValueError(f"config.json of {source!r} does not give a valid model: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

@@ -106,7 +106,7 @@ def look_up(files: CheckpointFiles, rename: Callable[[str], str | None], model: 
         with _open(files, file) as content:
             there = set(content.keys())
             if lost := sorted(names - there):
-                raise ValueError(f"{file} of {files.source!r} lacks {_list(lost)}, which {INDEX} says it has")
+                raise ValueError(f"{file} of {files.source!r} lacks {_list(lost)}, which {INDEX} lists")
             for original in sorted(there):
                 if original.endswith(_BUFFERS):
                     continue
@@ -158,8 +158,8 @@ def _files(files: CheckpointFiles) -> dict[str, set[str]]:
     pickles = [name for name in files.names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if pickles:
         raise ValueError(
-            f"{files.source!r} has its weights as pickles only ({_list(pickles)}), and loading one runs what is in it: a checkpoint in "
-            "safetensors is needed"
+            f"{files.source!r} has only pickled weights ({_list(pickles)}), and loading them would run their code: use a checkpoint in "
+            "safetensors"
         )
     raise ValueError(f"{files.source!r} has no weights: neither {SINGLE} nor {INDEX}")
 
@@ -183,20 +183,18 @@ def _check(source: str, found: dict[str, Entry], unknown: list[str], model: torc
     unknown += [entry.original for name, entry in found.items() if name not in wanted]
     if missing or unknown:
         raise ValueError(
-            f"the weights of {source!r} do not fit its config.json: missing {_list(missing)} (as they are called here); unknown "
+            f"the weights of {source!r} do not fit its config.json: missing {_list(missing)} (names of this library); unknown "
             f"{_list(sorted(unknown))}"
         )
     wrong = [entry for entry in found.values() if entry.shape != wanted[entry.name]]
     if wrong:
         first = wrong[0]
         raise ValueError(
-            f"{len(wrong)} tensors of {source!r} have other sizes than its config.json says, first {first.original}: {first.shape}, not "
+            f"{len(wrong)} tensors of {source!r} do not have the sizes of its config.json, first {first.original}: {first.shape}, not "
             f"{wanted[first.name]}"
         )
     if odd := sorted({entry.dtype for entry in found.values()} - _DTYPES.keys()):
-        raise ValueError(
-            f"{source!r} has tensors of dtype {', '.join(odd)}: take the checkpoint that was not quantised"
-        )
+        raise ValueError(f"{source!r} has tensors of dtype {', '.join(odd)}: use the unquantised checkpoint")
 
 
 def _without_tied_head(files: CheckpointFiles, found: dict[str, Entry], model: Any) -> list[Entry]:

@@ -55,7 +55,7 @@ class DataCollatorForMaskedDiffusion:
             raise ValueError(f"length={length} must be at least 2 and at most the model's context, {context}, or None")
         self.pad_token_id = config.pad_token_id if pad_token_id is None else pad_token_id
         if self.pad_token_id is None:
-            raise ValueError("pad_token_id=None: the model's configuration has none either; give the tokenizer's")
+            raise ValueError("pad_token_id=None: the model config has none either; pass that of the tokenizer")
         self.length, self.objective, self.generator = length, objective, generator
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class DataCollatorForMaskedDiffusion:
         if "input_ids" not in row:
             raise ValueError(
                 f"row {index} has no input_ids, but {', '.join(row) or 'nothing'}: tokenise the texts first. The Trainer drops "
-                "columns that the model's forward does not know"
+                "columns that are not arguments of the model's forward"
             )
         ids = torch.as_tensor(row["input_ids"], dtype=torch.long)
         attended = torch.as_tensor(row.get("attention_mask", torch.ones_like(ids))).bool()
@@ -95,11 +95,13 @@ class DataCollatorForMaskedDiffusion:
             learnt[0] = False
         most = self.config.max_position_embeddings if self.length is None else self.length
         if len(ids) > most:
-            raise ValueError(f"row {index} has {len(ids)} tokens, and the canvas {most}: shorten it when tokenising")
+            raise ValueError(
+                f"row {index} has {len(ids)} tokens, but the canvas has {most}: truncate it when tokenising"
+            )
         if bool((ids == self.config.mask_token_id).any()):
-            raise ValueError(f"row {index} holds mask_token_id={self.config.mask_token_id}; give clean tokens")
+            raise ValueError(f"row {index} contains mask_token_id={self.config.mask_token_id}; give clean tokens")
         if not bool(learnt.any()):
-            raise ValueError(f"row {index} has nothing to learn: no token besides a BOS and given ones (labels -100)")
+            raise ValueError(f"row {index} has no token to learn besides BOS and given tokens (labels -100)")
         return ids, learnt
 
     def _canvas(self, rows: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -72,8 +72,8 @@ class AnswerEncoder:
             whole = self._render(item.messages[: number + 1], where)
             if not whole.startswith(prompt):
                 raise ValueError(
-                    f"{where}: the chat template does not write the prompt of an answer as it writes the conversation up to there "
-                    f"({prompt[-40:]!r}), so no part of the text is the answer"
+                    f"{where}: the chat template formats the prompt of an answer differently from the same part of the conversation "
+                    f"({prompt[-40:]!r}), so the answer cannot be located"
                 )
             # A template may end an answer itself, and write more behind it: what comes after the EOS are pads.
             yield Exchange(prompt, whole[len(prompt) :].partition(self.tokenizer.eos_token)[0], where, True)
@@ -88,7 +88,7 @@ class AnswerEncoder:
             raise ValueError(f"{item.where}: the messages begin with the assistant: there is no prompt")
         if not any(message["role"] == _ROLE for message in item.messages[item.given :]):
             whose = "the completion has " if item.given else ""
-            raise ValueError(f"{item.where}: {whose}no message of the assistant, so there is nothing to learn")
+            raise ValueError(f"{item.where}: {whose}no assistant message, so there is nothing to learn")
         for number, message in enumerate(item.messages, 1):
             where = f"{item.where}, message {number}"
             if message["role"] == _ROLE and not message["content"].strip():
@@ -96,7 +96,7 @@ class AnswerEncoder:
             for token in self.tokenizer.all_special_tokens:
                 if token in message["content"]:
                     raise ValueError(
-                        f"{where}: the content holds {token!r}, which is a special token and would be taken for one"
+                        f"{where}: the content holds {token!r}, which is a special token and would be tokenised as one"
                     )
 
     def _render(self, messages: list[dict[str, Any]], where: str, **options: Any) -> str:

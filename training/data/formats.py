@@ -81,9 +81,7 @@ class Format:
             fit = [kind for kind in _COLUMNS if all(_is_there(name, there) for name in self.columns(kind))]
             if len(fit) > 1:
                 columns = ", ".join(name for kind in fit for name in self.columns(kind))
-                raise ValueError(
-                    f"{where}: the columns {columns} are all there: set data.format to {' or '.join(fit)} to say which are read"
-                )
+                raise ValueError(f"{where}: the columns {columns} are all there: set data.format to {' or '.join(fit)}")
             return replace(self, kind=fit[0] if fit else self._nearest(there)).resolved(there, where)
         for setting, name in self._wanted(self.kind):
             if not _is_there(name, there):

@@ -78,11 +78,11 @@ def check_weights(source: str | os.PathLike, weights: Sequence[float]) -> None:
     names = names_of(source)
     if len(weights) != len(names):
         raise ValueError(
-            f"data.weights={list(weights)} are {len(weights)} for the {len(names)} sources {', '.join(names)}: give one a source"
+            f"data.weights={list(weights)} are {len(weights)} for the {len(names)} sources {', '.join(names)}: give one per source"
         )
     for weight in weights:
         if not weight > 0:
-            raise ValueError(f"data.weights={list(weights)} must be above 0; leave a source out to read nothing of it")
+            raise ValueError(f"data.weights={list(weights)} must be above 0; to skip a source, remove it")
 
 
 def names_of(source: str | os.PathLike) -> list[str]:

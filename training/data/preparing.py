@@ -130,7 +130,7 @@ def prepare_data(
 
     Raises:
         FileNotFoundError: the source is missing, or the Hub cannot be reached.
-        OSError: the cache cannot be written (disk full, no permission); nothing half written is left in it.
+        OSError: the cache cannot be written (disk full, no permission); no partial files are left in it.
         ValueError: an argument out of range, unreadable data (naming file and line), or no story left.
     """
     _check_arguments(layout, context_length, max_tokens, min_characters, num_workers)
@@ -201,10 +201,12 @@ def _check_arguments(layout: Any, context_length: Any, max_tokens: Any, min_char
 
 def _check_answers(layout: str, long_documents: str) -> None:
     if layout != "rows":
-        raise ValueError(f"layout={layout!r} knows no prompts: data with prompts or messages needs layout='rows'")
+        raise ValueError(
+            f"layout={layout!r} does not support prompts: data with prompts or messages needs layout='rows'"
+        )
     if long_documents == "chunk":
         raise ValueError(
-            "long_documents='chunk' is for texts: a prompt cannot be cut from its answer; see long_answers"
+            "long_documents='chunk' is for texts: a prompt and its answer cannot be split; see long_answers"
         )
 
 
@@ -336,7 +338,7 @@ def _load(folder: Path) -> PreparedData | None:
         if len(dataset) != summary.rows:
             raise ValueError(f"{len(dataset)} rows instead of {summary.rows}")
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
-        log.warning("the cache %s is damaged (%s) and is made again", folder, error)
+        log.warning("the cache %s is damaged (%s) and will be rebuilt", folder, error)
         return None
     return PreparedData(dataset, summary)
 
@@ -372,8 +374,8 @@ def _write_atomically(folder: Path, build: Build | AnswerBuild, key: str, num_wo
         raise  # of the source, in its own words
     except OSError as error:  # disk full, no permission, a file in the way
         raise OSError(
-            f"could not prepare data in the cache {folder.parent}: {error}; nothing half written is left "
-            "(ARCHE_MDLM_CACHE names another place)"
+            f"could not prepare data in the cache {folder.parent}: {error}; no partial files are left "
+            "(set ARCHE_MDLM_CACHE to use another folder)"
         ) from error
     finally:
         if work is not None:

@@ -118,7 +118,7 @@ def _of_text(path: Path, form: Format) -> Iterator[Item | None]:
     """Stories have no columns: a text file is a text whatever the names of the columns are, but no prompts and no messages."""
     if form.kind not in ("auto", "text") or "{" in form.text:
         asked = f"data.format={form.kind!r}" if form.kind != "text" else f"data.template={form.text!r}"
-        raise ValueError(f"{path} is a text file, which has no columns, but {asked} is asked for")
+        raise ValueError(f"{path} is a text file, which has no columns, but {asked} is set")
     yield from _read_txt(path)
 
 

@@ -125,11 +125,11 @@ def open_source(
     else:
         name, _, own = name.partition(":")
         if own and config:
-            raise ValueError(f"source={name}:{own} and data.config={config!r} both name a configuration: give one")
+            raise ValueError(f"source={name}:{own} and data.config={config!r} both set a configuration: give one")
         config = own or config
         revision = _hub_commit(name, revision, cache_dir)
     if files and config is not None:
-        raise ValueError(f"data.config={config!r} is for a dataset of the Hub; source={name!r} is local")
+        raise ValueError(f"data.config={config!r} is only for Hub datasets; source={name!r} is local")
     form = Format(text=text_column) if form is None else form
     return Source(name, split, form, files, validation_fraction, revision, streaming, config, saved)
 
@@ -193,8 +193,8 @@ def _single_file(path: Path, split: str) -> Path:
         )
     if split != "train":
         raise ValueError(
-            f"split={split!r}: the single file {str(path)!r} is all 'train'; "
-            "give validation_fraction=0.05 to split it by story, or a file for each split"
+            f"split={split!r}: the single file {str(path)!r} has only the split 'train'; "
+            "give validation_fraction=0.05 to split it, or a file for each split"
         )
     return path
 
@@ -236,7 +236,7 @@ def saved_split(folder: Path, split: str) -> Path | None:
         return None
     if split != "train":
         raise ValueError(
-            f"split={split!r}: the saved dataset {str(folder)!r} has no splits, it is all 'train'; give validation_fraction=0.05"
+            f"split={split!r}: the saved dataset {str(folder)!r} has only the split 'train'; give validation_fraction=0.05"
         )
     return folder
 

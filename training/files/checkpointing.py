@@ -34,7 +34,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
     folder = Path(folder).resolve()  # where a link points: the link stays
     aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"could not write {folder}: a file of that name is there; it is untouched")
+        raise CheckpointError(f"could not write {folder}: a file of that name exists; it is unchanged")
     try:
         aside.mkdir(parents=True)
         write(aside)

@@ -20,7 +20,7 @@ def check_output_dir(output_dir: Path) -> None:
         foreign.append("final")
     if foreign:
         raise ValueError(
-            f"--output_dir {output_dir} holds {', '.join(foreign)}, which no run has written, and a run would write over: "
+            f"--output_dir {output_dir} holds {', '.join(foreign)}, which no run has written and a run would overwrite: "
             "give another folder"
         )
 

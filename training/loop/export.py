@@ -44,7 +44,7 @@ def export_best(output_dir: Path, preset: Preset, state: RunState, save_dtype: s
     final = output_dir / "final"
     write_folder_atomically(final, write)
     which = "best validation" if preset.training.distillation_steps is None else "the last one"
-    print(f"done: the model of step {step} ({which}) is in {final}, the log beside it")
+    print(f"done: the model of step {step} ({which}) is in {final}, with its log")
     return final
 
 

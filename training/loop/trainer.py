@@ -106,9 +106,9 @@ class Trainer:
         self.sharded = plugin is not None
         if self.sharded:
             if self.teacher is not None:
-                raise ValueError("training.distillation_steps needs whole models: use DDP, not FSDP2")
+                raise ValueError("training.distillation_steps is not supported with FSDP2: use DDP")
             if self.settings.optimizer == "muon":
-                raise ValueError("training.optimizer='muon' needs whole matrices: use DDP, or 'adamw' with FSDP2")
+                raise ValueError("training.optimizer='muon' is not supported with FSDP2: use DDP, or 'adamw'")
             shard(model, self.accelerator, plugin)
             if self.ema is not None:
                 shard(cast(PreTrainedModel, self.ema.module), self.accelerator, plugin)
@@ -236,7 +236,7 @@ class Trainer:
         if not math.isfinite(entry["loss"]):
             raise TrainingDiverged(
                 f"loss is {entry['loss']} at step {self.state.step}; lower training.learning_rate "
-                f"({self.settings.learning_rate}) or go on from an earlier checkpoint in {self.output_dir}"
+                f"({self.settings.learning_rate}) or resume from an earlier checkpoint in {self.output_dir}"
             )
         state = self.state
         state.seconds += entry["seconds"]

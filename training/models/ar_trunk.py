@@ -49,7 +49,7 @@ def check_trunk(source: str, config: Any, context: int | None = None) -> None:
     context = config.max_position_embeddings if context is None else context
     if window is not None and context > window:
         raise ValueError(
-            f"{source!r} has sliding_window={window}: it sees no further than that, and the trunk sees everything; "
+            f"{source!r} has sliding_window={window}, but this library has no sliding window; "
             f"context_length={context} must be at most {window}"
         )
 

@@ -67,7 +67,7 @@ def model_of_checkpoint(source: str, preset: Preset, explicit: Collection[str]) 
         if own is not None:
             kept[key] = own
     if "model.initialisation" in explicit:
-        raise ValueError("model.initialisation is for a model that starts afresh, not for --init_from")
+        raise ValueError("model.initialisation is only for a model trained from scratch, not for --init_from")
     names = ("diffusion", "prediction_offset", "denoiser")
     family = {name: getattr(config, name) for name in names if hasattr(config, name)}
     check_family(replace(preset, model=replace(preset.model, config=kept | family)))

@@ -33,7 +33,7 @@ def checked_source(folder_or_repo: str | Path, revision: str | None = None) -> s
     source = str(folder_or_repo)
     path = Path(source)
     if revision is not None and path.exists():
-        raise ValueError(f"revision={revision!r} is for repositories of the Hub, and {source!r} is a folder")
+        raise ValueError(f"revision={revision!r} is only for Hub repositories, but {source!r} is a folder")
     if path.is_dir() and not (path / "config.json").is_file():
         raise ValueError(f"{source!r} is a folder but not a checkpoint: config.json is missing")
     if not path.exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):

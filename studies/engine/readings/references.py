@@ -37,9 +37,7 @@ def fitting_stories(source: str, tokenizer: PreTrainedTokenizerBase, context_len
 def draw(texts: list[str], number: int, seed: int) -> list[str]:
     """`number` of the texts, without replacement, in their order; ValueError when there are fewer."""
     if len(texts) < number:
-        raise ValueError(
-            f"there are {len(texts)} held-out stories that fit, fewer than {number}: compare equal numbers"
-        )
+        raise ValueError(f"there are {len(texts)} held-out stories that fit, but {number} are needed")
     chosen = np.random.default_rng([seed, 3]).choice(len(texts), number, replace=False)
     return [texts[i] for i in sorted(chosen)]
 

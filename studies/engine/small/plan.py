@@ -43,7 +43,7 @@ class SubsetSettings:
                  "evaluation_draws": 2}  # fmt: skip
         check_least(self, least)
         if self.data is None:
-            raise ValueError("data=None: give the stories, as --data FILE")
+            raise ValueError("data=None: give the stories with --data FILE")
         if self.steps < self.evaluations:
             raise ValueError(
                 f"positions={self.positions} are {self.steps} steps, fewer than evaluations={self.evaluations}"

@@ -30,7 +30,7 @@ def check_stories(settings: Any) -> None:
     stories, sizes = _shuffled(settings.data, 0), settings.unique_tokens
     most = max(sizes) if isinstance(sizes, tuple) else sizes
     if sum(map(len, stories)) < most:  # no token is shorter than a character
-        raise ValueError(f"unique_tokens={most} is more than {settings.data} has")
+        raise ValueError(f"unique_tokens={most} is more than the number of tokens in {settings.data}")
     if settings.validation_data is not None:
         _enough(_shuffled(settings.validation_data, 0), settings.evaluation_rows)
 
@@ -55,7 +55,7 @@ def subset(settings: dict, inputs: dict[str, Path], folder: Path) -> dict:
     tokenizer = train_bpe(candidates, settings["vocab_size"])
     number = _fitting(candidates, tokenizer, budget)
     if number == len(candidates) == len(stories):
-        raise ValueError(f"unique_tokens={budget} is more than {settings['data']} has")
+        raise ValueError(f"unique_tokens={budget} is more than the number of tokens in {settings['data']}")
     training = stories[: max(1, number)]
     tokenizer = train_bpe(training, settings["vocab_size"])
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -76,7 +76,7 @@ def _shuffled(source: str, seed: int) -> list[str]:
     """Its different texts, in an order of the seed; ValueError for none."""
     texts = list(dict.fromkeys(text for text in open_source(source) if text))
     if not texts:
-        raise ValueError(f"{source!r} has no story")
+        raise ValueError(f"{source!r} has no stories")
     return [texts[index] for index in np.random.default_rng([seed, 11]).permutation(len(texts))]
 
 

@@ -81,9 +81,9 @@ def test_the_correction_takes_most_of_the_bias_of_counted_entropies():
 
 
 def test_families_without_such_a_law_say_so(build_mdlm):
-    with pytest.raises(ValueError, match="settles no position before the end"):
+    with pytest.raises(ValueError, match="every token can change until the end"):
         first_token_law(build_mdlm(diffusion="uniform", time_conditioning="log_snr"))
-    with pytest.raises(ValueError, match="random orders"):
+    with pytest.raises(ValueError, match="order of generation is random"):
         first_token_law(build_mdlm(diffusion="eso", alpha_0=0.5))
     with pytest.raises(ValueError, match="canvas_length=1"):
         first_token_law(build_mdlm(), canvas_length=1)

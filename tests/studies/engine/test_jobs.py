@@ -275,7 +275,7 @@ def test_bad_plans_and_folders(tmp_path):
         Plan((job("a"), job("a")))
     with pytest.raises(ValueError, match="'a' needs z: no such job"):
         Plan((job("a", ("z",)),))
-    with pytest.raises(ValueError, match="in a circle"):
+    with pytest.raises(ValueError, match="in a cycle"):
         Plan((job("a", ("b",)), job("b", ("a",))))
     with pytest.raises(ValueError, match="workers=-1 must be"):
         StudyRunner(tmp_path, diamond(), workers=-1)
@@ -283,7 +283,7 @@ def test_bad_plans_and_folders(tmp_path):
     with pytest.raises(ValueError, match=f"a study of format {FORMAT_VERSION + 1}, this version writes"):
         StudyRunner(tmp_path, diamond())
     (tmp_path / "study.json").write_text("{")
-    with pytest.raises(ValueError, match="describes no study"):
+    with pytest.raises(ValueError, match="is not the plan of a study"):
         StudyRunner(tmp_path, diamond())
 
 
@@ -294,6 +294,6 @@ def test_one_study_at_a_time_in_a_folder(tmp_path):
     command = [sys.executable, "-c", code, str(root / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
-        with pytest.raises(ValueError, match="another process is at work"):
+        with pytest.raises(ValueError, match="another process uses"):
             run(root, diamond())
         other.stdin.close()

@@ -212,11 +212,11 @@ def test_a_run_resumed_while_attention_opens_is_the_uninterrupted_one(line, tmp_
 @pytest.mark.parametrize(
     ("preset", "changes", "message"),
     [
-        ("mini-ar", {}, "is for model.architecture='mdlm': 'llama' stays causal"),
-        ("mini-block", {}, "does not go with model.config.diffusion='block'.*it is for masked, uniform"),
-        ("mini-eso", {}, "does not go with model.config.diffusion='eso'"),
-        ("mini-uniform_block", {}, "does not go with model.config.diffusion='uniform_block'"),
-        ("mini-mdlm", {"training.max_steps": 5}, "is more than training.max_steps=5: attention would never be full"),
+        ("mini-ar", {}, "needs model.architecture='mdlm': 'llama' is always causal"),
+        ("mini-block", {}, "does not work with model.config.diffusion='block'.*it works with masked, uniform"),
+        ("mini-eso", {}, "does not work with model.config.diffusion='eso'"),
+        ("mini-uniform_block", {}, "does not work with model.config.diffusion='uniform_block'"),
+        ("mini-mdlm", {"training.max_steps": 5}, "is more than training.max_steps=5: attention would never become full"),
     ],
 )  # fmt: skip
 def test_where_attention_cannot_open_it_is_refused(preset, changes, message):
@@ -247,7 +247,7 @@ def test_an_attention_without_a_mask_of_pairs_is_refused(changes, setting):
 
     check_family(flash(load_preset("mini-mdlm")))
     check_family(flash(load_preset("mini-mdlm", {"data.layout": "packed", "training.batch_size": 1})))
-    with pytest.raises(ValueError, match=f"{setting} does not go with model.config.attn_implementation='flash_att"):
+    with pytest.raises(ValueError, match=f"{setting} does not work with model.config.attn_implementation='flash_att"):
         check_family(flash(load_preset("mini-mdlm", changes)))
 
 
@@ -259,5 +259,5 @@ def test_a_block_model_to_be_tuned_is_refused_before_data_is_read(tmp_path, tiny
     tokenizer.save_pretrained(tmp_path / "block")
     start = ["--init_from", str(tmp_path / "block"), "--set", "training.attention_annealing_steps=2"]
     assert train.main([*line[:4], *start, "--output_dir", str(tmp_path / "run")]) == 2
-    assert "does not go with model.config.diffusion='block'" in capsys.readouterr().err
+    assert "does not work with model.config.diffusion='block'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

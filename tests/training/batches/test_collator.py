@@ -108,11 +108,11 @@ def test_a_row_of_one_token_that_stays_as_it_is_has_no_loss():
 
 WRONG = {
     "input_ids are missing": ({"text": "a"}, {}, "row 0 has no input_ids, but text"),
-    "too long": ({"input_ids": [BOS, *[1] * 16]}, {}, "row 0 has 17 tokens, and the canvas 16"),
-    "longer than asked for": ({"input_ids": [BOS, 1, 1, 1]}, {"length": 3}, "row 0 has 4 tokens, and the canvas 3"),
-    "a mask": ({"input_ids": [BOS, MASK, 1]}, {}, "row 0 holds mask_token_id=5"),
-    "nothing but a BOS": ({"input_ids": [BOS]}, {}, "row 0 has nothing to learn"),
-    "only a prompt": ({"input_ids": [BOS, 1], "labels": [-100, -100]}, {}, "row 0 has nothing to learn"),
+    "too long": ({"input_ids": [BOS, *[1] * 16]}, {}, "row 0 has 17 tokens, but the canvas has 16"),
+    "longer than asked for": ({"input_ids": [BOS, 1, 1, 1]}, {"length": 3}, "row 0 has 4 tokens, but the canvas has 3"),
+    "a mask": ({"input_ids": [BOS, MASK, 1]}, {}, "row 0 contains mask_token_id=5"),
+    "nothing but a BOS": ({"input_ids": [BOS]}, {}, "row 0 has no token to learn"),
+    "only a prompt": ({"input_ids": [BOS, 1], "labels": [-100, -100]}, {}, "row 0 has no token to learn"),
     "labels of another length": ({"input_ids": [BOS, 1], "labels": [1]}, {}, "row 0: labels of shape"),
     "an unknown objective": ({}, {"objective": "elbo"}, "objective='elbo' is not one of"),
     "a length past the context": ({}, {"length": 17}, "length=17 must be at least 2 and at most the model's context, 16"),

@@ -174,9 +174,9 @@ WRONG = {
     "a column of a template": ([{"text": "a"}], Format(text="{title}: {text}"), {}, "no column text_column='title'"),
     "answers that are asked for": ([{"text": "a"}], Format("prompt"), {}, "no column data.prompt_column='prompt'"),
     "an answer of another type": ([prompt(completion=["a"])], AUTO, {}, "line 1: 'prompt' is a str and 'completion' a list: both must be texts"),
-    "packed": ([prompt()], AUTO, {"layout": "packed"}, "layout='packed' knows no prompts"),
-    "chunks": ([prompt()], AUTO, {"long_documents": "chunk"}, "a prompt cannot be cut from its answer"),
-    "no assistant": ([{"messages": TALK[:2]}], AUTO, {}, "line 1: no message of the assistant"),
+    "packed": ([prompt()], AUTO, {"layout": "packed"}, "layout='packed' does not support prompts"),
+    "chunks": ([prompt()], AUTO, {"long_documents": "chunk"}, "a prompt and its answer cannot be split"),
+    "no assistant": ([{"messages": TALK[:2]}], AUTO, {}, "line 1: no assistant message"),
     "no prompt": ([{"messages": TALK[2:]}], AUTO, {}, "the messages begin with the assistant"),
     "an empty turn": ([{"messages": [*TALK[:2], {"role": "assistant", "content": ""}]}], AUTO, {}, "message 3: the answer is empty"),
     "a special token": ([{"messages": [{"role": "user", "content": "a [MASK]"}, TALK[2]]}], AUTO, {},
@@ -192,7 +192,7 @@ WRONG = {
         [{"prompt": TALK[:3], "completion": TALK[3:4]}],
         AUTO,
         {},
-        "the completion has no message of the assistant",
+        "the completion has no assistant message",
     ),
     "an empty completion of messages": ([{"prompt": TALK[:2], "completion": []}], AUTO, {}, "completion must be a list"),
     "no messages": ([{"messages": []}], AUTO, {}, "messages must be a list of objects"),
@@ -214,7 +214,7 @@ def test_what_cannot_be_right_is_refused_with_its_place(prepare, tmp_path, case)
     [
         (None, "messages need a chat template, and the tokenizer .* has none"),
         ("{{ raise_exception('roles!') }}", "message 3: the chat template fails: roles!"),
-        ("{{ messages[-1]['content'] }}", "the chat template does not write the prompt of an answer as"),
+        ("{{ messages[-1]['content'] }}", "the chat template formats the prompt of an answer differently"),
     ],
 )
 def test_templates_that_do_not_fit(prepare, template, message):

@@ -92,7 +92,7 @@ def test_several_files_are_one_split(tmp_path, write):
         open_source(f"{first},{tmp_path}/none-*.jsonl")
     with pytest.raises(ValueError, match="twice"):
         open_source(f"{first},{tmp_path}/part-*.jsonl")
-    with pytest.raises(ValueError, match="is all 'train'"):
+    with pytest.raises(ValueError, match="has only the split 'train'"):
         open_source(tmp_path / "part-*.jsonl", split="validation")
     name = tmp_path / "a, b [1].jsonl"  # a file that is there wins over a pattern or a list
     shutil.copy(first, name)

@@ -88,7 +88,7 @@ def test_a_saved_dataset_without_splits(tmp_path, monkeypatch):
     ]
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
     assert is_files(tmp_path / "saved")
-    with pytest.raises(ValueError, match="has no splits, it is all 'train'"):
+    with pytest.raises(ValueError, match="has only the split 'train'"):
         open_source(tmp_path / "saved", split="validation")
     items = list(open_source(tmp_path / "saved", form=Format("auto")).items())
     assert [item.messages for item in items] == [row["messages"] for row in rows]
@@ -187,12 +187,12 @@ SETTINGS = {
     "an unknown end": ({"data.stopping": "never"}, "data.stopping='never' is not one of"),
     "what becomes of long answers": ({"data.long_answers": "cut"}, "data.long_answers='cut' is not one of error, drop"),
     "prompts in windows": ({"data.format": "prompt", "data.layout": "packed"}, "data.format='prompt' needs data.layout='rows'"),
-    "a template without columns": ({"data.template": "text"}, "names no column in braces"),
+    "a template without columns": ({"data.template": "text"}, "has no column in braces"),
     "a template of braces alone": ({"data.template": "{{}}"}, "names no column"),
     "a template that does not close": ({"data.template": "{title"}, "is not a template"),
-    "a template with a format": ({"data.template": "{title!r}"}, "braces hold the name of a column and nothing else"),
-    "a template and a column": ({"data.template": "{a}", "data.text_column": "b"}, "both say what the text is"),
-    "epochs and steps": ({"training.epochs": 2, "training.max_steps": 9}, "both say how long to train"),
+    "a template with a format": ({"data.template": "{title!r}"}, "braces may contain only the name of a column"),
+    "a template and a column": ({"data.template": "{a}", "data.text_column": "b"}, "both define the text"),
+    "epochs and steps": ({"training.epochs": 2, "training.max_steps": 9}, "both set the length of training"),
     "no epochs": ({"training.epochs": 0}, "training.epochs=0 must be above 0"),
 }  # fmt: skip
 
@@ -250,5 +250,5 @@ def test_configurations_of_a_dataset_on_the_hub(tmp_path):
 
 def test_a_configuration_of_local_data_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines(STORIES))
-    with pytest.raises(ValueError, match="data.config='small' is for a dataset of the Hub"):
+    with pytest.raises(ValueError, match="data.config='small' is only for Hub datasets"):
         open_source(tmp_path / "a.jsonl", config="small")

@@ -73,7 +73,7 @@ def test_what_others_have_put_into_a_folder_is_in_the_new_one_too(good):
 
 def test_a_file_or_a_link_in_the_place_of_a_folder(tmp_path):
     (tmp_path / "model").write_text("mine")
-    with pytest.raises(CheckpointError, match="a file of that name is there"):
+    with pytest.raises(CheckpointError, match="a file of that name exists"):
         write_folder_atomically(tmp_path / "model", lambda aside: (aside / "weights").write_text("new"))
     assert (tmp_path / "model").read_text() == "mine"
     (tmp_path / "disk").mkdir()
