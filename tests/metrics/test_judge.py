@@ -64,7 +64,7 @@ def test_bad_texts(judge):
         judge.score([])
     with pytest.raises(ValueError, match="must be a list of str"):
         judge.score("one text")
-    with pytest.raises(ValueError, match=r"texts\[1\] has .* context holds 63"):
+    with pytest.raises(ValueError, match=r"texts\[1\] has .* context is 63"):
         judge.score(["short", "cat " * 100])
     with pytest.raises(ValueError, match="batch_tokens=0"):
         judge.score(["a"], batch_tokens=0)

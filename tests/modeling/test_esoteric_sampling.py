@@ -186,7 +186,7 @@ def test_a_text_ends_with_its_eos():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": "confidence"}, "sampler='confidence' does not work with diffusion='eso'.*it takes ancestral"),
+        ({"sampler": "confidence"}, "sampler='confidence' does not work with diffusion='eso'.*use ancestral"),
         ({"block_length": 2}, "block_length=2 does not work with diffusion='eso'"),
         ({"guidance_scale": 2.0}, r"guidance_scale=2.0 .* do not work with diffusion='eso'"),
     ],

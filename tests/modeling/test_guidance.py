@@ -107,7 +107,7 @@ def test_infilling_is_guided_too(tiny_mdlm):
     [
         ([[BOS, 5]], {"guidance_scale": -2}, "guidance_scale=-2 must be at least 0"),
         ([[BOS, 5]], {"negative_prompt_ids": [[BOS, 5]]}, "negative_prompt_ids need guidance_scale"),
-        ([[BOS, 5, MASK]], {"guidance_scale": 2, "negative_prompt_ids": [[BOS]]}, "a prompt with masks in it"),
+        ([[BOS, 5, MASK]], {"guidance_scale": 2, "negative_prompt_ids": [[BOS]]}, "a prompt that contains masks"),
         ([[BOS]] * 3, {"guidance_scale": 2, "negative_prompt_ids": [[BOS]] * 2}, "2 rows, which does not divide the 3"),
         ([[BOS]], {"guidance_scale": 2, "negative_prompt_ids": [[BOS] * 47]}, "of 47 tokens and 4 new ones do not fit"),
     ],

@@ -179,7 +179,7 @@ def test_bad_input(pair, tmp_path, capsys):
     assert run(pair, tmp_path / "x", "--temperature", "0") == 2
     assert "--temperature 0.0 must be at least 0.001" in capsys.readouterr().err
     assert run(pair, tmp_path / "x", "--num_samples", "500", "--references", str(pair / "held_out.jsonl")) == 2
-    assert "fewer than 500" in capsys.readouterr().err
+    assert "32 held-out stories that fit, but 500 are needed" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

@@ -227,7 +227,7 @@ small, large = stories(config="small"), stories(config="large")
 assert (small[0], large[0]) == (1, 2) and small[1] != large[1]
 assert stories("arche/wiki:large", streaming=True) == large
 for settings, words in (({}, ["small", "large", "name it by data.config"]),
-                        ({"config": "small", "source": "arche/wiki:large"}, ["both name a configuration"])):
+                        ({"config": "small", "source": "arche/wiki:large"}, ["both set a configuration"])):
     try:
         stories(**settings)
     except ValueError as error:
