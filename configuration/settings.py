@@ -69,7 +69,7 @@ class TrainingSettings:
     distillation_divergence: str = "backward"
     max_steps: int = 1000
     epochs: float | None = None  # in place of max_steps: so many passes over the training rows
-    stop_at_nats: float | None = None  # end at the first evaluation whose validation_nats are no more than this
+    stop_at_nats: float | None = None  # end at the first evaluation whose validation_nats are at most this
     stop_past_best: float | None = None  # end at the first evaluation whose step is so many times that of the best one
     batch_size: int = 16
     accumulation: int = 1
@@ -104,7 +104,7 @@ class TrainingSettings:
     seed: int = 0
 
     def curriculum_temperature(self, step: int) -> float | None:
-        """tau of a step (0-based); None where the curriculum is over, or there is none."""
+        """tau of a step (0-based); None after the end of the curriculum, or without one."""
         if self.curriculum_steps is None or step >= self.curriculum_steps:
             return None
         first, last = self.curriculum_tau

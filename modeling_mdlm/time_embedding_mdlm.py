@@ -64,7 +64,7 @@ def embed_times(
 ) -> torch.Tensor:
     """What is added to token embeddings (B, L, hidden_size) of a type: (B, 1 or L, hidden_size), for times (B,) or (B, L).
 
-    ValueError where there are none.
+    ValueError if they are missing.
     """
     if timesteps is None:
         raise ValueError(

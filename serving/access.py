@@ -67,7 +67,9 @@ class Access:
         return kind.lower() == "bearer" and hmac.compare_digest(key.strip().encode(), self.api_key.encode())
 
     def _note(self, scope: Scope, number: str, status: int, seconds: float, about: dict[str, Any]) -> None:
-        endpoint = getattr(scope.get("route"), "path", "other")  # paths that are none of ours would be without number
+        endpoint = getattr(
+            scope.get("route"), "path", "other"
+        )  # one label for all unknown paths, which are unlimited in number
         self.measures.requests.labels(endpoint, str(status)).inc()
         self.measures.seconds.labels(endpoint).observe(seconds)
         if status == CLIENT_LEFT:

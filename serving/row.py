@@ -31,7 +31,7 @@ class Row:
         max_new_tokens: behind the prompt.
         eos_token_ids: tokens that end the text.
         stop: strings that end the text, and are not part of it.
-        mask_token_id: of a prompt's gaps, which are filled and become part of the text; None where there are none.
+        mask_token_id: of a prompt's gaps, which are filled and become part of the text; None without gaps.
         head: what stands in front of the text (`echo`).
         wants_drafts: whether `draft` is to be kept.
         listener: called after each change.

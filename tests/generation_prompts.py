@@ -8,10 +8,6 @@ BOS, EOS, PAD, MASK = range(4)
 PROMPTS = [[BOS, 5, 6], [BOS, 7], [BOS, 8, MASK, 9, 10]]
 
 
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
 def write(model, prompts, **settings):
     return model.generate(torch.as_tensor(prompts), **{"do_sample": True, "num_diffusion_steps": 5, **settings})
 

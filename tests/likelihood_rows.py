@@ -3,12 +3,9 @@
 import math
 
 import torch
+from seeds import seeded
 
 BOS, EOS, PAD, MASK = 0, 1, 2, 3
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 12}

@@ -118,10 +118,6 @@ CASES = [
 ]
 
 
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
 def times(t: float, s: float, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.full((rows, 1), t, dtype=torch.float64), torch.full((rows, 1), s, dtype=torch.float64)
 

@@ -23,7 +23,7 @@ def refined(values: torch.Tensor) -> torch.Tensor:
 
 
 def moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The values on a device; float64 becomes float32 where there is none."""
+    """The values on a device; float64 becomes float32 on devices without float64."""
     if values.dtype == torch.float64 and not has_float64(device):
         values = values.float()
     return values.to(device)

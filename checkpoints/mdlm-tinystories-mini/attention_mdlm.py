@@ -34,10 +34,10 @@ def fit_attention(layer: Any, number: int, config: Any) -> None:
 
 
 def flex_stance(config: Any, device: torch.device) -> AbstractContextManager[Any]:
-    """The context in which attention runs: that of flex attention on a CPU is without the compiler.
+    """The context to run attention in. On a CPU it turns off the compiler for flex attention.
 
-    The kernel that torch (2.13) compiles for a CPU gives wrong numbers where heads are small (8 and 16 values), with AVX2 in one of ten
-    calls, and does not build for rows of changing lengths.
+    The kernel that torch 2.13 compiles for a CPU returns wrong numbers for heads of 8 and 16 values (with AVX2, in about one of ten calls)
+    and fails to build if the length of the rows changes.
 
     Raises:
         ValueError: flex attention on a CPU in a model that is being compiled.

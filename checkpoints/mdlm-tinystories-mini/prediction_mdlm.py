@@ -138,7 +138,7 @@ class Predictor:
         self, rows: torch.Tensor, block: torch.Tensor, t: torch.Tensor, where: torch.Tensor, times: torch.Tensor | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, slice]]:
         """(raw, processed, part) for each part of the N True positions of `where` (R, L): their logits (n, V) before and after
-        the processors, one tensor where there are none, which may be overwritten; and the slice of the N.
+        the processors, one tensor without processors, which may be overwritten; and the slice of the N.
 
         `times` (R,) is what a time-conditioned model is told; None: t.
         """

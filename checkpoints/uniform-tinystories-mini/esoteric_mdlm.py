@@ -27,7 +27,7 @@ class Esoteric(Order):
     Positions that are given, such as a BOS, have the lowest ranks, from left to right.
 
     Args:
-        alpha_0: in [0, 1]. With 1 there is no second pass, with 0 no first one.
+        alpha_0: in [0, 1]. 1 skips the second pass, 0 skips the first pass.
     """
 
     alpha_0: float
@@ -187,7 +187,7 @@ class Esoteric(Order):
 
 
 def next_ranks(ranks: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """(B, L) the ranks behind those of `ranks` (B, L), -1 where there is none, of the True positions of `new`, from left to right."""
+    """(B, L) the ranks after those of `ranks` (B, L), -1 without one, of the True positions of `new`, from left to right."""
     return ranks.amax(-1, keepdim=True) + new.long().cumsum(-1)
 
 

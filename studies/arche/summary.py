@@ -1,4 +1,4 @@
-"""The summary of the paper's protocol: cells over seeds, and the models and texts of which nothing is said."""
+"""The summary of the paper's protocol: cells over seeds, and the models and texts that are excluded from statements."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def summary(settings: dict, results: Mapping[str, dict]) -> dict:
 
 
 def _fit(layout: str, results: Mapping[str, dict]) -> dict[str, Any]:
-    """`bigram`, and by arm the likelihood of its best checkpoints over seeds, nats a token; None where there is none."""
+    """`bigram`, and by arm the likelihood of its best checkpoints over seeds, nats per token; None if it was not measured."""
     bigram = results.get(f"bigram-{layout}")
     found: dict[str, Any] = {"bigram": bigram and bigram["nats_per_token"]}
     for arm in NAMES:

@@ -115,7 +115,7 @@ def course(curves: Sequence[Curve]) -> dict[str, float]:
 
 
 def _size(seeds: dict[str, dict]) -> dict:
-    """All seeds of a size, with intervals over them; None where there is none."""
+    """All seeds of a size, with intervals over them; None without finished seeds."""
     ones = list(seeds.values())
     found: dict = {"seeds": seeds}
     found |= {key: over_seeds([one[key] for one in ones]) if ones else None for key in _LOSSES}

@@ -8,16 +8,16 @@ import torch
 from arche_mdlm.configuration.settings import Preset
 
 _GPU_RATE = 8e13  # operations a second that small models reach on one large GPU
-_SHARE = 0.4  # of the speed of a matrix product, which the training of a small model reaches on a core
+_SHARE = 0.4  # of a matrix product's speed on one CPU core, measured in the training of small models
 _ROUNDS = 10
 _OVERHEAD = 15.0  # seconds: starting, loading
 
 
 @lru_cache
 def operations_per_second(device: str) -> float:
-    """Of a small model on `device` ("cpu" or "cuda"): on a CPU 0.4 times the speed of a matrix product on one thread, measured once a
-    process in a tenth of a second."""
-    if device != "cpu":
+    """The rate of a small model on `device`. Without CUDA it is 0.4 times the speed of a matrix product on one CPU
+    thread, measured once per process in a tenth of a second."""
+    if device.startswith("cuda"):
         return _GPU_RATE
     rows, weight = torch.randn(2048, 192), torch.randn(192, 512)
     threads, best = torch.get_num_threads(), float("inf")
@@ -54,4 +54,4 @@ def forward_seconds(preset: Preset, device: str, rows: int) -> float:
 def seconds_of(model: torch.nn.Module, device: str, tokens: float) -> float:
     """Two operations a parameter and token, of a model that is loaded already."""
     size = sum(parameter.numel() for parameter in model.parameters())
-    return 2 * size * tokens / operations_per_second("cuda" if device.startswith("cuda") else "cpu")
+    return 2 * size * tokens / operations_per_second(device)

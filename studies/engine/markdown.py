@@ -44,7 +44,7 @@ def few_judged(report: dict) -> str:
 
 
 def with_captions(pictures: dict[str, str]) -> list[str]:
-    """Pictures, captions by file name; or why there are none."""
+    """Pictures, captions by file name; or the reason why they are missing."""
     return [f"![{caption}]({name})\n\n*{caption}.*" for name, caption in pictures.items()] or [NO_PICTURES]
 
 

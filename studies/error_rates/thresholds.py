@@ -114,7 +114,7 @@ def _never(point: Steps, drawn: Sequence[Steps]) -> bool:
 def growth_over_seeds(by_seed: Sequence[Mapping[int, Cells]], measure: str) -> dict:
     """Steps needed by length and their exponents: means over seeds of training, with 95 % intervals by Student's t.
 
-    Of a single seed there is no interval. Lengths that some seed lacks are left out.
+    A single seed gives no interval. Lengths that some seed lacks are left out.
     """
     points = [{n: needed(means(cells, KEYS[measure]), measure) for n, cells in one.items()} for one in by_seed]
     lengths = sorted(set.intersection(*(set(one) for one in points)))

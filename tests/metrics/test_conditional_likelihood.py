@@ -9,6 +9,7 @@ from esoteric_model import build as build_eso
 from esoteric_model import in_order
 from exact_model import ExactModel
 from oracles.tables import OracleDenoiser, TableLanguage
+from seeds import seeded
 from transformers import LlamaConfig, LlamaForCausalLM
 from uniform_model import UniformModel, likelihoods, udlm_terms
 
@@ -34,18 +35,6 @@ OWN = {
     "masked": {}, "uniform": {"time_conditioning": "log_snr"}, "block": {"attention_block_length": 3},
     "uniform_block": {"time_conditioning": "log_snr", "attention_block_length": 3}, "eso": {"alpha_0": 0.5},
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def network(diffusion: str, **changes) -> MDLMForMaskedDiffusion:

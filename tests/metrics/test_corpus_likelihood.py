@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from likelihood_rows import BOS, EOS, PAD, manual_nll, pad_rows, random_stories, seeded
+from likelihood_rows import BOS, EOS, PAD, manual_nll, pad_rows, random_stories
+from seeds import seeded
 
 from arche_mdlm.metrics.corpus_likelihood import corpus_nelbo, corpus_nll
 from arche_mdlm.metrics.likelihood import nelbo

@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
-from likelihood_rows import MASK, SPECIAL, TINY, pad_rows, random_stories, seeded
+from likelihood_rows import MASK, SPECIAL, TINY, pad_rows, random_stories
 from oracles.tables import OracleDenoiser, TableLanguage
+from seeds import seeded
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     LlamaConfig,

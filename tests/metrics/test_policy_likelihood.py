@@ -6,15 +6,14 @@ import math
 import pytest
 import torch
 from exact_model import ExactModel
+from likelihood_rows import BOS, MASK, PAD, pad_rows, random_stories
 from oracles.laws import entropy, margin, scored_law
 from oracles.tables import TableLanguage
+from seeds import seeded
 
-from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
 from arche_mdlm.metrics import policy_likelihood
 from arche_mdlm.metrics.likelihood import nelbo
 from arche_mdlm.metrics.policy_likelihood import POLICIES, corpus_policy_nll, policy_nll
-
-BOS, EOS, PAD, MASK = 0, 1, 2, 3
 
 # The policies as scores of the oracle's samplers; those see the tokens, so the score must not depend on them.
 SCORES = {
@@ -35,10 +34,6 @@ class WrongDenoiser(TableLanguage):
         return (1.5 * table[tuple(canvas.T)]).softmax(-1)
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 @pytest.fixture(scope="module")
 def exact():
     return ExactModel(TableLanguage.random(vocab_size=3, length=4))
@@ -49,33 +44,9 @@ def wrong():
     return ExactModel(WrongDenoiser(TableLanguage.random(vocab_size=3, length=4).table))
 
 
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    config = MDLMConfig(
-        vocab_size=12, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, mask_token_id=MASK, max_position_embeddings=16,
-        initializer_range=1.0,
-    )  # fmt: skip
-    return MDLMForMaskedDiffusion(config).eval()
-
-
 def all_rows(model):
     sequences = model.language.sequences
     return torch.cat([model.bos(len(sequences)), sequences], dim=1)
-
-
-def random_stories(num_stories=5, longest=9):
-    lengths = torch.randint(2, longest - 1, (num_stories,), generator=seeded()).tolist()
-    return [[BOS, *torch.randint(4, 12, (n,), generator=seeded(n)).tolist(), EOS] for n in lengths]
-
-
-def pad_rows(rows, width, side):
-    ids, mask = torch.full((len(rows), width), PAD), torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        part = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[index, part], mask[index, part] = torch.tensor(row), 1
-    return ids, mask
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -146,58 +117,68 @@ def test_the_nelbo_is_not_below_the_exact_nll_of_a_wrong_denoiser(wrong):
 
 
 @pytest.mark.parametrize("sampler", POLICIES[1:])
-def test_greedy_decoding_goes_in_the_order_of_the_policy(network, sampler):
-    written = network.generate(
+def test_greedy_decoding_goes_in_the_order_of_the_policy(diffusion_model, sampler):
+    written = diffusion_model.generate(
         torch.tensor([[BOS], [BOS]]), max_new_tokens=9, num_diffusion_steps=9, sampler=sampler, do_sample=False,
         output_history=True, return_dict_in_generate=True, eos_token_id=None, pad_token_id=MASK,
     )  # fmt: skip
     masked = (written.history == MASK).sum(0)  # (B, L): how many steps each position stayed masked
 
-    result = policy_nll(network, written.sequences, policy=sampler)
+    result = policy_nll(diffusion_model, written.sequences, policy=sampler)
 
     assert torch.equal(result.order[:, 1:], masked[:, 1:])
-    greedy = network(written.sequences.clone().index_fill_(1, torch.arange(1, 10), MASK)).logits.softmax(-1).amax(-1)
+    greedy = (
+        diffusion_model(written.sequences.clone().index_fill_(1, torch.arange(1, 10), MASK)).logits.softmax(-1).amax(-1)
+    )
     first = result.order == 0
     torch.testing.assert_close((-result.token_nats[first]).exp(), greedy[first].double(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_neither_padding_nor_batch_nor_chunks_change_anything(network, monkeypatch, policy, side):
+def test_neither_padding_nor_batch_nor_chunks_change_anything(diffusion_model, monkeypatch, policy, side):
     rows = random_stories()
-    alone = torch.cat([policy_nll(network, torch.tensor([row]), policy=policy).nats for row in rows])
+    alone = torch.cat([policy_nll(diffusion_model, torch.tensor([row]), policy=policy).nats for row in rows])
 
-    padded = [policy_nll(network, *pad_rows(rows, 12, side), policy=policy, batch_size=size) for size in (2, 64)]
+    padded = [
+        policy_nll(diffusion_model, *pad_rows(rows, 12, side), policy=policy, batch_size=size) for size in (2, 64)
+    ]
     monkeypatch.setitem(policy_likelihood._LOGIT_BYTES, "cpu", 4 * 12 * 3)
-    chunked = policy_nll(network, *pad_rows(rows, 12, side), policy=policy)
+    chunked = policy_nll(diffusion_model, *pad_rows(rows, 12, side), policy=policy)
 
     for result in (*padded, chunked):
         torch.testing.assert_close(result.nats, alone, rtol=1e-5, atol=1e-4)
         assert torch.equal(result.order, chunked.order)
 
 
-def one_by_one(network, row, width, steps):
+def one_by_one(diffusion_model, row, width, steps):
     """Left to right on a canvas of `width`, the softmax written out."""
     canvas, total = torch.full((1, width), MASK), 0.0
     canvas[0, 0] = BOS
     row = [*row, *[PAD] * (width - len(row))]
     for place in range(1, steps):
         with torch.no_grad():
-            logits = network(canvas).logits[0, place].double()
+            logits = diffusion_model(canvas).logits[0, place].double()
         total -= float(logits[row[place]] - logits.logsumexp(-1))
         canvas[0, place] = row[place]
     return total
 
 
 @pytest.mark.parametrize("stop_at_eos", [False, True])
-def test_a_corpus_left_to_right(network, stop_at_eos):
+def test_a_corpus_left_to_right(diffusion_model, stop_at_eos):
     rows, num_bytes = random_stories(), [10, 20, 30, 40, 50]
 
     score = corpus_policy_nll(
-        network, rows, canvas_length=12, pad_token_id=PAD, num_bytes=num_bytes, stop_at_eos=stop_at_eos, batch_size=2
+        diffusion_model,
+        rows,
+        canvas_length=12,
+        pad_token_id=PAD,
+        num_bytes=num_bytes,
+        stop_at_eos=stop_at_eos,
+        batch_size=2,
     )
 
-    expected = [one_by_one(network, row, 12, len(row) if stop_at_eos else 12) for row in rows]
+    expected = [one_by_one(diffusion_model, row, 12, len(row) if stop_at_eos else 12) for row in rows]
     assert score.nats == pytest.approx(expected, rel=1e-5)
     assert score.nats_per_token == pytest.approx(sum(expected) / sum(len(row) - 1 for row in rows), rel=1e-5)
     assert score.bits_per_byte == pytest.approx(sum(expected) / math.log(2) / 150, rel=1e-5)

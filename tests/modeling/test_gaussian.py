@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from goodness_of_fit import chi_square_p
+from seeds import seeded
 from uniform_model import likelihoods, udlm_terms
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
@@ -15,10 +16,6 @@ from arche_mdlm.gaussian_mdlm import LARGEST_TEMPERATURE, GaussianLatents, relax
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 WINDOW = (0.2, 0.9)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def network(**changes) -> MDLMForMaskedDiffusion:

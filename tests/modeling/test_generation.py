@@ -3,9 +3,10 @@
 import pytest
 import torch
 from exact_model import ExactModel
-from generation_prompts import BOS, EOS, MASK, PAD, PROMPTS, padded, seeded, write
+from generation_prompts import BOS, EOS, MASK, PAD, PROMPTS, padded, write
 from goodness_of_fit import chi_square_p
 from oracles.tables import TableLanguage
+from seeds import generators
 
 from arche_mdlm import Sampler, available_samplers, register_sampler, samplers_mdlm
 from arche_mdlm.schedule_mdlm import get_schedule
@@ -17,7 +18,7 @@ from arche_mdlm.schedule_mdlm import get_schedule
 def test_ancestral_one_token_at_a_time_reproduces_the_language(schedule):
     model = ExactModel(TableLanguage.random(3, 3, seed=1), schedule)
 
-    rows = write(model, model.bos(5000), max_new_tokens=3, num_diffusion_steps=250, generator=seeded(0)[0])
+    rows = write(model, model.bos(5000), max_new_tokens=3, num_diffusion_steps=250, generator=generators(0)[0])
 
     assert chi_square_p(model.counts(rows), model.language.probabilities) > 1e-3
 
@@ -27,7 +28,7 @@ def test_ancestral_infilling_reproduces_the_conditional_law():
     mask = model.config.mask_token_id
     prompts = torch.tensor([[3, mask, 1, mask]]).expand(3000, -1)
 
-    rows = write(model, prompts, max_new_tokens=0, num_diffusion_steps=250, generator=seeded(1)[0])
+    rows = write(model, prompts, max_new_tokens=0, num_diffusion_steps=250, generator=generators(1)[0])
 
     law = model.language.probabilities * (model.language.sequences[:, 1] == 1)
     assert chi_square_p(model.counts(rows), law) > 1e-3
@@ -43,7 +44,7 @@ def test_ancestral_with_few_steps_follows_its_enumerated_law(schedule, steps):
     rates = [float(get_schedule(schedule).mask_rate(1 - step / steps)) for step in range(steps + 1)]
     together = sum((high - low) ** 2 for high, low in zip(rates[:-1], rates[1:], strict=True))
 
-    rows = write(model, model.bos(8000), max_new_tokens=2, num_diffusion_steps=steps, generator=seeded(2)[0])
+    rows = write(model, model.bos(8000), max_new_tokens=2, num_diffusion_steps=steps, generator=generators(2)[0])
 
     counts = model.counts(rows)
     assert chi_square_p(counts, together * product + (1 - together) * joint) > 1e-3
@@ -76,11 +77,11 @@ def test_confidence_fills_the_most_probable_first(tiny_mdlm):
 @pytest.mark.parametrize("length", [{"max_new_tokens": 9}, {"max_length": 16}])
 def test_a_row_does_not_depend_on_its_batch_or_padding(tiny_mdlm, sampler, do_sample, length):
     settings = {"sampler": sampler, "do_sample": do_sample, **length}
-    alone = [write(tiny_mdlm, [p], generator=seeded(i), **settings)[0] for i, p in enumerate(PROMPTS)]
+    alone = [write(tiny_mdlm, [p], generator=generators(i), **settings)[0] for i, p in enumerate(PROMPTS)]
 
     for side in ("left", "right"):
         batch = padded(side)
-        together = tiny_mdlm.generate(**batch, num_diffusion_steps=5, generator=seeded(0, 1, 2), **settings)
+        together = tiny_mdlm.generate(**batch, num_diffusion_steps=5, generator=generators(0, 1, 2), **settings)
         for i, prompt in enumerate(PROMPTS):
             start = 5 - len(prompt) if side == "left" else 0
             row = torch.cat([together[i, start : start + len(prompt)], together[i, 5:]])
@@ -90,25 +91,25 @@ def test_a_row_does_not_depend_on_its_batch_or_padding(tiny_mdlm, sampler, do_sa
 
 
 def test_one_generator_draws_one_seed_a_row(tiny_mdlm):
-    generator = seeded(7)[0]
+    generator = generators(7)[0]
     one_by_one = [write(tiny_mdlm, [[BOS, 5]], max_new_tokens=8, generator=generator)[0] for _ in range(4)]
-    together = write(tiny_mdlm, [[BOS, 5]] * 4, max_new_tokens=8, generator=seeded(7)[0])
+    together = write(tiny_mdlm, [[BOS, 5]] * 4, max_new_tokens=8, generator=generators(7)[0])
     assert torch.equal(together, torch.stack(one_by_one))
     assert len(together.unique(dim=0)) == 4
 
 
 def test_num_return_sequences(tiny_mdlm):
     prompts = [[BOS, 5], [BOS, 6]]
-    rows = write(tiny_mdlm, prompts, max_new_tokens=8, num_return_sequences=2, generator=seeded(0, 1, 2, 3))
+    rows = write(tiny_mdlm, prompts, max_new_tokens=8, num_return_sequences=2, generator=generators(0, 1, 2, 3))
     assert rows[:, 1].tolist() == [5, 5, 6, 6]
     for i, row in enumerate(rows):
-        assert torch.equal(write(tiny_mdlm, [prompts[i // 2]], max_new_tokens=8, generator=seeded(i))[0], row)
+        assert torch.equal(write(tiny_mdlm, [prompts[i // 2]], max_new_tokens=8, generator=generators(i))[0], row)
     with pytest.raises(ValueError, match="a list of 2, but there are 4 rows"):
-        write(tiny_mdlm, prompts, max_new_tokens=8, num_return_sequences=2, generator=seeded(0, 1))
+        write(tiny_mdlm, prompts, max_new_tokens=8, num_return_sequences=2, generator=generators(0, 1))
 
 
 def test_two_calls_differ_with_and_without_a_generator(tiny_mdlm):
-    generator = seeded(0)[0]
+    generator = generators(0)[0]
     for settings in ({}, {"generator": generator}):
         first, second = (write(tiny_mdlm, [[BOS]], max_new_tokens=20, **settings) for _ in range(2))
         assert not torch.equal(first, second)
@@ -149,10 +150,10 @@ def test_no_new_tokens_and_no_mask_gives_the_prompt_back(tiny_mdlm):
 
 
 def test_the_empty_prompt_is_a_bos(tiny_mdlm):
-    rows = tiny_mdlm.generate(max_new_tokens=6, do_sample=True, generator=seeded(3))
+    rows = tiny_mdlm.generate(max_new_tokens=6, do_sample=True, generator=generators(3))
     assert rows.shape == (1, 7)
     assert torch.equal(rows, tiny_mdlm.generate(torch.tensor([[BOS]]), max_new_tokens=6, do_sample=True,
-                                                generator=seeded(3)))  # fmt: skip
+                                                generator=generators(3)))  # fmt: skip
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ def test_pads_follow_the_first_eos_and_rows_retire(tiny_mdlm):
     model = ExactModel(TableLanguage(table))
     model.generation_config.eos_token_id = 0
     pad = model.generation_config.pad_token_id
-    output = write(model, model.bos(200), max_new_tokens=4, num_diffusion_steps=200, generator=seeded(0)[0],
+    output = write(model, model.bos(200), max_new_tokens=4, num_diffusion_steps=200, generator=generators(0)[0],
                    return_dict_in_generate=True)  # fmt: skip
     text = output.sequences[:, 1:]
     behind = ((text == 0).long().cumsum(-1) - (text == 0).long()) > 0
@@ -236,8 +237,8 @@ def test_stopping_criteria_leave_a_row_as_it_is(tiny_mdlm):
 def test_float32_and_float64_write_the_same_text(tiny_mdlm, sampler):
     """The noise does not depend on the dtype. In bfloat16 the predictions themselves are rounded, and texts differ."""
     settings = {"max_new_tokens": 9, "sampler": sampler}
-    single = write(tiny_mdlm, [[BOS, 5]] * 3, generator=seeded(0)[0], **settings)
-    double = write(tiny_mdlm.double(), [[BOS, 5]] * 3, generator=seeded(0)[0], **settings)
+    single = write(tiny_mdlm, [[BOS, 5]] * 3, generator=generators(0)[0], **settings)
+    double = write(tiny_mdlm.double(), [[BOS, 5]] * 3, generator=generators(0)[0], **settings)
     assert torch.equal(single, double)
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from generation_prompts import BOS, EOS, MASK, PAD, seeded, write
+from generation_prompts import BOS, EOS, MASK, PAD, write
+from seeds import generators
 from transformers import GenerationConfig
 
 from arche_mdlm import MDLMGenerationConfig, available_samplers
@@ -134,9 +135,11 @@ def test_more_masks_than_the_context_are_refused(tiny_mdlm):
 
 def test_a_checkpoint_s_defaults_may_belong_to_another_sampler(tiny_mdlm):
     tiny_mdlm.generation_config.sampler, tiny_mdlm.generation_config.threshold = "threshold", 0.2
-    by_default = write(tiny_mdlm, [[BOS, 5]], max_new_tokens=8, generator=seeded(1)[0])
+    by_default = write(tiny_mdlm, [[BOS, 5]], max_new_tokens=8, generator=generators(1)[0])
     tiny_mdlm.generation_config.sampler, tiny_mdlm.generation_config.threshold = "ancestral", None
-    asked = write(tiny_mdlm, [[BOS, 5]], max_new_tokens=8, generator=seeded(1)[0], sampler="threshold", threshold=0.2)
+    asked = write(
+        tiny_mdlm, [[BOS, 5]], max_new_tokens=8, generator=generators(1)[0], sampler="threshold", threshold=0.2
+    )
     assert torch.equal(by_default, asked)
     tiny_mdlm.generation_config.threshold = 0.2
     assert write(tiny_mdlm, [[BOS, 5]], max_new_tokens=8, sampler="remdm").shape == (1, 10)

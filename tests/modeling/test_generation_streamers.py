@@ -4,7 +4,8 @@ from functools import partial
 
 import pytest
 import torch
-from generation_prompts import BOS, EOS, MASK, padded, seeded, write
+from generation_prompts import BOS, EOS, MASK, padded, write
+from seeds import generators
 from transformers import TextStreamer
 from transformers.generation import TextDiffusionStreamer
 
@@ -25,15 +26,15 @@ def writer(build_mdlm, tokenizer):
 @pytest.mark.parametrize("seed", range(4))
 def test_text_streamer_prints_the_final_text(writer, tokenizer, capsys, seed, skip_prompt):
     streamer = TextStreamer(tokenizer, skip_prompt=skip_prompt, skip_special_tokens=True)
-    row = writer(streamer=streamer, generator=seeded(seed))[0]
+    row = writer(streamer=streamer, generator=generators(seed))[0]
     start = len(tokenizer("The cat").input_ids) if skip_prompt else 0
     assert capsys.readouterr().out == tokenizer.decode(row[start:], skip_special_tokens=True) + "\n"
-    assert torch.equal(row, writer(generator=seeded(seed))[0]), "a streamer changes nothing"
+    assert torch.equal(row, writer(generator=generators(seed))[0]), "a streamer changes nothing"
 
 
 def test_text_diffusion_streamer_shows_drafts_and_ends_with_the_text(writer, tokenizer, capsys):
     streamer = TextDiffusionStreamer(tokenizer, skip_special_tokens=True)
-    row = writer(streamer=streamer, generator=seeded(0))[0]
+    row = writer(streamer=streamer, generator=generators(0))[0]
     printed = capsys.readouterr().out
     prompt = "The cat"
     assert printed.count("\033[33m") > 3
@@ -65,7 +66,7 @@ class Recorder:
 @pytest.mark.parametrize("sampler", ["ancestral", "remdm"])
 def test_a_streamer_of_canvases_gets_all_rows_at_every_step(tiny_mdlm, sampler):
     batch, recorder = padded("left"), Recorder()
-    output = tiny_mdlm.generate(**batch, max_new_tokens=9, num_diffusion_steps=5, sampler=sampler, generator=seeded(3)[0],
+    output = tiny_mdlm.generate(**batch, max_new_tokens=9, num_diffusion_steps=5, sampler=sampler, generator=generators(3)[0],
                                 streamer=recorder, return_dict_in_generate=True, output_history=True)  # fmt: skip
     assert recorder.ended
     assert torch.equal(torch.stack(recorder.canvases[1:-1]), output.history)
@@ -77,5 +78,7 @@ def test_a_streamer_of_canvases_gets_all_rows_at_every_step(tiny_mdlm, sampler):
 
 @pytest.mark.parametrize("sampler", available_samplers())
 def test_text_streamer_prints_each_token_once_whatever_is_taken_back(writer, tokenizer, capsys, sampler):
-    row = writer(streamer=TextStreamer(tokenizer, skip_special_tokens=True), generator=seeded(1), sampler=sampler)[0]
+    row = writer(streamer=TextStreamer(tokenizer, skip_special_tokens=True), generator=generators(1), sampler=sampler)[
+        0
+    ]
     assert capsys.readouterr().out == tokenizer.decode(row, skip_special_tokens=True) + "\n"

@@ -5,15 +5,12 @@ import torch
 from exact_model import ExactModel
 from goodness_of_fit import chi_square_p
 from oracles.tables import TableLanguage
+from seeds import generators
 
 from arche_mdlm import available_samplers
 
 BOS, EOS, PAD, MASK = range(4)
 ENOUGH = 1e-3
-
-
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 @pytest.fixture
@@ -23,7 +20,7 @@ def exact():
 
 def second_token(model, first: int, rows: int = 8000, **settings):
     prompts = torch.cat([model.bos(rows), torch.full((rows, 1), first)], dim=1)
-    output = model.generate(prompts, max_new_tokens=1, num_diffusion_steps=1, do_sample=True, generator=seeded(1)[0],
+    output = model.generate(prompts, max_new_tokens=1, num_diffusion_steps=1, do_sample=True, generator=generators(1)[0],
                             return_dict_in_generate=True, **settings)  # fmt: skip
     return torch.bincount(output.sequences[:, 2], minlength=4), output.num_forward_passes
 
@@ -77,7 +74,7 @@ def test_a_guided_row_does_not_depend_on_its_batch_or_padding(tiny_mdlm, sampler
     prompts, negatives = [[BOS, 5, 6], [BOS, 7]], [[BOS, 8], [BOS, 9, 10, 11]]
     settings = {"max_new_tokens": 10, "num_diffusion_steps": 4, "do_sample": True, "sampler": sampler,
                 "guidance_scale": 2.0}  # fmt: skip
-    alone = [tiny_mdlm.generate(torch.tensor([p]), negative_prompt_ids=torch.tensor([n]), generator=seeded(i), **settings)
+    alone = [tiny_mdlm.generate(torch.tensor([p]), negative_prompt_ids=torch.tensor([n]), generator=generators(i), **settings)
              for i, (p, n) in enumerate(zip(prompts, negatives, strict=True))]  # fmt: skip
 
     def batch(rows):
@@ -89,7 +86,7 @@ def test_a_guided_row_does_not_depend_on_its_batch_or_padding(tiny_mdlm, sampler
     ids, mask = batch(prompts)
     negative, negative_mask = batch(negatives)
     together = tiny_mdlm.generate(ids, attention_mask=mask, negative_prompt_ids=negative,
-                                  negative_prompt_attention_mask=negative_mask, generator=seeded(0, 1), **settings)  # fmt: skip
+                                  negative_prompt_attention_mask=negative_mask, generator=generators(0, 1), **settings)  # fmt: skip
     for i, row in enumerate(alone):
         assert together[i, 3:].tolist() == row[0, len(prompts[i]) :].tolist()
 

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 from goodness_of_fit import chi_square_p
+from seeds import seeded
 from transformers import CompileConfig, GenerationConfig, GenerationMixin, TextStreamer
 from transformers.generation import logits_process as processors
 from transformers.generation import stopping_criteria as criteria
@@ -17,10 +18,6 @@ from arche_mdlm.samplers_mdlm import AncestralSampler
 
 BOS, EOS, PAD, MASK = range(4)
 PROMPTS = torch.tensor([[BOS, 5], [BOS, 6]])
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def write(model, prompts=PROMPTS, **settings):

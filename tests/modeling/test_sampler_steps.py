@@ -3,7 +3,8 @@
 import pytest
 import torch
 from goodness_of_fit import chi_square_p
-from sampler_cases import BOS, CASES, ENOUGH, EOS, MASK, PAD, make_draft, predict_from, seeded, times
+from sampler_cases import BOS, CASES, ENOUGH, EOS, MASK, PAD, make_draft, predict_from, times
+from seeds import generators
 
 from arche_mdlm.noise_mdlm import RowNoise
 from arche_mdlm.ordered_samplers_mdlm import ArcheSampler, ConfidenceSampler, ThresholdSampler
@@ -91,7 +92,7 @@ def test_the_head_runs_on_masked_positions_of_open_rows_only(tiny_mdlm, case, se
 
     monkeypatch.setattr(Predictor, "logits", spy)
     tiny_mdlm.generate(torch.tensor([[BOS]] * 5), **{"do_sample": True, "max_new_tokens": 12, "num_diffusion_steps": 6,
-                                                     "sampler": case.sampler, "generator": seeded(0)[0]}
+                                                     "sampler": case.sampler, "generator": generators(0)[0]}
                        | case.settings | settings)  # fmt: skip
     assert asked
     assert all(asked)
@@ -100,7 +101,7 @@ def test_the_head_runs_on_masked_positions_of_open_rows_only(tiny_mdlm, case, se
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_more_steps_than_masks_finish_early(tiny_mdlm, case):
     output = tiny_mdlm.generate(torch.tensor([[BOS, 5]] * 4), max_new_tokens=6, num_diffusion_steps=500, do_sample=True,
-                                sampler=case.sampler, generator=seeded(0)[0], return_dict_in_generate=True,
+                                sampler=case.sampler, generator=generators(0)[0], return_dict_in_generate=True,
                                 suppress_tokens=[EOS], **case.settings)  # fmt: skip
     assert not bool((output.sequences == MASK).any())
     if not get_sampler(case.sampler).remasks:
@@ -111,7 +112,7 @@ def test_more_steps_than_masks_finish_early(tiny_mdlm, case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_never_more_forwards_than_steps(tiny_mdlm, case):
     output = tiny_mdlm.generate(torch.tensor([[BOS, 5]] * 4), max_new_tokens=20, num_diffusion_steps=5, do_sample=True,
-                                sampler=case.sampler, generator=seeded(0)[0], return_dict_in_generate=True,
+                                sampler=case.sampler, generator=generators(0)[0], return_dict_in_generate=True,
                                 **case.settings)  # fmt: skip
     assert int(output.num_forward_passes.min()) >= 1
     assert int(output.num_forward_passes.max()) <= 5 + get_sampler(case.sampler).draws_length
@@ -121,7 +122,7 @@ def test_never_more_forwards_than_steps(tiny_mdlm, case):
 def test_blocks_are_filled_left_to_right(tiny_mdlm, case):
     prompts = torch.tensor([[BOS, 5, MASK, 6], [BOS, 7, 8, 9]])  # 11 and 10 positions: blocks 4, 4, 3 and 4, 4, 2
     history = tiny_mdlm.generate(prompts, max_new_tokens=10, block_length=4, num_diffusion_steps=12, do_sample=True,
-                                 sampler=case.sampler, generator=seeded(0)[0], return_dict_in_generate=True,
+                                 sampler=case.sampler, generator=generators(0)[0], return_dict_in_generate=True,
                                  output_history=True, suppress_tokens=[EOS], **case.settings).history  # fmt: skip
     assert len(history) >= 3
     for row, fillable in enumerate((prompts == MASK).tolist()):
@@ -143,19 +144,19 @@ def test_the_history_ends_with_the_text(tiny_mdlm, case):
     prompt = torch.tensor([[BOS, 5, MASK, 6]] * 3)
     settings = {"max_new_tokens": 8, "num_diffusion_steps": 4, "do_sample": True, "sampler": case.sampler,
                 "suppress_tokens": [EOS, PAD], **case.settings}  # fmt: skip
-    output = tiny_mdlm.generate(prompt, generator=seeded(4)[0], return_dict_in_generate=True, output_history=True,
+    output = tiny_mdlm.generate(prompt, generator=generators(4)[0], return_dict_in_generate=True, output_history=True,
                                 **settings)  # fmt: skip
     assert output.history.shape[1:] == output.sequences.shape
     assert torch.equal(output.history[-1], output.sequences)
     assert torch.equal(output.history[..., [0, 1, 3]], prompt[:, [0, 1, 3]].expand(len(output.history), -1, -1))
-    assert torch.equal(output.sequences, tiny_mdlm.generate(prompt, generator=seeded(4)[0], **settings))
+    assert torch.equal(output.sequences, tiny_mdlm.generate(prompt, generator=generators(4)[0], **settings))
 
 
 def test_ancestral_sampling_without_remasking_is_remdm_of_rate_zero(tiny_mdlm):
     settings = {"max_new_tokens": 20, "num_diffusion_steps": 10, "do_sample": True}
-    plain = tiny_mdlm.generate(torch.tensor([[BOS]]), generator=seeded(3), **settings)
+    plain = tiny_mdlm.generate(torch.tensor([[BOS]]), generator=generators(3), **settings)
     rate_zero = tiny_mdlm.generate(
-        torch.tensor([[BOS]]), generator=seeded(3), sampler="remdm", remasking_rate=0.0, **settings
+        torch.tensor([[BOS]]), generator=generators(3), sampler="remdm", remasking_rate=0.0, **settings
     )
     assert torch.equal(plain, rate_zero)
     assert isinstance(AncestralSampler(get_schedule("linear")), get_sampler("ancestral"))

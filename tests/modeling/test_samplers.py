@@ -20,9 +20,9 @@ from sampler_cases import (
     Case,
     make_draft,
     predict_from,
-    seeded,
     times,
 )
+from seeds import generators
 from transformers.generation import TopPLogitsWarper
 
 from arche_mdlm import available_samplers
@@ -39,7 +39,7 @@ LAWS = [(case, steps) for case in CASES for steps in case.steps]
 
 def draw(model: ExactModel, case: Case, steps: int | None, num_rows: int = NUM_DRAWS, **settings):
     length = model.language.length
-    settings = {"max_new_tokens": length, "do_sample": True, "generator": seeded(11)[0]} | case.settings | settings
+    settings = {"max_new_tokens": length, "do_sample": True, "generator": generators(11)[0]} | case.settings | settings
     if steps is not None:
         settings["num_diffusion_steps"] = steps
     return model.generate(model.bos(num_rows), sampler=case.sampler, **settings)
@@ -142,7 +142,7 @@ def test_arche_follows_the_paper_s_own_loop():
     """Draws of `generate(sampler="arche")` and of the released loop written out: one law."""
     model = ExactModel(TableLanguage.random(3, 3, seed=1, sharpness=2.0))
     ours = model.counts(draw(model, Case("arche", None), 2, temperature=0.8))
-    generator, bos = seeded(5)[0], model.config.bos_token_id
+    generator, bos = generators(5)[0], model.config.bos_token_id
     rows = torch.tensor([naive.sample(model, [bos], 4, 2, temperature=0.8, generator=generator) for _ in range(2000)])
     theirs = model.counts(rows)
     assert chi_square_p(theirs, ours + 0.5) > 1e-4  # ours has three times the draws, but is a sample, too

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from goodness_of_fit import chi_square_p
-from uniform_cases import LANGUAGE, seeded
+from seeds import seeded
+from uniform_cases import LANGUAGE
 from uniform_model import (
     UniformModel,
     exact_bound,

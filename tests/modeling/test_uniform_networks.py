@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from seeds import seeded
 from transformers import AutoModelForCausalLM
-from uniform_cases import seeded
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
 from arche_mdlm.family_mdlm import family_of

@@ -4,8 +4,9 @@ import pytest
 import torch
 from goodness_of_fit import chi_square_p
 from oracles.tables import TableLanguage
+from seeds import seeded
 from torch.nn.functional import one_hot
-from uniform_cases import LANGUAGE, seeded
+from uniform_cases import LANGUAGE
 from uniform_model import (
     UniformModel,
     posterior_of,

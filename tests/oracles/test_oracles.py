@@ -19,6 +19,7 @@ from oracles.laws import (
     total_variation,
 )
 from oracles.tables import TableLanguage
+from seeds import seeded
 
 CHAINS = {
     "markov": MarkovChain.random(3, 4, seed=1),
@@ -44,10 +45,6 @@ def language():
 def independent():
     marginals = torch.randn(3, 3, generator=seeded(), dtype=torch.float64).softmax(-1)
     return TableLanguage(torch.einsum("a,b,c->abc", *marginals))
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def even_grid(num_steps):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from seeds import seeded
 from transformers import LlamaConfig, LlamaForCausalLM, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -28,10 +29,6 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def pipe(model, tokenizer):
     return pipeline("text-infilling", model=model, tokenizer=tokenizer, device="cpu")
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_the_task_is_registered_and_loads_a_folder(checkpoint):

@@ -7,6 +7,7 @@ import torch
 from exact_model import ExactModel
 from goodness_of_fit import chi_square_p
 from oracles.chains import HiddenMarkovModel, NGramLanguage
+from seeds import seeded
 
 from arche_mdlm.commands.main import main
 from arche_mdlm.studies.error_rates import jobs
@@ -21,10 +22,6 @@ from arche_mdlm.studies.error_rates.thresholds import (
     token_steps,
 )
 from arche_mdlm.studies.error_rates.verdicts import with_verdicts
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def test_a_run_ends_past_its_best_evaluation(arguments, tmp_path, monkeypatch):
     assert "- 10 steps of" in (tmp_path / "run" / "final" / "README.md").read_text(encoding="utf-8")
     assert train.main(arguments("ar", "--resume", **past)) == 0
     assert figures(tmp_path / "run")[-1]["step"] == 10, "a run that has ended is complete"
-    # Interrupted at 9, which is no evaluation, it goes on to the same end. A multiple between two evaluations waits for the next one.
+    # Interrupted at 9, between two evaluations, it resumes to the same end. A multiple between two evaluations waits for the next one.
     cut = arguments("ar", output_dir=tmp_path / "cut", **past)
     assert train.main([*cut, "--stop_after", "9"]) == 0
     assert train.main([*cut, "--resume"]) == 0

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 
 from arche_mdlm.training.models.loading import checked_source
 
-# The client of the Hub raises what its HTTP library does where there is no network; those are OSErrors or of these.
+# The client of the Hub passes on the errors of its HTTP library if the network fails: OSErrors, or one of these.
 _UNREACHABLE = (OSError, HfHubHTTPError, OfflineModeIsEnabled, RuntimeError)
 
 

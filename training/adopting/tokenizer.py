@@ -26,7 +26,7 @@ def load_tokenizer(files: CheckpointFiles, values: dict[str, Any], vocab_size: i
         vocab_size: rows of the embedding.
 
     Raises:
-        ValueError: where there are no such files or they cannot be read, for a mask token that is in neither config.json nor the tokenizer, or
+        ValueError: if these files are missing or cannot be read, for a mask token that is in neither config.json nor the tokenizer, or
             another in both, and for more tokens than rows.
     """
     tokenizer = _load(files)

@@ -203,7 +203,7 @@ def make_tokenizer(data: DataSettings, source: str, hold_out: bool = False) -> P
 
 
 def _read_template(file: str) -> str:
-    """A chat template; ValueError where it is none that can be read."""
+    """A chat template; ValueError if it cannot be parsed."""
     from jinja2 import Environment, TemplateSyntaxError
 
     try:

@@ -8,7 +8,7 @@ LOG = "training_log.json"
 
 
 def training_log(checkpoint: str | Path) -> dict[str, Any] | None:
-    """The training log of a checkpoint folder; None where there is none of ours, ValueError for a damaged file."""
+    """The training log of a checkpoint folder; None without one written by this library, ValueError for a damaged file."""
     path = Path(checkpoint) / LOG
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -19,7 +19,7 @@ class Comparison(NamedTuple):
     """A difference and its 95 % interval.
 
     Args:
-        interval: `estimate`, `low`, `high`; None, or without ends, where there is none: never decided.
+        interval: `estimate`, `low`, `high`; None, or without ends, if it is missing: never decided.
         freedom: degrees of freedom behind it; None: many.
         student: whether its ends are Student's t's of these, as over seeds; else they are those of a normal law or a bootstrap.
     """
@@ -102,6 +102,6 @@ def note(signs: Mapping[Any, int]) -> str:
     decided = sum(sign != 0 for sign in signs.values())
     return (
         f"Of {len(signs)} comparisons that this report looks at, {decided} are decided (Holm's correction: where nothing differs, a report says "
-        "that something does in at most 5 of 100 cases). Of the rest nothing is said. The intervals in brackets are 95 % each, "
+        "that something does in at most 5 of 100 cases). The report makes no statement about the others. The intervals in brackets are 95 % each, "
         "without this correction."
     )

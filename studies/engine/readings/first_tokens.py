@@ -82,7 +82,7 @@ def _law(found: dict, size: int) -> FirstTokenLaw:
 
 
 def _shown(token_id: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A token as text, or as the vocabulary has it where it is none by itself."""
+    """A token as text, or its entry in the vocabulary if it is not text by itself."""
     text = str(tokenizer.decode([token_id])).strip()
     return (
         text if text.isprintable() and text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(token_id))

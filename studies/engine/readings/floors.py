@@ -13,7 +13,7 @@ def median_words(texts: Sequence[str]) -> float:
 
 
 def why_poor(words: float | None, nats: float | None, floor: float | None) -> str | None:
-    """Why nothing is said of a set of texts, or None.
+    """Why the report makes no statement about a set of texts, or None.
 
     Args:
         words: of the median text.
@@ -28,7 +28,7 @@ def why_poor(words: float | None, nats: float | None, floor: float | None) -> st
 
 
 def note(poor: Mapping[str, str]) -> str:
-    """What the mark in a table means; empty where there is none."""
+    """What the mark in a table means; empty if nothing is marked."""
     if not poor:
         return ""
     return f"{MARK} shown, but left out of all sentences: {'; '.join(f'{name}: {why}' for name, why in poor.items())}."

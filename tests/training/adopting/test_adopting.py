@@ -345,7 +345,7 @@ def test_no_code_of_the_source_runs(tmp_path, monkeypatch):
 
 
 def test_dream_s_tokenizer_is_read_from_its_vocabulary_and_merges(tmp_path):
-    """There is no tokenizer.json beside it, and its class is in code of its own."""
+    """It has no tokenizer.json, and its class is in the repository's code."""
     folder = open_checkpoints.save(tmp_path / "source", "dream")
     whole = json.loads((folder / "tokenizer.json").read_text())
     model = whole["model"]

@@ -6,6 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 from goodness_of_fit import chi_square_p
+from seeds import seeded
 from torch import nn
 
 from arche_mdlm import MDLMConfig, MDLMForMaskedDiffusion
@@ -17,10 +18,6 @@ from arche_mdlm.training.batches.consistency import Divergence, consistency_batc
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 WINDOW, DISTANCE = (0.1, 0.95), 0.3
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def network(seed: int = 0, **changes) -> MDLMForMaskedDiffusion:
