@@ -1,5 +1,6 @@
 """The examples of the documentation run."""
 
+import json
 import re
 from pathlib import Path
 
@@ -48,3 +49,25 @@ def test_anchors_of_the_page_of_families_are_there():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_readme_has_the_figures_of_the_published_quickstart():
+    """Of both arms and of real stories, so that a report made again does not leave an old table behind."""
+    report = json.loads((ROOT / "docs/results/quickstart/report.json").read_text(encoding="utf-8"))
+    arms = [report["arms"][arm] for arm in ("MDLM", "AR")]
+    sets = [*(arm["diversity"] for arm in arms), report["reference"]["figures"]]
+    losses = [arm["likelihood"]["validation split, from the model card"] for arm in arms]
+    rows = {
+        "Distinct-2": [f"{own['distinct_2']:.3f}" for own in sets],
+        "Self-BLEU": [f"{own['self_bleu']:.3f}" for own in sets],
+        "distinct first words": [f"{own['distinct_first_words']:.1%}".replace("%", " %") for own in sets],
+        "distinct five-word openings": [f"{own['distinct_openings']:.1%}".replace("%", " %") for own in sets],
+        "words per story": [f"{own['mean_words']:.1f}" for own in sets],
+        "NLL, bits per byte": [f"{own['bits_per_byte']:.3f}" for own in losses],
+        "NLL, nats per token": [f"{own['nats_per_token']:.3f}" for own in losses],
+    }
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, figures in rows.items():
+        (cells,) = re.findall(rf"^\| {re.escape(name)} \|(.*)\|$", text, re.MULTILINE)
+        found = [re.sub(r"^at most | ± .*| \(NELBO\)", "", cell.strip()) for cell in cells.split("|")]
+        assert [cell for cell in found if cell] == figures, name
